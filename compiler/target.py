@@ -1,0 +1,39 @@
+"""Targets: what the code is generated for, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A machine to generate code for; passes ask it for numbers, never for its name.
+
+    Attributes:
+        name: what the user wrote (``x86-64-v3``) or ``native``.
+        backend: the key in the BACKENDS table (``cpu``).
+        triple, cpu, features: LLVM's terms; features is the flattened ``+avx2,-avx512f`` string.
+        required: CPU features (Linux names) that must be present where the code runs.
+        vector_bits: width of one vector register.
+        vector_registers: how many there are.
+        masked: whether masked loads and stores of f32 are cheap.
+        l1_bytes, l2_bytes, l3_bytes: data cache sizes of one core (l3: shared).
+        threads: how many threads the program may use; 0 asks the runtime.
+    """
+
+    name: str
+    backend: str
+    triple: str
+    cpu: str
+    features: str
+    required: tuple[str, ...]
+    vector_bits: int
+    vector_registers: int
+    masked: bool
+    l1_bytes: int
+    l2_bytes: int
+    l3_bytes: int
+
+    def lanes(self, bits: int) -> int:
+        """How many elements of ``bits`` bits one vector register holds."""
+        return max(1, self.vector_bits // bits)

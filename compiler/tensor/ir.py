@@ -1,0 +1,449 @@
+"""The tensor IR: expressions, statements and functions of loop nests.
+
+Everything here is immutable. Expressions are hash-consed: two expressions that are built alike
+are one object, so equality is identity and a dict keyed by expressions is cheap. Dims of tensors
+are the same language: an ``int``, or an i64 expression over symbols (``Var`` with a range).
+
+    Expr   Const Var Load Unary Binary Cast Select Call Reduce
+    Stmt   For Store If Alloc Let
+    Func   name, params (buffers and i64 symbols), body
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, Union
+from weakref import WeakValueDictionary
+
+from tilewright import dtype as dt
+from tilewright.dtype import DType
+
+UnaryOp = Literal["neg", "not", "abs"]
+BinaryOp = Literal[
+    "add", "sub", "mul", "div", "floordiv", "mod", "min", "max",
+    "and", "or", "xor", "shl", "shr", "eq", "ne", "lt", "le", "gt", "ge",
+]  # fmt: skip
+UNARY_OPS = frozenset(UnaryOp.__args__)  # type: ignore[attr-defined]
+BINARY_OPS = frozenset(BinaryOp.__args__)  # type: ignore[attr-defined]
+COMPARISONS = frozenset({"eq", "ne", "lt", "le", "gt", "ge"})
+ReduceOp = Literal["sum", "prod", "max", "min", "argmax", "argmin"]
+LoopKind = Literal["serial", "parallel", "vector", "unroll", "block.x", "block.y", "thread.x"]
+Scope = Literal["global", "local", "register", "shared"]
+
+_TABLE: WeakValueDictionary[tuple, "Expr"] = WeakValueDictionary()
+
+
+class Expr:
+    """A pure scalar expression; two that are built alike are the same object.
+
+    Python operators build expressions (``a + b``, ``-a``, ``a // b`` rounds down, ``a / b`` is
+    the division of the type: truncating for integers). Comparisons are functions (``lt(a, b)``),
+    since ``==`` must stay identity.
+    """
+
+    __slots__ = ("__weakref__", "dtype")
+    dtype: DType
+
+    def __add__(self, other: "Expr | int | float") -> "Expr":
+        return binary("add", self, other)
+
+    def __radd__(self, other: "Expr | int | float") -> "Expr":
+        return binary("add", other, self)
+
+    def __sub__(self, other: "Expr | int | float") -> "Expr":
+        return binary("sub", self, other)
+
+    def __rsub__(self, other: "Expr | int | float") -> "Expr":
+        return binary("sub", other, self)
+
+    def __mul__(self, other: "Expr | int | float") -> "Expr":
+        return binary("mul", self, other)
+
+    def __rmul__(self, other: "Expr | int | float") -> "Expr":
+        return binary("mul", other, self)
+
+    def __truediv__(self, other: "Expr | int | float") -> "Expr":
+        return binary("div", self, other)
+
+    def __rtruediv__(self, other: "Expr | int | float") -> "Expr":
+        return binary("div", other, self)
+
+    def __floordiv__(self, other: "Expr | int | float") -> "Expr":
+        return binary("floordiv", self, other)
+
+    def __rfloordiv__(self, other: "Expr | int | float") -> "Expr":
+        return binary("floordiv", other, self)
+
+    def __mod__(self, other: "Expr | int | float") -> "Expr":
+        return binary("mod", self, other)
+
+    def __rmod__(self, other: "Expr | int | float") -> "Expr":
+        return binary("mod", other, self)
+
+    def __neg__(self) -> "Expr":
+        return Unary("neg", self)
+
+    def __bool__(self) -> bool:
+        raise TypeError("an expression has no truth value: compare with lt, eq, ... and use select")
+
+    def __repr__(self) -> str:
+        # The text form lives in tensor/text.py; this short one needs no import.
+        fields = (getattr(self, s) for s in self.__slots__ if s != "_key")
+        return f"{type(self).__name__}({', '.join(map(repr, fields))})"
+
+    def __reduce__(self) -> tuple:
+        raise NotImplementedError
+
+
+def _interned(cls: type, key: tuple, dtype: DType, **fields: object) -> "Expr":
+    full = (cls, *key)
+    found = _TABLE.get(full)
+    if found is not None:
+        return found
+    new: Expr = object.__new__(cls)
+    object.__setattr__(new, "dtype", dtype)
+    for name, value in fields.items():
+        object.__setattr__(new, name, value)
+    return _TABLE.setdefault(full, new)
+
+
+class Const(Expr):
+    """A constant, keyed by its type and bits (1, 1.0 and True differ; nan equals itself)."""
+
+    __slots__ = ("value",)
+    value: int | float | bool
+
+    def __new__(cls, value: int | float | bool, dtype: DType = dt.i64) -> "Const":
+        if dtype.is_float:
+            value = float(value)
+            key: object = struct.pack("<d", value)
+        elif dtype is dt.bool_:
+            key = value = bool(value)
+        else:
+            key = value = int(value)
+        return _interned(cls, (key, dtype.name), dtype, value=value)  # type: ignore[return-value]
+
+    def __reduce__(self) -> tuple:
+        return Const, (self.value, self.dtype)
+
+
+class Var(Expr):
+    """A named scalar: a loop variable, a Let, or a symbolic dim (i64 with a range).
+
+    Attributes:
+        lo, hi: for a symbol the declared inclusive range (``hi`` None: no upper bound);
+            loop variables take theirs from their loop and leave both None.
+    """
+
+    __slots__ = ("hi", "lo", "name")
+    name: str
+    lo: int | None
+    hi: int | None
+
+    def __new__(
+        cls, name: str, dtype: DType = dt.i64, lo: int | None = None, hi: int | None = None
+    ) -> "Var":
+        key = (name, dtype.name, lo, hi)
+        return _interned(cls, key, dtype, name=name, lo=lo, hi=hi)  # type: ignore[return-value]
+
+    @property
+    def is_symbol(self) -> bool:
+        """Whether it is a symbolic dim: a variable with a declared range."""
+        return self.lo is not None
+
+    def __reduce__(self) -> tuple:
+        return Var, (self.name, self.dtype, self.lo, self.hi)
+
+
+Dim = Union[int, Expr]
+
+
+def symbol(name: str, lo: int = 1, hi: int | None = None) -> Var:
+    """Declares a symbolic dim with an inclusive range (default: at least 1)."""
+    return Var(name, dt.i64, lo, hi)
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """A dense row-major array in memory or registers.
+
+    Attributes:
+        name: unique within a function.
+        dtype, shape: the elements; dims are ints or i64 expressions over the function's symbols.
+        scope: ``global`` (caller's memory or the arena), ``local`` (a thread's own scratch),
+            ``register`` (constant shape and, after unrolling, constant indices: SSA values),
+            ``shared`` (a GPU block's scratch).
+    """
+
+    name: str
+    dtype: DType
+    shape: tuple[Dim, ...]
+    scope: Scope = "global"
+
+    def __getitem__(self, indices: "Dim | tuple[Dim, ...]") -> "Load":
+        if not isinstance(indices, tuple):
+            indices = (indices,)
+        return Load(self, indices)
+
+
+class Load(Expr):
+    """The element of a buffer at an index (one i64 expression per dim)."""
+
+    __slots__ = ("buffer", "indices")
+    buffer: Buffer
+    indices: tuple[Expr, ...]
+
+    def __new__(cls, buffer: Buffer, indices: Iterable[Dim]) -> "Load":
+        index = tuple(as_expr(i) for i in indices)
+        assert len(index) == len(buffer.shape), (buffer, index)
+        key = (buffer, index)
+        return _interned(cls, key, buffer.dtype, buffer=buffer, indices=index)  # type: ignore[return-value]
+
+    def __reduce__(self) -> tuple:
+        return Load, (self.buffer, self.indices)
+
+
+class Unary(Expr):
+    """neg, abs (numbers), not (bool: logical, integers: bitwise)."""
+
+    __slots__ = ("op", "x")
+    op: UnaryOp
+    x: Expr
+
+    def __new__(cls, op: UnaryOp, x: Expr) -> "Unary":
+        assert op in UNARY_OPS, op
+        return _interned(cls, (op, x), x.dtype, op=op, x=x)  # type: ignore[return-value]
+
+    def __reduce__(self) -> tuple:
+        return Unary, (self.op, self.x)
+
+
+class Binary(Expr):
+    """A binary operation on two operands of one type.
+
+    ``div`` is IEEE division, or truncating division of integers; ``floordiv`` and ``mod`` round
+    down (Python's rule) for integers, and are unsigned for unsigned. ``min``/``max`` of floats
+    return nan if either is nan. Integer arithmetic wraps. ``shr`` is arithmetic when signed.
+    ``and or xor`` are bitwise (logical on bool). Comparisons give bool.
+    """
+
+    __slots__ = ("a", "b", "op")
+    op: BinaryOp
+    a: Expr
+    b: Expr
+
+    def __new__(cls, op: BinaryOp, a: Expr, b: Expr) -> "Binary":
+        assert op in BINARY_OPS, op
+        assert a.dtype is b.dtype, (op, a.dtype, b.dtype)
+        dtype = dt.bool_ if op in COMPARISONS else a.dtype
+        return _interned(cls, (op, a, b), dtype, op=op, a=a, b=b)  # type: ignore[return-value]
+
+    def __reduce__(self) -> tuple:
+        return Binary, (self.op, self.a, self.b)
+
+
+class Cast(Expr):
+    """A conversion by value: float to int truncates, int to int wraps, to bool is ``!= 0``."""
+
+    __slots__ = ("x",)
+    x: Expr
+
+    def __new__(cls, x: Expr, dtype: DType) -> "Cast":
+        return _interned(cls, (x, dtype.name), dtype, x=x)  # type: ignore[return-value]
+
+    def __reduce__(self) -> tuple:
+        return Cast, (self.x, self.dtype)
+
+
+class Select(Expr):
+    """``a`` where the bool ``cond`` holds, else ``b``.
+
+    A load inside the arm that is not taken is not performed: ``select(inside, X[i], 0)`` is the
+    form of padding, and is safe where ``i`` is out of bounds.
+    """
+
+    __slots__ = ("a", "b", "cond")
+    cond: Expr
+    a: Expr
+    b: Expr
+
+    def __new__(cls, cond: Expr, a: Expr, b: Expr) -> "Select":
+        assert cond.dtype is dt.bool_, cond.dtype
+        assert a.dtype is b.dtype, (a.dtype, b.dtype)
+        return _interned(cls, (cond, a, b), a.dtype, cond=cond, a=a, b=b)  # type: ignore[return-value]
+
+    def __reduce__(self) -> tuple:
+        return Select, (self.cond, self.a, self.b)
+
+
+class Call(Expr):
+    """A named scalar function: ``exp log tanh erf sigmoid sin cos pow sqrt fma floor bitcast ...``.
+
+    The table of names, arities and NumPy references is tensor/intrinsics.py.
+    """
+
+    __slots__ = ("args", "name")
+    name: str
+    args: tuple[Expr, ...]
+
+    def __new__(cls, name: str, args: Iterable[Expr], dtype: DType) -> "Call":
+        arguments = tuple(args)
+        key = (name, arguments, dtype.name)
+        return _interned(cls, key, dtype, name=name, args=arguments)  # type: ignore[return-value]
+
+    def __reduce__(self) -> tuple:
+        return Call, (self.name, self.args, self.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """A named axis: a variable that runs over ``0 <= var < extent``."""
+
+    var: Var
+    extent: Dim
+
+
+class Reduce(Expr):
+    """The reduction of ``body`` over ``axes``; stands only in a Compute, never in a Func.
+
+    ``argmax``/``argmin`` give the i64 position along their one axis, first occurrence wins
+    (``last`` in the op's lowering is expressed by reversing the axis); nan compares as greatest.
+    """
+
+    __slots__ = ("axes", "body", "op")
+    op: ReduceOp
+    axes: tuple[Axis, ...]
+    body: Expr
+
+    def __new__(cls, op: ReduceOp, axes: Iterable[Axis], body: Expr) -> "Reduce":
+        over = tuple(axes)
+        dtype = dt.i64 if op in ("argmax", "argmin") else body.dtype
+        return _interned(cls, (op, over, body), dtype, op=op, axes=over, body=body)  # type: ignore[return-value]
+
+    def __reduce__(self) -> tuple:
+        return Reduce, (self.op, self.axes, self.body)
+
+
+# ------------------------------------------------------------------ building expressions
+
+
+def as_expr(value: "Expr | int | float | bool", dtype: DType = dt.i64) -> Expr:
+    """Turns a Python number into a constant of ``dtype``; expressions pass through."""
+    return value if isinstance(value, Expr) else Const(value, dtype)
+
+
+def binary(op: BinaryOp, a: "Expr | int | float", b: "Expr | int | float") -> Expr:
+    """Builds a binary operation; a Python number takes the other operand's type."""
+    if not isinstance(a, Expr):
+        assert isinstance(b, Expr)
+        a = Const(a, b.dtype)
+    elif not isinstance(b, Expr):
+        b = Const(b, a.dtype)
+    return Binary(op, a, b)
+
+
+def lt(a: "Expr | int", b: "Expr | int") -> Expr:
+    """``a < b`` as a bool expression."""
+    return binary("lt", a, b)
+
+
+def le(a: "Expr | int", b: "Expr | int") -> Expr:
+    """``a <= b`` as a bool expression."""
+    return binary("le", a, b)
+
+
+def eq(a: "Expr | int", b: "Expr | int") -> Expr:
+    """``a == b`` as a bool expression."""
+    return binary("eq", a, b)
+
+
+def minimum(a: "Expr | int | float", b: "Expr | int | float") -> Expr:
+    """The smaller of two values (nan if either is nan)."""
+    return binary("min", a, b)
+
+
+def maximum(a: "Expr | int | float", b: "Expr | int | float") -> Expr:
+    """The larger of two values (nan if either is nan)."""
+    return binary("max", a, b)
+
+
+def conjunction(conditions: Iterable[Expr]) -> Expr:
+    """The logical and of bool expressions (True for none)."""
+    result: Expr | None = None
+    for condition in conditions:
+        result = condition if result is None else Binary("and", result, condition)
+    return Const(True, dt.bool_) if result is None else result
+
+
+# ------------------------------------------------------------------ statements
+
+
+@dataclass(frozen=True, slots=True)
+class For:
+    """Runs ``body`` for ``var`` in ``start <= var < start + extent``, in order unless the kind
+    says otherwise.
+
+    ``parallel``: iterations are independent and may run on any thread. ``vector``: the whole
+    extent (a constant) is one vector operation. ``unroll``: the extent is a constant and the
+    backend writes every iteration out. The variable's name is the loop's name.
+    """
+
+    var: Var
+    extent: Dim
+    body: "Block"
+    kind: LoopKind = "serial"
+    start: Dim = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Writes ``value`` to ``buffer[indices]``."""
+
+    buffer: Buffer
+    indices: tuple[Expr, ...]
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class If:
+    """Runs ``then`` where ``cond`` holds, else ``orelse``."""
+
+    cond: Expr
+    then: "Block"
+    orelse: "Block" = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Alloc:
+    """Declares a buffer, undefined at first, for the rest of the enclosing block."""
+
+    buffer: Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class Let:
+    """Binds a scalar for the rest of the enclosing block."""
+
+    var: Var
+    value: Expr
+
+
+Stmt = Union[For, Store, If, Alloc, Let]
+Block = tuple[Stmt, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Func:
+    """A kernel: a loop nest over its parameters.
+
+    Attributes:
+        name: a valid identifier.
+        params: buffers (global scope; no two overlap) and then the i64 symbols of their shapes.
+        body: the statements. A buffer parameter that is stored to is an output.
+    """
+
+    name: str
+    params: tuple[Buffer | Var, ...]
+    body: Block
