@@ -1,0 +1,280 @@
+"""The context that operator converters build the graph with.
+
+A converter is a function of the context and one source node that adds primitive operations and
+returns the node's results:
+
+    def softplus(ctx: Context, node: NodeView) -> tuple[Value, ...]:
+        x = node.input(0)
+        return (ctx.op("log1p", ctx.op("exp", x)),)
+
+It returns at least as many values as the node has named outputs (None for one that is not wanted),
+raises ``ctx.unsupported("reason")`` for what is not supported, and ``node.broken("reason")`` for
+what breaks the standard. Every operation is added through the context, never through the builder
+directly, because the context also evaluates: an operation on constants gives a constant, and the
+contents of small integer tensors are followed as expressions over symbolic dims (shapes.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NoReturn, Protocol, TypeAlias
+
+import numpy as np
+import onnx
+
+from tilewright import dtype as dt
+from tilewright.dtype import DType
+from tilewright.errors import ModelError
+from tilewright.graph.build import GraphBuilder
+from tilewright.graph.ir import Attr, Graph, TensorType, Value
+from tilewright.tensor.ir import Dim, Expr
+from tilewright.tensor.simplify import dim
+
+from .node import GapError, NodeView
+from .shapes import Content, content_dims, fold_constants, fold_contents
+
+Number: TypeAlias = int | float | bool
+Operand: TypeAlias = Value | Number
+Converter: TypeAlias = "Callable[[Context, NodeView], tuple[Value | None, ...]]"
+
+
+class SubgraphImporter(Protocol):
+    """What a context asks of the importer for nodes that hold graphs."""
+
+    def inline(
+        self, ctx: Context, graph: onnx.GraphProto, inputs: Sequence[Value]
+    ) -> tuple[Value, ...]:
+        """Adds the nodes of ``graph`` to ``ctx`` and returns its outputs."""
+        ...
+
+    def bodies(
+        self, ctx: Context, graphs: Sequence[tuple[onnx.GraphProto, Sequence[TensorType]]]
+    ) -> tuple[tuple[Graph, ...], tuple[Value, ...]]:
+        """Imports graphs as closed graphs with one common list of captured values."""
+        ...
+
+
+class Context:
+    """Builds one graph (the model's, or one body of a control-flow node).
+
+    Attributes:
+        builder: where nodes go; converters use ``op`` instead.
+        opset: the version of the current node's domain.
+    """
+
+    def __init__(self, builder: GraphBuilder, importer: SubgraphImporter) -> None:
+        self.builder = builder
+        self.opset = 0
+        self.origin = ""
+        self._importer = importer
+        self._arrays: dict[Value, np.ndarray] = {}
+        self._contents: dict[Value, Content] = {}
+
+    # -------------------------------------------------------------- adding operations
+
+    def op(self, name: str, *inputs: Operand, **attrs: Attr) -> Value:
+        """Adds a primitive operation of one result.
+
+        Args:
+            name: an entry of the op table.
+            inputs: values; a Python number becomes a scalar of the first value's dtype (of the
+                second one's in ``where``).
+            attrs: exactly the attributes that the entry declares, in canonical form.
+        """
+        (result,) = self.ops(name, *inputs, **attrs)
+        return result
+
+    def ops(self, name: str, *inputs: Operand, **attrs: Attr) -> tuple[Value, ...]:
+        """Adds a primitive operation and returns all its results."""
+        values = self._operands(name, inputs)
+        arrays = [self._arrays.get(v) for v in values]
+        folded = fold_constants(name, [a for a in arrays if a is not None], len(values), attrs)
+        if folded is not None:
+            return tuple(self.literal(a) for a in folded)
+        results = self.builder.add_many(name, *values, origin=self.origin, **attrs)
+        content = fold_contents(name, [self.content(v) for v in values], values, attrs, results[0])
+        if content is None:
+            return results
+        known = content.array(results[0].dtype)
+        if known is not None:
+            return (self.literal(known),)
+        self._contents[results[0]] = content
+        return results
+
+    def literal(self, array: np.ndarray | Number, dtype: DType | None = None) -> Value:
+        """A constant; a Python number needs a ``dtype`` (wrapping or rounding to it).
+
+        Arrays are not copied and must never be written afterwards.
+        """
+        data = np.asarray(array) if dtype is None else np.asarray(array).astype(dtype.numpy)
+        value = self.builder.constant(data)
+        self._arrays[value] = data
+        return value
+
+    def dims_value(self, dims: Sequence[Dim]) -> Value:
+        """The i64[n] tensor of the run-time values of dims."""
+        return self.op("dims", values=tuple(dims))
+
+    def dim_value(self, value: Dim) -> Value:
+        """The i64 scalar of the run-time value of a dim."""
+        return self.op("dim", value=value)
+
+    # -------------------------------------------------------------- what is known of values
+
+    def constant(self, value: Value) -> np.ndarray | None:
+        """The contents of a value that is known while importing, else None."""
+        return self._arrays.get(value)
+
+    def content(self, value: Value) -> Content | None:
+        """What is known of a small tensor's elements, as expressions over symbolic dims."""
+        found = self._contents.get(value)
+        if found is None and value in self._arrays:
+            found = Content.of(self._arrays[value])
+        return found
+
+    def dims(self, value: Value) -> tuple[Dim, ...] | None:
+        """The elements of a small integer tensor (rank 0 or 1) as dims, or None if not known."""
+        content = self.content(value)
+        return None if content is None else content_dims(content, value.type)
+
+    def require_constant(self, value: Value, what: str) -> np.ndarray:
+        """The contents of a value; a gap ("`what` depends on data") where they are not known."""
+        found = self.constant(value)
+        if found is None:
+            self.unsupported(f"{what} is not a constant")
+        return found
+
+    def require_dims(self, value: Value, what: str) -> tuple[Dim, ...]:
+        """The elements of an integer tensor as dims; a gap where they depend on run-time data."""
+        found = self.dims(value)
+        if found is None:
+            self.unsupported(f"{what} depends on data")
+        return found
+
+    def require_ints(self, value: Value, what: str) -> tuple[int, ...]:
+        """The elements of an integer tensor as ints; a gap where they are not constant."""
+        found = self.require_dims(value, what)
+        ints = tuple(d for d in found if isinstance(d, int))
+        if len(ints) != len(found):
+            self.unsupported(f"{what} is not a constant")
+        return ints
+
+    # -------------------------------------------------------------- refusals
+
+    def unsupported(self, reason: str) -> NoReturn:
+        """Reports that the current node is not supported.
+
+        Raises:
+            GapError: always; the importer collects it.
+        """
+        raise GapError(reason)
+
+    # -------------------------------------------------------------- frequent operations
+
+    def cast(self, x: Value, dtype: DType) -> Value:
+        """``x`` as another element type (itself when it already is)."""
+        return x if x.dtype is dtype else self.op("cast", x, dtype=dtype, saturate=False)
+
+    def reshape(self, x: Value, shape: Iterable[Dim]) -> Value:
+        """The same elements in row-major order under another shape."""
+        return self._movement("reshape", x, tuple(shape))
+
+    def broadcast_to(self, x: Value, shape: Iterable[Dim]) -> Value:
+        """``x`` repeated along new leading axes and along axes of extent 1."""
+        return self._movement("broadcast_to", x, tuple(shape))
+
+    def transpose(self, x: Value, perm: Iterable[int]) -> Value:
+        """Axis ``i`` of the result is axis ``perm[i]`` of ``x``."""
+        order = tuple(perm)
+        return x if order == tuple(range(len(order))) else self.op("transpose", x, perm=order)
+
+    def unsqueeze(self, x: Value, axes: Iterable[int]) -> Value:
+        """Inserts axes of extent 1 so that they stand at ``axes`` of the result."""
+        at = set(axes)
+        rest = iter(x.shape)
+        rank = len(x.shape) + len(at)
+        return self.reshape(x, (1 if i in at else next(rest) for i in range(rank)))
+
+    def squeeze(self, x: Value, axes: Iterable[int]) -> Value:
+        """Drops axes of extent 1."""
+        at = set(axes)
+        return self.reshape(x, (d for i, d in enumerate(x.shape) if i not in at))
+
+    def slice_axis(self, x: Value, axis: int, start: Dim, size: Dim, step: int = 1) -> Value:
+        """``size`` elements of one axis from ``start`` on, ``step`` apart."""
+        rank = len(x.shape)
+        return self.op(
+            "slice",
+            x,
+            starts=tuple(start if i == axis else 0 for i in range(rank)),
+            sizes=tuple(size if i == axis else d for i, d in enumerate(x.shape)),
+            steps=tuple(step if i == axis else 1 for i in range(rank)),
+        )
+
+    def reduce(self, x: Value, op: str, axes: Iterable[int], keepdims: bool = False) -> Value:
+        """Reduces ``x`` over ``axes`` by sum, prod, max or min."""
+        over = tuple(sorted(axes))
+        return self.op("reduce", x, op=op, axes=over, keepdims=keepdims) if over else x
+
+    def full(self, shape: Iterable[Dim], value: Number, dtype: DType) -> Value:
+        """A tensor of one repeated number."""
+        return self.broadcast_to(self.literal(value, dtype), shape)
+
+    def axis(self, axis: int, rank: int) -> int:
+        """An axis counted from the front.
+
+        Raises:
+            ModelError: it is not within the rank.
+        """
+        if not -rank <= axis < rank:
+            raise ModelError(
+                f"{self.origin}: axis {axis} is not within a tensor of rank {rank}",
+                code="TW-E0121",
+            )
+        return axis % rank
+
+    def axes(self, axes: Iterable[int], rank: int) -> tuple[int, ...]:
+        """Sorted axes counted from the front.
+
+        Raises:
+            ModelError: one is not within the rank, or is named twice.
+        """
+        found = sorted(self.axis(a, rank) for a in axes)
+        if len(set(found)) != len(found):
+            raise ModelError(f"{self.origin}: an axis is named twice: {found}", code="TW-E0121")
+        return tuple(found)
+
+    # -------------------------------------------------------------- nodes that hold graphs
+
+    def inline(self, graph: onnx.GraphProto, inputs: Sequence[Value] = ()) -> tuple[Value, ...]:
+        """Adds the nodes of a graph attribute in place and returns its outputs."""
+        return self._importer.inline(self, graph, inputs)
+
+    def bodies(
+        self, *graphs: tuple[onnx.GraphProto, Sequence[TensorType]]
+    ) -> tuple[tuple[Graph, ...], tuple[Value, ...]]:
+        """Imports graph attributes as closed graphs.
+
+        Args:
+            graphs: pairs of a graph attribute and the types of its own inputs.
+
+        Returns:
+            The graphs, and the values of this context that they read: the inputs of each are its
+            own inputs followed by one for each captured value (the same list for all of them).
+        """
+        return self._importer.bodies(self, graphs)
+
+    # -------------------------------------------------------------- private
+
+    def _movement(self, name: str, x: Value, shape: tuple[Dim, ...]) -> Value:
+        wanted = tuple(dim(d) for d in shape)
+        same = len(wanted) == len(x.shape) and all(
+            a is b or (not isinstance(a, Expr) and a == b)
+            for a, b in zip(wanted, x.shape, strict=True)
+        )
+        return x if same else self.op(name, x, shape=wanted)
+
+    def _operands(self, name: str, inputs: Sequence[Operand]) -> tuple[Value, ...]:
+        typed = inputs[1:] if name == "where" else inputs
+        like = next((x.dtype for x in typed if isinstance(x, Value)), dt.f32)
+        return tuple(x if isinstance(x, Value) else self.literal(x, like) for x in inputs)
