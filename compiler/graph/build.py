@@ -1,0 +1,192 @@
+"""Building graphs: every node is typed as it is added, so that a mistake is named at its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import MappingProxyType
+
+import numpy as np
+
+from ..ops import OPS, OpError
+from ..ops.op import type_of, type_text
+from ..tensor.ir import Expr
+from ..tensor.simplify import dim
+from .ir import Attr, Graph, Node, TensorType, Value
+
+
+class GraphBuilder:
+    """Collects nodes in order and finishes as a Graph.
+
+    Args:
+        name: the graph's name.
+
+    Names of values are made unique by a number at their end. Small scalar constants are shared.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._inputs: list[Value] = []
+        self._nodes: list[Node] = []
+        self._outputs: list[Value] = []
+        self._output_names: list[str] = []
+        self._constants: dict[Value, np.ndarray] = {}
+        self._scalars: dict[tuple[str, bytes], Value] = {}
+        self._names: set[str] = set()
+        self._counters: dict[str, int] = {}
+        self._origin = ""
+
+    def input(self, name: str, type_: TensorType) -> Value:
+        """Declares the next parameter; its name must be new.
+
+        Raises:
+            OpError: the name is taken.
+        """
+        if name in self._names:
+            raise OpError(f"graph {self.name}: two values are called {name!r}")
+        shape = tuple(dim(d) for d in type_.shape)
+        value = Value(self._unique(name), TensorType(type_.dtype, shape))
+        self._inputs.append(value)
+        return value
+
+    def constant(self, array: np.ndarray | np.generic, name: str | None = None) -> Value:
+        """Adds a constant without copying it; equal scalars are one value.
+
+        Raises:
+            OpError: no element type stores the array's dtype.
+        """
+        data = np.asarray(array)
+        type_ = type_of(data)
+        key = (type_.dtype.name, data.tobytes()) if data.ndim == 0 else None
+        if key is not None and key in self._scalars:
+            return self._scalars[key]
+        value = Value(self._unique(name or "c"), type_)
+        self._constants[value] = data
+        if key is not None:
+            self._scalars[key] = value
+        return value
+
+    def data(self, value: Value) -> np.ndarray | None:
+        """Returns the data of a constant, or None for any other value."""
+        return self._constants.get(value)
+
+    def add(
+        self, op: str, *inputs: Value, origin: str = "", name: str | None = None, **attrs: Attr
+    ) -> Value:
+        """Adds a node with one output and returns it.
+
+        Raises:
+            OpError: as for ``add_many``.
+        """
+        names = None if name is None else (name,)
+        outputs = self.add_many(op, *inputs, origin=origin, names=names, **attrs)
+        assert len(outputs) == 1, (op, len(outputs))
+        return outputs[0]
+
+    def add_many(
+        self,
+        op: str,
+        *inputs: Value,
+        origin: str = "",
+        names: Sequence[str] | None = None,
+        **attrs: Attr,
+    ) -> tuple[Value, ...]:
+        """Adds a node and returns its outputs.
+
+        Attributes are put in canonical form first: lists become tuples, NumPy numbers Python
+        ones, and expressions canonical dims.
+
+        Raises:
+            OpError: the op is unknown, an attribute is missing or extra, or the type rule does
+                not hold; names the op, the input types and the origin.
+        """
+        origin = origin or self._origin
+        canonical = {key: canonical_attr(value) for key, value in attrs.items()}
+        types = infer(op, inputs, canonical, origin)
+        outputs = tuple(
+            Value(self._unique(names[i] if names is not None and i < len(names) else op), type_)
+            for i, type_ in enumerate(types)
+        )
+        self._nodes.append(Node(op, inputs, MappingProxyType(canonical), outputs, origin))
+        return outputs
+
+    def output(self, value: Value, name: str | None = None) -> None:
+        """Declares the next result, under the value's own name unless another is given."""
+        self._outputs.append(value)
+        self._output_names.append(value.name if name is None else name)
+
+    @contextmanager
+    def origin(self, text: str) -> Iterator[None]:
+        """Gives the nodes added inside the block an origin, unless they name their own."""
+        before = self._origin
+        self._origin = text
+        try:
+            yield
+        finally:
+            self._origin = before
+
+    def finish(self) -> Graph:
+        """Returns the graph of everything added so far."""
+        return Graph(
+            self.name,
+            tuple(self._inputs),
+            tuple(self._nodes),
+            tuple(self._outputs),
+            MappingProxyType(dict(self._constants)),
+            tuple(self._output_names),
+        )
+
+    def _unique(self, wanted: str) -> str:
+        name = wanted
+        while name in self._names:
+            # The counter makes n values of one name cost n steps, not n * n.
+            count = self._counters.get(wanted, 0) + 1
+            self._counters[wanted] = count
+            name = f"{wanted}_{count}"
+        self._names.add(name)
+        return name
+
+
+def infer(
+    op: str, inputs: Sequence[Value], attrs: Mapping[str, Attr], origin: str = ""
+) -> tuple[TensorType, ...]:
+    """Returns the types of a node's outputs by its op's type rule.
+
+    Raises:
+        OpError: the op is unknown, an attribute is missing or extra, or the rule does not hold;
+            names the op, the input types and the origin.
+    """
+    place = f" (from {origin})" if origin else ""
+    entry = OPS.get(op)
+    if entry is None:
+        raise OpError(f"{op}: no such op{place}", code="TW-E0111")
+    if set(attrs) != set(entry.attrs):
+        raise OpError(
+            f"{op}: takes the attributes ({', '.join(entry.attrs)}),"
+            f" got ({', '.join(sorted(attrs))}){place}",
+            code="TW-E0112",
+        )
+    types = tuple(v.type for v in inputs)
+    try:
+        return entry.infer(types, attrs)
+    except OpError as error:
+        shown = ", ".join(type_text(t) for t in types)
+        raise OpError(f"{op}({shown}): {error.message}{place}", code=error.code) from None
+
+
+def canonical_attr(value: Attr) -> Attr:
+    """Returns an attribute in canonical form: tuples, Python numbers, canonical dims."""
+    given: object = value
+    match given:
+        case np.bool_():
+            return bool(given)
+        case np.integer():
+            return int(given)
+        case np.floating():
+            return float(given)
+        case list() | tuple():
+            return tuple(canonical_attr(v) for v in given)
+        case Expr():
+            return dim(given)
+        case _:
+            return value
