@@ -1,0 +1,486 @@
+"""Primitives that say where values are computed and kept: set_scope, compute_at, pack."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tilewright import dtype as dt
+from tilewright.tensor.ir import (
+    Alloc,
+    Binary,
+    Block,
+    Buffer,
+    Const,
+    Dim,
+    Expr,
+    For,
+    Func,
+    If,
+    Load,
+    Scope,
+    Select,
+    Stmt,
+    Store,
+    Var,
+    as_expr,
+    conjunction,
+    le,
+    lt,
+)
+from tilewright.tensor.simplify import (
+    Ranges,
+    ceildiv,
+    dim,
+    prove,
+    same_dim,
+    simplify,
+    substitute,
+    symbols,
+)
+
+from .loops import rename_loops
+from .nest import (
+    block_loads,
+    edit_loop,
+    expr_loads,
+    fail,
+    find_loop,
+    loop_range,
+    loops,
+    map_block,
+    stores,
+)
+
+
+def set_scope(func: Func, buffer: str, scope: Scope) -> Func:
+    """Keeps a temporary in another memory; the values stay the same.
+
+    Raises:
+        ScheduleError: no temporary of that name is declared.
+    """
+    old = _declared(func, buffer, "set_scope")
+    return replace_buffer(func, old, Buffer(old.name, old.dtype, old.shape, scope))
+
+
+def _declared(func: Func, name: str, step: str) -> Buffer:
+    todo: list[Stmt] = list(func.body)
+    while todo:
+        stmt = todo.pop()
+        match stmt:
+            case Alloc() if stmt.buffer.name == name:
+                return stmt.buffer
+            case For():
+                todo.extend(stmt.body)
+            case If():
+                todo.extend(stmt.then + stmt.orelse)
+    raise fail(step, func, f"no temporary is named {name!r}")
+
+
+def replace_buffer(func: Func, old: Buffer, new: Buffer) -> Func:
+    """Replaces a buffer by another of the same rank everywhere."""
+
+    def expr(e: Expr) -> Expr:
+        mapping: dict[Expr, Expr] = {x: Load(new, x.indices) for x in expr_loads(e) if x.buffer == old}
+        # Inner loads may stand in the indices of outer ones, so replace until nothing is left.
+        while mapping:
+            e = substitute(e, mapping)
+            mapping = {x: Load(new, x.indices) for x in expr_loads(e) if x.buffer == old}
+        return e
+
+    body = map_block(func.body, expr, lambda b: new if b == old else b)
+    params = tuple(new if p == old else p for p in func.params)
+    return Func(func.name, params, body)
+
+
+@dataclass(frozen=True, slots=True)
+class _Region:
+    """The part of a buffer that a consumer reads: start and extent per dim."""
+
+    start: tuple[Expr, ...]
+    extent: tuple[Dim, ...]
+
+
+def compute_at(func: Func, buffer: str, loop: str) -> Func:
+    """Computes a temporary inside a loop of its consumer, just the part that one iteration reads.
+
+    The nests that produce the temporary move to the front of the loop's body, their loops
+    shrink to the region that the iteration reads, and the buffer shrinks with them.
+
+    Before:
+        t: local[f32, 64]
+        for i in serial(64):
+            t[i] = A[i] * 2.0
+        for jo in serial(8):
+            for ji in serial(8):
+                B[jo * 8 + ji] = t[jo * 8 + ji]
+    After ``compute_at(func, "t", "jo")``:
+        for jo in serial(8):
+            t: local[f32, 8]
+            for i in serial(8):
+                t[i] = A[jo * 8 + i] * 2.0
+            for ji in serial(8):
+                B[jo * 8 + ji] = t[ji]
+
+    Raises:
+        ScheduleError: no such temporary or loop, something outside the loop reads it, a
+            producing loop has been split already, or the region is not a box.
+    """
+    step = f"compute_at({buffer!r}, {loop!r})"
+    old = _declared(func, buffer, step)
+    target = find_loop(func, loop, step)
+    producers = [s for s in func.body if isinstance(s, For | Store) and _writes(s, old)]
+    if not producers or Alloc(old) not in func.body:
+        raise fail(step, func, f"{buffer!r} is not produced by nests of its own at the top")
+    outside = [s for s in func.body if s not in producers and not _contains(s, target)]
+    if any(x.buffer == old for x in block_loads(tuple(outside))):
+        raise fail(step, func, f"{buffer!r} is read outside the loop")
+    around = _ranges_to(func.body, loop) or {}
+    region = _region(func, old, target, around, step)
+    new = Buffer(old.name, old.dtype, region.extent, old.scope)
+    around = {**around, target.var: loop_range(target)}
+    moved: list[Stmt] = [Alloc(new)]
+    for nest in producers:
+        moved += _shrink(func, nest, old, region, around, step)
+
+    def relative(load: Load) -> Load:
+        return Load(new, (i - s for i, s in zip(load.indices, region.start, strict=True)))
+
+    def consume(e: Expr) -> Expr:
+        return substitute(e, {x: relative(x) for x in expr_loads(e) if x.buffer == old})
+
+    def edit(it: For) -> Block:
+        body = map_block(it.body, consume)
+        moved_block = map_block(tuple(moved), lambda e: e, lambda b: new if b == old else b)
+        moved_block = map_block(moved_block, lambda e: _retarget(e, old, new))
+        return (For(it.var, it.extent, (*moved_block, *body), it.kind, it.start),)
+
+    dropped = {id(p) for p in producers}
+    kept = tuple(s for s in func.body if id(s) not in dropped and s != Alloc(old))
+    return edit_loop(Func(func.name, func.params, kept), loop, edit, step)
+
+
+def _retarget(e: Expr, old: Buffer, new: Buffer) -> Expr:
+    """Loads of the producer's own accumulator keep their (already local) indices."""
+    return substitute(e, {x: Load(new, x.indices) for x in expr_loads(e) if x.buffer == old})
+
+
+def _writes(stmt: Stmt, buffer: Buffer) -> bool:
+    return any(s.buffer == buffer for s in stores((stmt,)))
+
+
+def _contains(stmt: Stmt, loop: For) -> bool:
+    return any(x is loop or x == loop for x in loops((stmt,)))
+
+
+def _ranges_to(block: Block, name: str) -> dict[Var, tuple[Dim, Dim]] | None:
+    """The ranges of the loops around the loop of that name."""
+    for stmt in block:
+        match stmt:
+            case For() if stmt.var.name == name:
+                return {}
+            case For():
+                below = _ranges_to(stmt.body, name)
+                if below is not None:
+                    return {stmt.var: loop_range(stmt), **below}
+            case If():
+                for branch in (stmt.then, stmt.orelse):
+                    below = _ranges_to(branch, name)
+                    if below is not None:
+                        return below
+    return None
+
+
+def _region(func: Func, old: Buffer, target: For, around: Ranges, step: str) -> _Region:
+    ranges = {**around, target.var: loop_range(target)}
+    inner = {x.var: loop_range(x) for x in loops(target.body)}
+    found: _Region | None = None
+    for load in {x: None for x in block_loads(target.body) if x.buffer == old}:
+        starts: list[Expr] = []
+        extents: list[Dim] = []
+        for index in load.indices:
+            ends = _ends(index, {v: r for v, r in inner.items() if v in symbols(index)}, ranges)
+            if ends is None:
+                raise fail(step, func, f"the index {index!r} of {old.name!r} is not affine")
+            starts.append(ends[0])
+            extents.append(dim(ends[1] - ends[0] + 1))
+        this = _Region(tuple(starts), tuple(extents))
+        if found is not None and not _same_region(found, this):
+            raise fail(step, func, f"{old.name!r} is read at two different regions")
+        found = this
+    if found is None:
+        raise fail(step, func, f"the loop does not read {old.name!r}")
+    return found
+
+
+def _same_region(a: _Region, b: _Region) -> bool:
+    pairs = [*zip(a.start, b.start, strict=True), *zip(a.extent, b.extent, strict=True)]
+    return all(same_dim(x, y) for x, y in pairs)
+
+
+def _ends(index: Expr, inner: Ranges, outer: Ranges) -> tuple[Expr, Expr] | None:
+    """The least and greatest value of an affine index over the inner loops."""
+    low = high = simplify(index, {**outer, **inner})
+    for v, (first, last) in inner.items():
+        if v not in symbols(low) and v not in symbols(high):
+            continue
+        zero, one = ({v: Const(k)} for k in (0, 1))
+        slope = simplify(substitute(low, one) - substitute(low, zero), outer)
+        if not isinstance(slope, Const):
+            return None
+        up = slope.value >= 0
+        low = simplify(substitute(low, {v: as_expr(first if up else last)}), outer)  # type: ignore[arg-type]
+        high = simplify(substitute(high, {v: as_expr(last if up else first)}), outer)  # type: ignore[arg-type]
+    return low, high
+
+
+def _shrink(
+    func: Func, nest: Stmt, old: Buffer, region: _Region, around: Ranges, step: str
+) -> Block:
+    """A producing nest with its spatial loops cut to the region."""
+    store = next(s for s in stores((nest,)) if s.buffer == old)
+    moved: dict[Var, tuple[Expr, Dim, Dim]] = {}
+    shift: dict[Expr, Expr] = {}
+    for index, start, extent, whole in zip(
+        store.indices, region.start, region.extent, old.shape, strict=True
+    ):
+        if isinstance(index, Const):
+            continue
+        if not isinstance(index, Var):
+            raise fail(step, func, f"the loops that produce {old.name!r} have been split already")
+        moved[index] = (start, extent, whole)
+        shift[index] = start + index
+
+    def visit(stmt: Stmt, ranges: Ranges) -> Stmt:
+        match stmt:
+            case For():
+                extent = moved[stmt.var][1] if stmt.var in moved else _shift(stmt.extent, shift)
+                start = 0 if stmt.var in moved else _shift(stmt.start, shift)
+                first = For(stmt.var, extent, stmt.body, stmt.kind, start)
+                inner = {**ranges, stmt.var: loop_range(first)}
+                body = tuple(visit(s, inner) for s in stmt.body)
+                return For(stmt.var, extent, body, stmt.kind, start)
+            case Store():
+                return Store(stmt.buffer, stmt.indices, value(stmt.value, ranges))
+            case If():
+                then, orelse = (
+                    tuple(visit(s, ranges) for s in b) for b in (stmt.then, stmt.orelse)
+                )
+                return If(value(stmt.cond, ranges), then, orelse)
+        raise fail(step, func, "the producing nest holds a declaration")
+
+    def value(e: Expr, ranges: Ranges) -> Expr:
+        own = {x for x in expr_loads(e) if x.buffer == old}
+        marks: dict[Expr, Expr] = {x: Var(f".own{k}", x.dtype) for k, x in enumerate(own)}
+        back = {m: x for x, m in marks.items()}
+        inside = simplify(substitute(substitute(e, marks), shift), ranges)
+        guards = [
+            lt(start + v, whole)
+            for v, (start, extent, whole) in moved.items()
+            if prove(le(start + as_expr(extent), whole), around) is not True
+        ]
+        if guards:
+            inside = _guard_loads(inside, guards, ranges)
+        return substitute(inside, back)
+
+    if not moved:
+        return (nest,)
+    return (visit(nest, around),)
+
+
+def _shift(d: Dim, shift: dict[Expr, Expr]) -> Dim:
+    return d if isinstance(d, int) else dim(substitute(d, shift))
+
+
+def _guard_loads(e: Expr, guards: list[Expr], ranges: Ranges) -> Expr:
+    """Zero instead of a load where a tile reaches past the end; what it feeds is never used."""
+    mapping: dict[Expr, Expr] = {}
+    for load in expr_loads(e):
+        used = symbols(load)
+        needed = [g for g in guards if used & symbols(g) & set(ranges)]
+        if needed and not in_bounds(load, ranges):
+            zero = Const(0, load.dtype) if load.dtype is not dt.bool_ else Const(False, dt.bool_)
+            mapping[load] = Select(conjunction(needed), load, zero)
+    return substitute(e, mapping)
+
+
+def in_bounds(load: Load, ranges: Ranges) -> bool:
+    """Whether every index is certainly inside the buffer."""
+    checks = (
+        prove(c, ranges)
+        for i, d in zip(load.indices, load.buffer.shape, strict=True)
+        for c in (le(0, i), lt(i, d))
+    )
+    return all(c is True for c in checks)
+
+
+def rfactor(func: Func, loop: str, lanes: int, name: str) -> Func:
+    """Splits a reduction loop into ``lanes`` running results that are combined at the end.
+
+    The loop must hold one accumulation ``s[...] = s[...] op x`` that does not index by it, and
+    must stand in the body next to its initialisation. The order of operations changes (floating
+    point sums differ in the last bits), always in the same way.
+
+    Before:
+        for k in serial(64):
+            s[0] = s[0] + A[k]
+    After ``rfactor(func, "k", 16, "p")``:
+        p: register[f32, 16]
+        for k_i0 in vector(16):
+            p[k_i0] = 0.0
+        for k_o in serial(4):
+            for k_i in vector(16):
+                p[k_i] = p[k_i] + A[k_o * 16 + k_i]
+        for k_r in vector(16):
+            s[0] = s[0] + p[k_r]
+
+    Raises:
+        ScheduleError: the loop is not such an accumulation.
+    """
+    step = f"rfactor({loop!r}, {lanes})"
+    found = find_loop(func, loop, step)
+    if len(found.body) != 1 or not isinstance(found.body[0], Store) or found.start != 0:
+        raise fail(step, func, "the loop does not hold a single accumulation")
+    store = found.body[0]
+    own = store.buffer[store.indices]
+    value = store.value
+    if not (
+        isinstance(value, Binary)
+        and value.op in ("add", "mul", "max", "min", "and", "or")
+        and (value.a is own or value.b is own)
+    ):
+        raise fail(step, func, "the loop does not hold a single accumulation")
+    term = value.b if value.a is own else value.a
+    if found.var in symbols(own) or own in set(expr_loads(term)):
+        raise fail(step, func, "the accumulator is indexed by the loop")
+    partial = Buffer(name, store.buffer.dtype, (lanes,), "register")
+    vo, vi, vz, vr, vt = (Var(f"{loop}_{x}") for x in ("o", "i", "z", "r", "t"))
+    full = dim(as_expr(found.extent) // lanes)
+    rest = dim(as_expr(found.extent) - as_expr(full) * lanes)
+
+    def accumulate(v: Var, position: Expr) -> Store:
+        new = Binary(value.op, partial[v], substitute(term, {found.var: position}))
+        return Store(partial, (v,), new)
+
+    def edit(it: For) -> Block:
+        zero = Const(identity(value.op, store.buffer.dtype), store.buffer.dtype)
+        body: list[Stmt] = [Alloc(partial), For(vz, lanes, (Store(partial, (vz,), zero),), "vector")]
+        main = For(vi, lanes, (accumulate(vi, vo * lanes + vi),), "vector")
+        if full != 0:
+            body.append(For(vo, full, (main,)))
+        if isinstance(rest, int) and rest:
+            body.append(For(vt, rest, (accumulate(vt, as_expr(full) * lanes + vt),), "vector"))
+        elif not isinstance(rest, int):
+            guard = lt(as_expr(full) * lanes + vt, it.extent)
+            tail = If(guard, (accumulate(vt, as_expr(full) * lanes + vt),))
+            body.append(For(vt, lanes, (tail,), "vector"))
+        last = Store(store.buffer, store.indices, Binary(value.op, own, partial[vr]))
+        body.append(For(vr, lanes, (last,), "vector"))
+        return tuple(body)
+
+    return edit_loop(func, loop, edit, step)
+
+
+def identity(op: str, dtype: dt.DType) -> int | float | bool:
+    """The value that leaves the other operand of an associative operation unchanged."""
+    match op:
+        case "add" | "sum" | "or":
+            return 0
+        case "mul" | "prod" | "and":
+            return 1 if dtype is not dt.bool_ else True
+        case "max":
+            return dtype.lowest
+    return dtype.highest
+
+
+@dataclass(frozen=True, slots=True)
+class PackDim:
+    """One dim of a packed operand: an axis of the nest, whole or in blocks.
+
+    Attributes:
+        var: the loop variable that indexes it.
+        extent: how far the variable runs.
+        factor: the block length where the axis is cut in two (the outer part stands here, the
+            inner part at the end of the layout), else None.
+    """
+
+    var: Var
+    extent: Dim
+    factor: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How a packed operand is made: ``packed[axes] = value``, evaluated on the constant.
+
+    Attributes:
+        source: the buffer as the model has it.
+        packed: the buffer that the kernel takes in its place.
+        axes: the variables that index ``packed``, in order.
+        value: an expression over them that loads ``source``; guarded where blocks run past the
+            end (those elements are 0).
+    """
+
+    source: Buffer
+    packed: Buffer
+    axes: tuple[Var, ...]
+    value: Expr
+
+
+def pack(func: Func, load: Load, dims: Sequence[PackDim], name: str) -> tuple[Func, Packing]:
+    """Gives one operand the layout in which the nest reads it: panels of ``factor`` elements.
+
+    The load ``W[k, j]`` with dims (j in blocks of 64, k) becomes ``P[j // 64, k, j % 64]``; P has
+    the shape ``[ceildiv(N, 64), K, 64]``.
+
+    Raises:
+        ScheduleError: the buffer is read in another way too.
+    """
+    others = {x for x in block_loads(func.body) if x.buffer == load.buffer} - {load}
+    if others:
+        raise fail(f"pack({load.buffer.name!r})", func, "the buffer is read in more than one way")
+    shape: list[Dim] = []
+    tail: list[Dim] = []
+    index: list[Expr] = []
+    inner: list[Expr] = []
+    outer_vars: list[Var] = []
+    inner_vars: list[Var] = []
+    back: dict[Expr, Expr] = {}
+    guards: list[Expr] = []
+    for d in dims:
+        if d.factor is None:
+            shape.append(d.extent)
+            index.append(d.var)
+            outer_vars.append(d.var)
+            continue
+        vo, vi = Var(f"{d.var.name}_o"), Var(f"{d.var.name}_i")
+        shape.append(ceildiv(d.extent, d.factor))
+        tail.append(d.factor)
+        index.append(d.var // d.factor)
+        inner.append(d.var % d.factor)
+        outer_vars.append(vo)
+        inner_vars.append(vi)
+        back[d.var] = vo * d.factor + vi
+        guards.append(lt(vo * d.factor + vi, d.extent))
+    packed = Buffer(name, load.dtype, (*shape, *tail))
+    value = substitute(load, back)
+    value = simplify(Select(conjunction(guards), value, Const(0, load.dtype)) if guards else value)
+    record = Packing(load.buffer, packed, (*outer_vars, *inner_vars), value)
+    new_load = Load(packed, (*index, *inner))
+    body = map_block(func.body, lambda e: substitute(e, {load: new_load}))
+    params = tuple(packed if p == load.buffer else p for p in func.params)
+    return Func(func.name, params, body), record
+
+
+__all__ = [
+    "PackDim",
+    "Packing",
+    "compute_at",
+    "identity",
+    "in_bounds",
+    "pack",
+    "rename_loops",
+    "replace_buffer",
+    "rfactor",
+    "set_scope",
+]

@@ -1,0 +1,66 @@
+"""Schedule: a thin recorder of the steps that shaped a function."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tilewright.tensor.ir import Func, Load
+
+from .loops import fuse, peel, reorder, set_kind, specialise, split, tighten
+from .nest import simplify_func
+from .place import PackDim, Packing, compute_at, pack, rfactor, set_scope
+
+STEPS: dict[str, Callable[..., Func]] = {
+    "split": split,
+    "fuse": fuse,
+    "reorder": reorder,
+    "set_kind": set_kind,
+    "peel": peel,
+    "tighten": tighten,
+    "specialise": specialise,
+    "compute_at": compute_at,
+    "set_scope": set_scope,
+    "rfactor": rfactor,
+}
+
+
+@dataclass
+class Schedule:
+    """A function and the steps that made it; prints as Python and saves as JSON.
+
+    Attributes:
+        func: the function as it stands now.
+        steps: (primitive, arguments), in order; arguments are plain data.
+        packings: the operands that must be packed before the kernel is called.
+    """
+
+    func: Func
+    steps: list[tuple[str, tuple[object, ...]]] = field(default_factory=list)
+    packings: list[Packing] = field(default_factory=list)
+
+    def do(self, step: str, *args: object) -> Schedule:
+        """Applies the primitive of that name to the function, and records it."""
+        self.func = STEPS[step](self.func, *args)
+        self.steps.append((step, args))
+        return self
+
+    def pack(self, load: Load, dims: list[PackDim], name: str) -> Schedule:
+        """Packs the operand of one load; recorded by its buffer, axes and block lengths."""
+        self.func, packing = pack(self.func, load, dims, name)
+        self.packings.append(packing)
+        layout = tuple((d.var.name, d.factor) for d in dims)
+        self.steps.append(("pack", (load.buffer.name, layout, name)))
+        return self
+
+    def finish(self) -> Func:
+        """The function, simplified under the ranges of its loops."""
+        return simplify_func(self.func)
+
+    def __str__(self) -> str:
+        return "\n".join(f"s.{name}({', '.join(map(repr, args))})" for name, args in self.steps)
+
+    def json(self) -> str:
+        """The steps as a JSON list."""
+        return json.dumps([[name, list(args)] for name, args in self.steps])
