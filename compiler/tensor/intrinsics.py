@@ -190,8 +190,9 @@ def _fma(a: Array, b: Array, c: Array) -> Array:
         product = a.astype(np.float64) * b.astype(np.float64)
         return _to_odd_sum(product, c.astype(np.float64)).astype(a.dtype)
     product, low = _two_product(a, b)
-    high, rest = _two_sum(product, c)
-    fused = np.asarray(_to_odd_sum(rest, low) + high)
+    partial, lowest = _two_sum(c, low)
+    high, middle = _two_sum(product, partial)
+    fused = np.asarray(_to_odd_sum(lowest, middle) + high)
     return np.where(np.isfinite(fused) & np.isfinite(low), fused, a * b + c)
 
 
@@ -254,9 +255,7 @@ def _entry(
     floats_only: bool = True,
     exact_type: bool = False,
 ) -> Intrinsic:
-    return Intrinsic(
-        name, arity, reference, result, floats_only, exact_type, EXPANSIONS.get(name)
-    )
+    return Intrinsic(name, arity, reference, result, floats_only, exact_type, EXPANSIONS.get(name))
 
 
 INTRINSICS: dict[str, Intrinsic] = {
