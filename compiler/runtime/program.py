@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Union
 
 from tilewright.dtype import DType
 from tilewright.tensor.ir import Dim, Var
@@ -46,7 +45,7 @@ class ArenaStorage:
     offset: Dim
 
 
-Storage = Union[InputStorage, OutputStorage, ConstantStorage, ArenaStorage]
+Storage = InputStorage | OutputStorage | ConstantStorage | ArenaStorage
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +97,10 @@ class CopyTensor:
 
 @dataclass(frozen=True, slots=True)
 class LetElement:
-    """Binds ``var`` to element ``index`` (row-major) of an i64 tensor, for the rest of its block."""
+    """Binds ``var`` to element ``index`` (row-major) of an i64 tensor, for the rest of its block.
+
+    A value outside the range that ``var`` declares ends the call with an error.
+    """
 
     var: Var
     tensor: Tensor
@@ -123,7 +125,7 @@ class LoopStep:
     body: tuple[Step, ...]
 
 
-Step = Union[CallKernel, CopyTensor, LetElement, IfStep, LoopStep]
+Step = CallKernel | CopyTensor | LetElement | IfStep | LoopStep
 
 
 @dataclass(frozen=True, slots=True)
