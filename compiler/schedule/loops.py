@@ -197,7 +197,9 @@ def reorder(func: Func, names: Sequence[str]) -> Func:
     body: Block = (first,)
     while wanted:
         if len(body) != 1 or not isinstance(body[0], For):
-            raise fail(step, func, f"{sorted(wanted)} are not nested perfectly below {first.var.name}")
+            raise fail(
+                step, func, f"{sorted(wanted)} are not nested perfectly below {first.var.name}"
+            )
         chain.append(body[0])
         wanted.discard(body[0].var.name)
         body = body[0].body

@@ -84,7 +84,9 @@ def edit_loop(func: Func, name: str, edit: LoopEdit, step: str) -> Func:
                 case For() if stmt.var.name == name:
                     result += edit(stmt)
                 case For():
-                    result.append(For(stmt.var, stmt.extent, visit(stmt.body), stmt.kind, stmt.start))
+                    result.append(
+                        For(stmt.var, stmt.extent, visit(stmt.body), stmt.kind, stmt.start)
+                    )
                 case If():
                     result.append(If(stmt.cond, visit(stmt.then), visit(stmt.orelse)))
                 case _:

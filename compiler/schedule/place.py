@@ -81,7 +81,9 @@ def replace_buffer(func: Func, old: Buffer, new: Buffer) -> Func:
     """Replaces a buffer by another of the same rank everywhere."""
 
     def expr(e: Expr) -> Expr:
-        mapping: dict[Expr, Expr] = {x: Load(new, x.indices) for x in expr_loads(e) if x.buffer == old}
+        mapping: dict[Expr, Expr] = {
+            x: Load(new, x.indices) for x in expr_loads(e) if x.buffer == old
+        }
         # Inner loads may stand in the indices of outer ones, so replace until nothing is left.
         while mapping:
             e = substitute(e, mapping)
@@ -364,7 +366,10 @@ def rfactor(func: Func, loop: str, lanes: int, name: str) -> Func:
 
     def edit(it: For) -> Block:
         zero = Const(identity(value.op, store.buffer.dtype), store.buffer.dtype)
-        body: list[Stmt] = [Alloc(partial), For(vz, lanes, (Store(partial, (vz,), zero),), "vector")]
+        body: list[Stmt] = [
+            Alloc(partial),
+            For(vz, lanes, (Store(partial, (vz,), zero),), "vector"),
+        ]
         main = For(vi, lanes, (accumulate(vi, vo * lanes + vi),), "vector")
         if full != 0:
             body.append(For(vo, full, (main,)))

@@ -80,7 +80,11 @@ def product(dims: Iterable[Dim]) -> Dim:
     """The product of dims (1 for none)."""
     result: Dim = 1
     for d in dims:
-        result = result * d if isinstance(result, int) and isinstance(d, int) else dim(as_expr(result) * d)
+        result = (
+            result * d
+            if isinstance(result, int) and isinstance(d, int)
+            else dim(as_expr(result) * d)
+        )
     return result
 
 
@@ -497,7 +501,11 @@ class _Simplifier:
             if len(rest) == 1:
                 ((monomial, k),) = rest.items()
                 inner = monomial[0] if len(monomial) == 1 and k == 1 else None
-                if isinstance(inner, Binary) and inner.op == "floordiv" and isinstance(inner.b, Const):
+                if (
+                    isinstance(inner, Binary)
+                    and inner.op == "floordiv"
+                    and isinstance(inner.b, Const)
+                ):
                     below_c = Const(int(inner.b.value) * c)
                     _add(result, self._floordiv(self.linear(inner.a), self.linear(below_c)))
                     return result
@@ -729,3 +737,26 @@ def _product_bounds(a: tuple[Bound, Bound], b: tuple[Bound, Bound]) -> tuple[Bou
         return None, None
     ends = [x * y for x in (la, ha) for y in (lb, hb)]  # type: ignore[operator]
     return min(ends), max(ends)
+
+
+def affine(
+    e: Expr, variables: Iterable[Var], ranges: Ranges = _NO_RANGES
+) -> tuple[dict[Var, Dim], Expr] | None:
+    """Coefficients and rest such that e == sum(coefficient * variable) + rest.
+
+    Coefficients are canonical dims without any of the variables (0 where one does not occur).
+
+    Returns:
+        None where a variable stands inside a division, another load, or a product with another.
+    """
+    s = _Simplifier(ranges)
+    wanted = set(variables)
+    parts: dict[Var, _Linear] = {v: {} for v in wanted}
+    rest: _Linear = {}
+    for monomial, c in s.linear(e).items():
+        held = [x for x in monomial if isinstance(x, Var) and x in wanted]
+        others = tuple(x for x in monomial if x not in wanted)
+        if len(held) > 1 or any(_variables(x) & wanted for x in others):
+            return None
+        _add(parts[held[0]] if held else rest, {others: c})
+    return {v: dim(s._build(p)) for v, p in parts.items()}, s._build(rest)

@@ -1,0 +1,249 @@
+"""Merging axes: fewer, longer loops over the same elements.
+
+Two adjacent axes of a group become one where every access walks them as one: a 1x1 convolution
+over [N, H, W, C] becomes a matrix product over N*H*W rows, an elementwise chain one flat loop.
+"""
+
+from __future__ import annotations
+
+from tilewright.tensor.access import flat_index
+from tilewright.tensor.compute import Compute, ComputeGroup
+from tilewright.tensor.ir import Axis, Buffer, Const, Expr, Load, Reduce, Var, as_expr
+from tilewright.tensor.simplify import (
+    affine,
+    dim,
+    same_dim,
+    simplify,
+    substitute,
+    symbols,
+)
+
+from .inline import loads_of, ranges_of, walk
+
+
+def merge_axes(group: ComputeGroup) -> ComputeGroup:
+    """Returns an equal group with unit axes dropped and adjacent axes merged where possible.
+
+    The axes at one position of all stages are merged together, since temporaries connect them.
+    Parameters keep their memory and change only their shape.
+    """
+    group = _drop_units(group)
+    position = 0
+    while position + 1 < max((len(s.axes) for s in group.stages), default=0):
+        if _mergeable(group, position):
+            group = _merge(group, position)
+        else:
+            position += 1
+    group = _merge_reduce_axes(group)
+    return _review(group)
+
+
+def _drop_units(group: ComputeGroup) -> ComputeGroup:
+    """Removes axes of extent 1, from temporaries and outputs too."""
+    keep: dict[Buffer, tuple[int, ...]] = {}
+    changed: dict[Buffer, Buffer] = {}
+    stages: list[Compute] = []
+    for s in group.stages:
+        kept = tuple(k for k, a in enumerate(s.axes) if not same_dim(a.extent, 1))
+        keep[s.output] = kept
+        new = Buffer(s.output.name, s.output.dtype, tuple(s.axes[k].extent for k in kept))
+        zero: dict[Expr, Expr] = {
+            a.var: Const(0) for k, a in enumerate(s.axes) if k not in set(kept)
+        }
+        expr = _reshape_loads(substitute(s.expr, zero) if zero else s.expr, keep, changed)
+        changed[s.output] = new
+        expr = _drop_unit_reductions(expr)
+        axes = tuple(s.axes[k] for k in kept)
+        done = Compute(new, axes, expr)
+        stages.append(Compute(new, axes, simplify(expr, ranges_of(done))))
+    outputs = tuple(changed.get(b, b) for b in group.outputs)
+    return ComputeGroup(group.name, group.inputs, outputs, tuple(stages))
+
+
+def _drop_unit_reductions(e: Expr) -> Expr:
+    mapping: dict[Expr, Expr] = {}
+    for r in walk(e):
+        if not isinstance(r, Reduce) or r.op in ("argmax", "argmin"):
+            continue
+        kept = tuple(a for a in r.axes if not same_dim(a.extent, 1))
+        if len(kept) == len(r.axes):
+            continue
+        zero: dict[Expr, Expr] = {a.var: Const(0) for a in r.axes if a not in kept}
+        body = substitute(r.body, zero)
+        mapping[r] = Reduce(r.op, kept, body) if kept else body
+    return substitute(e, mapping)
+
+
+def _reshape_loads(
+    e: Expr, keep: dict[Buffer, tuple[int, ...]], changed: dict[Buffer, Buffer]
+) -> Expr:
+    mapping: dict[Expr, Expr] = {
+        x: Load(changed[x.buffer], (x.indices[k] for k in keep[x.buffer]))
+        for x in loads_of(e)
+        if x.buffer in changed
+    }
+    return substitute(e, mapping)
+
+
+def _mergeable(group: ComputeGroup, p: int) -> bool:
+    temps = {s.output for s in group.stages}
+    first = group.stages[-1]
+    if len(first.axes) <= p + 1:
+        return False
+    extents = (first.axes[p].extent, first.axes[p + 1].extent)
+    for s in group.stages:
+        if len(s.axes) <= p + 1:
+            return False
+        a, b = s.axes[p], s.axes[p + 1]
+        if not (same_dim(a.extent, extents[0]) and same_dim(b.extent, extents[1])):
+            return False
+        ranges = ranges_of(s)
+        pair = {a.var, b.var}
+        for load in loads_of(s.expr):
+            if load.buffer in temps:
+                if load.indices[p : p + 2] != (a.var, b.var):
+                    return False
+                if any(
+                    symbols(i) & pair for k, i in enumerate(load.indices) if k not in (p, p + 1)
+                ):
+                    return False
+                continue
+            if any(symbols(i) & pair for i in load.indices):
+                form = affine(flat_index(load, ranges), (a.var, b.var), ranges)
+                if form is None:
+                    return False
+                slopes = form[0]
+                if not same_dim(slopes[a.var], dim(as_expr(slopes[b.var]) * b.extent)):
+                    return False
+        if _used_outside_loads(s.expr, pair):
+            return False
+    return True
+
+
+def _used_outside_loads(e: Expr, variables: set[Var]) -> bool:
+    """Whether a variable stands anywhere but in the indices of a load."""
+    mapping: dict[Expr, Expr] = {x: Var(f".load{k}", x.dtype) for k, x in enumerate(loads_of(e))}
+    return bool(symbols(substitute(e, mapping)) & variables)
+
+
+def _merge(group: ComputeGroup, p: int) -> ComputeGroup:
+    changed: dict[Buffer, Buffer] = {}
+    stages: list[Compute] = []
+    for s in group.stages:
+        a, b = s.axes[p], s.axes[p + 1]
+        extent = dim(as_expr(a.extent) * b.extent)
+        new = Axis(Var(_joined(a.var.name, b.var.name)), extent)
+        axes = (*s.axes[:p], new, *s.axes[p + 2 :])
+        out = Buffer(s.output.name, s.output.dtype, tuple(x.extent for x in axes))
+        split: dict[Expr, Expr] = {
+            a.var: new.var // as_expr(b.extent),
+            b.var: new.var % as_expr(b.extent),
+        }
+        reshaped: dict[Expr, Expr] = {
+            x: Load(changed[x.buffer], (*x.indices[:p], new.var, *x.indices[p + 2 :]))
+            for x in loads_of(s.expr)
+            if x.buffer in changed
+        }
+        expr = substitute(substitute(s.expr, reshaped), split)
+        changed[s.output] = out
+        done = Compute(out, axes, expr)
+        stages.append(Compute(out, axes, simplify(expr, ranges_of(done))))
+    outputs = tuple(changed[x] for x in group.outputs)
+    return ComputeGroup(group.name, group.inputs, outputs, tuple(stages))
+
+
+def _joined(a: str, b: str) -> str:
+    name = a + b
+    return name if len(name) <= 12 else a
+
+
+def _merge_reduce_axes(group: ComputeGroup) -> ComputeGroup:
+    """Merges adjacent axes of a reduction where every access walks them as one."""
+    stages = []
+    for s in group.stages:
+        expr = s.expr
+        for _ in range(8):
+            mapping = _one_reduce_merge(Compute(s.output, s.axes, expr))
+            if mapping is None:
+                break
+            expr = substitute(expr, mapping)
+        done = Compute(s.output, s.axes, expr)
+        stages.append(Compute(s.output, s.axes, simplify(expr, ranges_of(done))))
+    return ComputeGroup(group.name, group.inputs, group.outputs, tuple(stages))
+
+
+def _one_reduce_merge(s: Compute) -> dict[Expr, Expr] | None:
+    ranges = ranges_of(s)
+    for r in walk(s.expr):
+        if not isinstance(r, Reduce) or r.op in ("argmax", "argmin"):
+            continue
+        for k in range(len(r.axes) - 1):
+            a, b = r.axes[k], r.axes[k + 1]
+            if _used_outside_loads(r.body, {a.var, b.var}):
+                continue
+            forms = [
+                affine(flat_index(x, ranges), (a.var, b.var), ranges)
+                for x in loads_of(r.body)
+                if any(symbols(i) & {a.var, b.var} for i in x.indices)
+            ]
+            if all(
+                f is not None and same_dim(f[0][a.var], dim(as_expr(f[0][b.var]) * b.extent))
+                for f in forms
+            ):
+                new = Axis(Var(_joined(a.var.name, b.var.name)), dim(as_expr(a.extent) * b.extent))
+                split: dict[Expr, Expr] = {
+                    a.var: new.var // as_expr(b.extent),
+                    b.var: new.var % as_expr(b.extent),
+                }
+                axes = (*r.axes[:k], new, *r.axes[k + 2 :])
+                inner = {**ranges, new.var: (0, dim(as_expr(new.extent) - 1))}
+                return {r: Reduce(r.op, axes, simplify(substitute(r.body, split), inner))}
+    return None
+
+
+def _review(group: ComputeGroup) -> ComputeGroup:
+    """Gives inputs the shape in which they are read: x[f // 56, f % 56] becomes x[f]."""
+    for buffer in group.inputs:
+        current = buffer
+        position = len(current.shape) - 2
+        while position >= 0:
+            merged = _merge_dims(group, current, position)
+            if merged is not None:
+                group, current = merged
+            position -= 1
+    return group
+
+
+def _merge_dims(group: ComputeGroup, b: Buffer, p: int) -> tuple[ComputeGroup, Buffer] | None:
+    width = as_expr(b.shape[p + 1])
+    shape = (*b.shape[:p], dim(as_expr(b.shape[p]) * width), *b.shape[p + 2 :])
+    new = Buffer(b.name, b.dtype, shape)
+    stages: list[Compute] = []
+    gained = False
+    for s in group.stages:
+        ranges = ranges_of(s)
+        mapping: dict[Expr, Expr] = {}
+        for x in loads_of(s.expr):
+            if x.buffer != b:
+                continue
+            high, low = x.indices[p], x.indices[p + 1]
+            joined = simplify(high * width + low, ranges)
+            if _weight(joined) > max(_weight(high), _weight(low), 1):
+                return None
+            divided = _weight(high) > 1 or _weight(low) > 1
+            if not divided and not (isinstance(high, Const) or same_dim(b.shape[p + 1], 1)):
+                return None
+            gained = gained or divided
+            mapping[x] = Load(new, (*x.indices[:p], joined, *x.indices[p + 2 :]))
+        stages.append(Compute(s.output, s.axes, substitute(s.expr, mapping)))
+    if not gained and not same_dim(b.shape[p], 1) and not same_dim(b.shape[p + 1], 1):
+        return None
+    inputs = tuple(new if x == b else x for x in group.inputs)
+    return ComputeGroup(group.name, inputs, group.outputs, tuple(stages)), new
+
+
+def _weight(e: Expr) -> int:
+    """How involved an index is: constants 0, a variable or sum 1, divisions more."""
+    if isinstance(e, Const):
+        return 0
+    return 1 + sum(1 for x in walk(e) if getattr(x, "op", "") in ("floordiv", "mod"))

@@ -1,0 +1,260 @@
+"""From a ComputeGroup to a plain Func: one perfect nest a stage, reductions into temporaries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tilewright.schedule.place import identity
+from tilewright.tensor.compute import Compute, ComputeGroup
+from tilewright.tensor.ir import (
+    Alloc,
+    Axis,
+    Binary,
+    BinaryOp,
+    Block,
+    Buffer,
+    Const,
+    Expr,
+    For,
+    Func,
+    If,
+    Load,
+    Reduce,
+    ReduceOp,
+    Stmt,
+    Store,
+    Var,
+    lt,
+)
+from tilewright.tensor.simplify import same_dim, substitute, symbols
+
+from .inline import loads_of, walk
+
+COMBINE: dict[ReduceOp, BinaryOp] = {"sum": "add", "prod": "mul", "max": "max", "min": "min"}
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """A reduction that became a temporary.
+
+    Attributes:
+        buffer: the temporary; indexed by the spatial axes that the reduction depends on.
+        op, body: what is reduced, over the update nest's variables.
+        init: names of the loops of the nest that initialises it.
+        spatial: the loops of the update nest that index the temporary, in its order.
+        reduce: the loops of the update nest that it is reduced over.
+        axes: names of the final nest's axes that the spatial loops correspond to.
+    """
+
+    buffer: Buffer
+    op: ReduceOp
+    body: Expr
+    init: tuple[str, ...]
+    spatial: tuple[Axis, ...]
+    reduce: tuple[Axis, ...]
+    axes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Nests:
+    """A plain Func and what it is made of.
+
+    Attributes:
+        func: temporaries declared at the top, then the nests, producers first.
+        reductions: in order of computation.
+        maps: temporaries without a reduction (rows kept for later), with their loops.
+        axes: the loops of the final nest.
+    """
+
+    func: Func
+    reductions: tuple[Reduction, ...]
+    maps: tuple[tuple[Buffer, tuple[Axis, ...]], ...]
+    axes: tuple[Axis, ...]
+
+
+class _Builder:
+    def __init__(self, group: ComputeGroup) -> None:
+        self.group = group
+        self.allocs: list[Stmt] = []
+        self.nests: list[Stmt] = []
+        self.reductions: list[Reduction] = []
+        self.maps: list[tuple[Buffer, tuple[Axis, ...]]] = []
+        self.names: set[str] = set()
+        self.done: dict[tuple[Expr, tuple[Axis, ...]], Load] = {}
+
+    def name(self, wanted: str) -> str:
+        """A loop name that is free."""
+        name, k = wanted, 2
+        while name in self.names:
+            name, k = f"{wanted}{k}", k + 1
+        self.names.add(name)
+        return name
+
+    def rename(self, axes: tuple[Axis, ...], prefix: str = "") -> dict[Var, Axis]:
+        """Fresh loop variables for axes."""
+        return {a.var: Axis(Var(self.name(prefix + a.var.name)), a.extent) for a in axes}
+
+    def nest(self, axes: tuple[Axis, ...], body: Block) -> Stmt:
+        """A perfect nest."""
+        for a in reversed(axes):
+            body = (For(a.var, a.extent, body),)
+        assert len(body) == 1
+        return body[0]
+
+    def replace_reductions(self, stage: Compute) -> Expr:
+        """The stage's expression with every reduction computed into a temporary before it."""
+        expr = stage.expr
+        while True:
+            inner = next(
+                (
+                    r
+                    for r in walk(expr)
+                    if isinstance(r, Reduce)
+                    and not any(isinstance(x, Reduce) for x in walk(r.body))
+                ),
+                None,
+            )
+            if inner is None:
+                return expr
+            expr = substitute(expr, {inner: self.reduction(inner, stage.axes)})
+
+    def reduction(self, r: Reduce, axes: tuple[Axis, ...]) -> Load:
+        """Emits the nests of one reduction and returns how it is read."""
+        used = symbols(r.body) | {v for a in r.axes for v in symbols(a.extent)}
+        spatial = tuple(a for a in axes if a.var in used)
+        key = (r, spatial)
+        if key in self.done:
+            return self.done[key]
+        number = len(self.reductions)
+        buffer = Buffer(f"r{number}", r.dtype, tuple(a.extent for a in spatial), "local")
+        own = self.rename(spatial, f"r{number}_")
+        over = self.rename(r.axes)
+        first = self.rename(spatial, f"r{number}_init_")
+        mapping: dict[Expr, Expr] = {v: a.var for v, a in (own | over).items()}
+        body = substitute(r.body, mapping)
+        index = tuple(own[a.var].var for a in spatial)
+        zero = tuple(first[a.var].var for a in spatial)
+        self.allocs.append(Alloc(buffer))
+        loops = (*own.values(), *over.values())
+        if r.op in ("argmax", "argmin"):
+            self.position(r, buffer, body, loops, (zero, tuple(first.values())), index)
+        else:
+            start = Const(identity(r.op, r.dtype), r.dtype)
+            self.nests.append(self.nest(tuple(first.values()), (Store(buffer, zero, start),)))
+            value = Binary(COMBINE[r.op], Load(buffer, index), body)
+            self.nests.append(self.nest(loops, (Store(buffer, index, value),)))
+        self.reductions.append(
+            Reduction(
+                buffer,
+                r.op,
+                body,
+                tuple(a.var.name for a in first.values()),
+                tuple(own.values()),
+                tuple(over.values()),
+                tuple(a.var.name for a in spatial),
+            )
+        )
+        load = Load(buffer, (a.var for a in spatial))
+        self.done[key] = load
+        return load
+
+    def position(
+        self,
+        r: Reduce,
+        buffer: Buffer,
+        body: Expr,
+        loops: tuple[Axis, ...],
+        init: tuple[tuple[Var, ...], tuple[Axis, ...]],
+        index: tuple[Var, ...],
+    ) -> None:
+        """A running best value and its position; the first of equals, and the first nan, wins."""
+        dtype = r.body.dtype
+        best = Buffer(buffer.name + "_best", dtype, buffer.shape, "local")
+        self.allocs.append(Alloc(best))
+        worst = dtype.lowest if r.op == "argmax" else dtype.highest
+        zero, axes = init
+        start = (Store(best, zero, Const(worst, dtype)), Store(buffer, zero, Const(0)))
+        if axes:
+            self.nests.append(self.nest(axes, start))
+        else:
+            self.nests += start
+        held = Load(best, index)
+        better = lt(held, body) if r.op == "argmax" else lt(body, held)
+        if dtype.is_float:
+            fresh_nan = Binary("and", Binary("ne", body, body), Binary("eq", held, held))
+            better = Binary("or", better, fresh_nan)
+        update = (Store(buffer, index, loops[-1].var), Store(best, index, body))
+        self.nests.append(self.nest(loops, (If(better, update),)))
+
+
+def to_func(group: ComputeGroup) -> Nests:
+    """Lowers a group to plain nests; output stages of one shape share the last nest.
+
+    Buffer parameters come first (inputs, then outputs), then the symbols of all shapes by name.
+    """
+    b = _Builder(group)
+    outputs = set(group.outputs)
+    final: list[tuple[tuple[Axis, ...], list[Stmt]]] = []
+    local: dict[Buffer, Buffer] = {}
+    for s in group.stages:
+        expr = b.replace_reductions(s)
+        mapping: dict[Expr, Expr] = {
+            x: Load(local[x.buffer], x.indices) for x in loads_of(expr) if x.buffer in local
+        }
+        expr = substitute(expr, mapping)
+        if s.output not in outputs:
+            kept = Buffer(s.output.name, s.output.dtype, s.output.shape, "local")
+            local[s.output] = kept
+            own = b.rename(s.axes, f"{kept.name}_")
+            renamed: dict[Expr, Expr] = {v: a.var for v, a in own.items()}
+            b.allocs.append(Alloc(kept))
+            index = tuple(a.var for a in own.values())
+            store = Store(kept, index, substitute(expr, renamed))
+            b.nests.append(b.nest(tuple(own.values()), (store,)))
+            b.maps.append((kept, tuple(own.values())))
+            continue
+        if final and _same_axes(final[-1][0], s.axes):
+            axes, body = final[-1]
+            renamed = {a.var: f.var for a, f in zip(s.axes, axes, strict=True)}
+            index = tuple(a.var for a in axes)
+            body.append(Store(s.output, index, substitute(expr, renamed)))
+            continue
+        own = b.rename(s.axes)
+        renamed = {v: a.var for v, a in own.items()}
+        axes = tuple(own.values())
+        index = tuple(a.var for a in axes)
+        final.append((axes, [Store(s.output, index, substitute(expr, renamed))]))
+    for axes, body in final:
+        if axes:
+            b.nests.append(b.nest(axes, tuple(body)))
+        else:
+            b.nests += body
+    params: list[Buffer | Var] = [*group.inputs, *group.outputs]
+    func = Func(group.name, (*params, *free_symbols(b.nests, params)), (*b.allocs, *b.nests))
+    return Nests(func, tuple(b.reductions), tuple(b.maps), final[-1][0])
+
+
+def _same_axes(a: tuple[Axis, ...], b: tuple[Axis, ...]) -> bool:
+    return len(a) == len(b) and all(same_dim(x.extent, y.extent) for x, y in zip(a, b, strict=True))
+
+
+def free_symbols(block: list[Stmt], params: list[Buffer | Var]) -> list[Var]:
+    """The symbols that shapes and statements use, by name."""
+    found: set[Var] = set()
+    for p in params:
+        if isinstance(p, Buffer):
+            for d in p.shape:
+                found |= symbols(d)
+    todo: list[Stmt] = list(block)
+    while todo:
+        match todo.pop():
+            case For(extent=extent, body=body, start=start):
+                found |= symbols(extent) | symbols(start)
+                todo.extend(body)
+            case Store(indices=indices, value=value):
+                for e in (*indices, value):
+                    found |= symbols(e)
+            case If(cond=cond, then=then, orelse=orelse):
+                found |= symbols(cond)
+                todo.extend(then + orelse)
+    return sorted((v for v in found if v.is_symbol), key=lambda v: v.name)

@@ -1,0 +1,27 @@
+"""How an expression reads memory: flat addresses of loads and their strides along axes."""
+
+from __future__ import annotations
+
+from .ir import Buffer, Const, Dim, Expr, Load, as_expr
+from .simplify import Ranges, dim, product, simplify
+
+
+def strides(buffer: Buffer) -> tuple[Dim, ...]:
+    """Row-major strides, in elements."""
+    result: list[Dim] = []
+    for k in range(len(buffer.shape)):
+        result.append(product(buffer.shape[k + 1 :]))
+    return tuple(result)
+
+
+def flat_index(load: Load, ranges: Ranges) -> Expr:
+    """The position of a load in its buffer, in elements, canonical."""
+    total: Expr = Const(0)
+    for index, stride in zip(load.indices, strides(load.buffer), strict=True):
+        total = total + index * as_expr(stride)
+    return simplify(total, ranges)
+
+
+def elements(buffer: Buffer) -> Dim:
+    """How many elements a buffer has."""
+    return dim(product(buffer.shape))
