@@ -101,13 +101,15 @@ class Context:
         self._contents[results[0]] = content
         return results
 
-    def literal(self, array: np.ndarray | Number, dtype: DType | None = None) -> Value:
+    def literal(
+        self, array: np.ndarray | Number, dtype: DType | None = None, name: str | None = None
+    ) -> Value:
         """A constant; a Python number needs a ``dtype`` (wrapping or rounding to it).
 
         Arrays are not copied and must never be written afterwards.
         """
         data = np.asarray(array) if dtype is None else np.asarray(array).astype(dtype.numpy)
-        value = self.builder.constant(data)
+        value = self.builder.constant(data, name)
         self._arrays[value] = data
         return value
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import numpy as np
@@ -14,7 +13,7 @@ from tilewright.dtype import DType
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Value
 
-from .read import array_of, dtype_of
+from .read import ExternalData, array_of, dtype_of
 
 _KIND = onnx.AttributeProto
 _T = TypeVar("_T")
@@ -42,7 +41,7 @@ class NodeView:
         opset: the version of the domain that the model asks for.
         inputs: the operands; None where an optional one is left out.
         outputs: the names of the results; "" where one is not wanted.
-        folder: where external data of tensor attributes lies.
+        external: where external data of tensor attributes lies.
     """
 
     op: str
@@ -52,7 +51,7 @@ class NodeView:
     inputs: tuple[Value | None, ...]
     outputs: tuple[str, ...]
     attributes: Mapping[str, onnx.AttributeProto] = field(repr=False)
-    folder: Path | None = None
+    external: ExternalData | None = None
 
     # -------------------------------------------------------------- operands
 
@@ -129,7 +128,7 @@ class NodeView:
             return None
         if dtype_of(found.t.data_type) is None:
             raise GapError(f"element type {type_name(found.t.data_type)}")
-        return array_of(found.t, self.folder, f"attribute {name} of {self.label}")
+        return array_of(found.t, self.external, f"attribute {name} of {self.label}")
 
     def graph(self, name: str) -> onnx.GraphProto:
         """The graph attribute, which the operator requires."""

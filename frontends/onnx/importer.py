@@ -1,0 +1,415 @@
+"""The importer: an ONNX model becomes a graph of primitive ops, or an error that lists all gaps."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+
+import onnx
+
+from tilewright.errors import Gap, ModelError, UnsupportedError
+from tilewright.graph.build import GraphBuilder
+from tilewright.graph.ir import Graph, Node, TensorType, Value
+
+from .context import Context
+from .node import GapError, NodeView, type_name
+from .order import in_order
+from .read import ExternalData, array_of, code_of, dtype_of, read_model
+from .scope import Binding, Scope, Unknown
+from .signature import DimRange, Signature
+from .table import CONVERTERS, key_of
+
+_MAX_DEPTH = 48
+
+
+def import_onnx(
+    source: str | os.PathLike[str] | bytes | onnx.ModelProto,
+    *,
+    shapes: Mapping[str, Sequence[int | str]] | None = None,
+    dim_ranges: Mapping[str, DimRange] | None = None,
+    base_dir: str | os.PathLike[str] | None = None,
+) -> Graph:
+    """Imports an ONNX model as a graph of primitive ops.
+
+    Args:
+        source: a path, the bytes of a file, or a parsed model. Weights are views of its data,
+            which must not be changed afterwards.
+        shapes: dims by input name in place of the declared ones: numbers, or names of symbols.
+        dim_ranges: inclusive ranges (low, high or None) by name of a symbolic dim; by default a
+            symbol is at least 1. An unnamed dim that varies is called by its input and axis.
+        base_dir: the folder of external data; by default the folder of the file.
+
+    Raises:
+        ModelError: the file is damaged, or breaks the ONNX standard (TW-E01xx).
+        UnsupportedError: what it needs is not all supported; lists every gap (TW-E02xx).
+        OptionError: ``shapes`` or ``dim_ranges`` do not fit the model (TW-E08xx).
+    """
+    model, external, name = read_model(source, base_dir)
+    return _Import(model, external, name).run(Signature(shapes, dim_ranges))
+
+
+class _Skip(Exception):
+    """A body cannot be finished because of a gap inside it, which is noted already."""
+
+
+class _Import:
+    """One import: the model's functions, the current scope and the gaps so far."""
+
+    def __init__(self, model: onnx.ModelProto, external: ExternalData | None, name: str) -> None:
+        self._model = model
+        self._external = external
+        self._name = name
+        self._functions = {(key_of(f.domain, f.name), f.overload): f for f in model.functions}
+        self._gaps: dict[str, list[str]] = {}
+        self._scope: Scope | None = None
+        self._depth = 0
+
+    def run(self, signature: Signature) -> Graph:
+        graph = self._model.graph
+        builder = GraphBuilder(_identifier(graph.name))
+        context = Context(builder, self)
+        scope = Scope(context, _opsets(self._model.opset_import))
+        self._initializers(scope, graph)
+        inputs = [v for v in graph.input if v.name not in scope.names]
+        for declared in inputs:
+            scope.define(declared.name, self._input(builder, declared, signature))
+        signature.finish([v.name for v in inputs])
+        if not graph.output:
+            raise ModelError(f"{self._name}: its graph has no outputs", code="TW-E0110")
+        self._nodes(scope, graph.node)
+        results = [(v.name, scope.lookup(v.name)) for v in graph.output]
+        for name, result in results:
+            if isinstance(result, Unknown) and result.reason:
+                self._gap(result.reason, name)
+        if self._gaps:
+            raise UnsupportedError(
+                [Gap(what, tuple(nodes)) for what, nodes in self._gaps.items()], model=self._name
+            )
+        for name, result in results:
+            assert isinstance(result, Value), name
+            builder.output(result, name)
+        return _swept(builder.finish())
+
+    # -------------------------------------------------------------- what contexts ask for
+
+    def inline(
+        self, ctx: Context, graph: onnx.GraphProto, inputs: Sequence[Value]
+    ) -> tuple[Value, ...]:
+        """Adds the nodes of a graph attribute to ``ctx`` and returns its outputs."""
+        outer = self._scope
+        assert outer is not None
+        scope = Scope(ctx, outer.opsets, outer, outer.attributes, outer.path)
+        self._initializers(scope, graph)
+        for declared, value in zip(graph.input, inputs, strict=False):
+            scope.define(declared.name, value)
+        return self._body(scope, graph)
+
+    def bodies(
+        self, ctx: Context, graphs: Sequence[tuple[onnx.GraphProto, Sequence[TensorType]]]
+    ) -> tuple[tuple[Graph, ...], tuple[Value, ...]]:
+        """Imports graphs as closed graphs with one common list of captured values."""
+        outer = self._scope
+        assert outer is not None and outer.context is ctx
+        drafts: list[tuple[Graph, int, dict[Value, Value]]] = []
+        for graph, types in graphs:
+            builder = GraphBuilder(_identifier(graph.name))
+            scope = Scope(Context(builder, self), outer.opsets, outer, outer.attributes, outer.path)
+            self._initializers(scope, graph)
+            if len(graph.input) != len(types):
+                raise ModelError(
+                    f"{ctx.origin}: its body {graph.name!r} has {len(graph.input)} inputs, but"
+                    f" {len(types)} values are given to it",
+                    code="TW-E0114",
+                )
+            for declared, type_ in zip(graph.input, types, strict=True):
+                scope.define(declared.name, builder.input(declared.name, type_))
+            for value in self._body(scope, graph):
+                builder.output(value)
+            drafts.append((_swept(builder.finish()), len(types), scope.captured))
+        captured = _used_captures(drafts)
+        return tuple(_with_captures(d, captured) for d in drafts), captured
+
+    def _body(self, scope: Scope, graph: onnx.GraphProto) -> tuple[Value, ...]:
+        self._nodes(scope, graph.node)
+        results = [scope.lookup(v.name) for v in graph.output]
+        if any(isinstance(r, Unknown) for r in results):
+            raise _Skip
+        return tuple(r for r in results if isinstance(r, Value))
+
+    # -------------------------------------------------------------- what a graph defines
+
+    def _input(
+        self, builder: GraphBuilder, declared: onnx.ValueInfoProto, signature: Signature
+    ) -> Binding:
+        try:
+            return builder.input(declared.name, signature.type_of(declared))
+        except GapError as gap:
+            self._gap(gap.reason, declared.name)
+            return Unknown()
+
+    def _initializers(self, scope: Scope, graph: onnx.GraphProto) -> None:
+        for tensor in graph.initializer:
+            label = f"initializer {tensor.name}"
+            if dtype_of(tensor.data_type) is None:
+                scope.define(
+                    tensor.name,
+                    Unknown(f"initializer of element type {type_name(tensor.data_type)}"),
+                )
+                continue
+            array = array_of(tensor, self._external, label)
+            scope.define(tensor.name, scope.context.literal(array, name=tensor.name))
+        for sparse in graph.sparse_initializer:
+            scope.define(sparse.values.name, Unknown("sparse initializer"))
+
+    # -------------------------------------------------------------- nodes
+
+    def _nodes(self, scope: Scope, nodes: Iterable[onnx.NodeProto]) -> None:
+        before = self._scope
+        self._scope = scope
+        self._depth += 1
+        if self._depth > _MAX_DEPTH:
+            raise ModelError(
+                f"{self._name}: functions or graphs are nested more than {_MAX_DEPTH} deep, or a"
+                " function calls itself",
+                code="TW-E0115",
+            )
+        try:
+            for node in in_order(nodes, scope.knows):
+                self._node(scope, node)
+        finally:
+            self._scope = before
+            self._depth -= 1
+
+    def _node(self, scope: Scope, node: onnx.NodeProto) -> None:
+        bindings = [scope.lookup(name) if name else None for name in node.input]
+        unknown = [b for b in bindings if isinstance(b, Unknown)]
+        name = scope.path + (node.name or next((o for o in node.output if o), node.op_type))
+        key = key_of(node.domain, node.op_type)
+        results: Sequence[Value | None] | None = None
+        if unknown:
+            for reason in {u.reason for u in unknown if u.reason}:
+                self._gap(f"{key}: {reason}", name)
+            self._look_for_gaps(scope, [node])
+        else:
+            values = tuple(b for b in bindings if not isinstance(b, Unknown))
+            results = self._convert(scope, node, name, values)
+        for i, output in enumerate(node.output):
+            if output:
+                scope.define(output, self._result(results, i, f"{key}:{name}"))
+
+    def _result(self, results: Sequence[Value | None] | None, index: int, label: str) -> Binding:
+        if results is None:
+            return Unknown()
+        found = results[index] if index < len(results) else None
+        if found is None:
+            raise ModelError(f"{label}: it has no output {index}", code="TW-E0122")
+        return found
+
+    def _convert(
+        self, scope: Scope, node: onnx.NodeProto, name: str, values: tuple[Value | None, ...]
+    ) -> Sequence[Value | None] | None:
+        key = key_of(node.domain, node.op_type)
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        opset = scope.opsets.get(domain, 0) or _newest(domain)
+        context = scope.context
+        before = context.opset, context.origin
+        context.opset, context.origin = opset, f"{node.op_type}:{name}"
+        try:
+            view = NodeView(
+                node.op_type,
+                domain,
+                name,
+                opset,
+                values,
+                tuple(node.output),
+                self._attributes(scope, node),
+                self._external,
+            )
+            function = self._functions.get((key, node.overload))
+            if function is not None:
+                return self._call(scope, view, function, _opsets(function.opset_import))
+            converter = CONVERTERS.get(key)
+            if converter is not None:
+                return converter(context, view)
+            return self._expand(scope, view, node)
+        except GapError as gap:
+            self._gap(f"{key}: {gap.reason}", name)
+        except _Skip:
+            pass
+        finally:
+            context.opset, context.origin = before
+        return None
+
+    def _attributes(self, scope: Scope, node: onnx.NodeProto) -> dict[str, onnx.AttributeProto]:
+        found: dict[str, onnx.AttributeProto] = {}
+        for attribute in node.attribute:
+            if not attribute.ref_attr_name:
+                found[attribute.name] = attribute
+                continue
+            given = scope.attributes.get(attribute.ref_attr_name)
+            if given is not None:
+                found[attribute.name] = given
+        return found
+
+    # -------------------------------------------------------------- functions
+
+    def _call(
+        self,
+        scope: Scope,
+        view: NodeView,
+        function: onnx.FunctionProto,
+        opsets: Mapping[str, int],
+    ) -> tuple[Value | None, ...]:
+        """Adds the body of a function in place of a call."""
+        attributes = {a.name: a for a in function.attribute_proto} | dict(view.attributes)
+        inner = Scope(
+            scope.context, opsets or scope.opsets, attributes=attributes, path=f"{view.name}/"
+        )
+        for i, name in enumerate(function.input):
+            inner.define(name, view.optional(i))
+        self._nodes(inner, function.node)
+        results: list[Value | None] = []
+        for i, name in enumerate(function.output):
+            found = inner.lookup(name) if view.wants(i) else None
+            if isinstance(found, Unknown):
+                raise _Skip
+            results.append(found)
+        return tuple(results)
+
+    def _expand(
+        self, scope: Scope, view: NodeView, node: onnx.NodeProto
+    ) -> tuple[Value | None, ...]:
+        """Adds the function body that the ONNX standard gives for an operator."""
+        schema = _schema(view.domain, view.op, view.opset)
+        if schema is None:
+            raise GapError("unknown operator")
+        static = [v for v in schema.function_opset_versions if v <= view.opset]
+        shaped = [v for v in schema.context_dependent_function_opset_versions if v <= view.opset]
+        if static:
+            data = schema.get_function_with_opset_version(max(static))
+        elif shaped:
+            concrete = onnx.NodeProto()
+            concrete.CopyFrom(node)
+            del concrete.attribute[:]
+            concrete.attribute.extend(view.attributes.values())
+            types = [_type_proto(v).SerializeToString() for v in view.inputs]
+            data = schema.get_context_dependent_function_with_opset_version(
+                max(shaped), concrete.SerializeToString(), types
+            )
+        else:
+            raise GapError("operator is not supported")
+        function = onnx.FunctionProto.FromString(data)
+        if not function.node:
+            raise GapError("operator is not supported with these operands")
+        for name, default in schema.attributes.items():
+            if name not in view.attributes and default.default_value.name:
+                function.attribute_proto.append(default.default_value)
+        return self._call(scope, view, function, _opsets(function.opset_import))
+
+    # -------------------------------------------------------------- gaps
+
+    def _gap(self, what: str, name: str) -> None:
+        nodes = self._gaps.setdefault(what, [])
+        if name not in nodes:
+            nodes.append(name)
+
+    def _look_for_gaps(self, scope: Scope, nodes: Sequence[onnx.NodeProto]) -> None:
+        """Notes the operators that nothing handles among nodes that cannot be imported yet."""
+        pending = list(nodes)
+        while pending:
+            node = pending.pop()
+            key = key_of(node.domain, node.op_type)
+            if not self._handles(scope, node):
+                name = node.name or next((o for o in node.output if o), node.op_type)
+                self._gap(f"{key}: operator is not supported", scope.path + name)
+            for attribute in node.attribute:
+                for graph in (attribute.g, *attribute.graphs):
+                    pending.extend(graph.node)
+
+    def _handles(self, scope: Scope, node: onnx.NodeProto) -> bool:
+        key = key_of(node.domain, node.op_type)
+        if key in CONVERTERS or (key, node.overload) in self._functions:
+            return True
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        schema = _schema(domain, node.op_type, scope.opsets.get(domain, 0) or _newest(domain))
+        return schema is not None and (schema.has_function or schema.has_context_dependent_function)
+
+
+# ------------------------------------------------------------------ the standard's tables
+
+
+def _opsets(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
+    return {"" if o.domain == "ai.onnx" else o.domain: o.version for o in imports}
+
+
+def _newest(domain: str) -> int:
+    """The version for a domain that the model does not state."""
+    return onnx.defs.onnx_opset_version() if domain == "" else 1
+
+
+def _schema(domain: str, op: str, opset: int) -> onnx.defs.OpSchema | None:
+    # A version newer than all known ones is read as the newest known.
+    try:
+        return onnx.defs.get_schema(op, min(opset, 2**31 - 1), domain)
+    except onnx.defs.SchemaError:
+        return None
+
+
+def _type_proto(value: Value | None) -> onnx.TypeProto:
+    """A value's type as the standard's function builders want it."""
+    if value is None:
+        return onnx.TypeProto()
+    dims = [d if isinstance(d, int) else None for d in value.shape]
+    return onnx.helper.make_tensor_type_proto(code_of(value.dtype), dims)
+
+
+def _identifier(name: str) -> str:
+    found = re.sub(r"\W", "_", name, flags=re.ASCII)
+    return found if found.isidentifier() else f"g_{found}" if found else "main"
+
+
+# ------------------------------------------------------------------ finishing graphs
+
+
+def _swept(graph: Graph) -> Graph:
+    """Leaves out nodes and constants that no output needs."""
+    needed = set(graph.outputs)
+    kept: list[Node] = []
+    for node in reversed(graph.nodes):
+        if any(o in needed for o in node.outputs):
+            kept.append(node)
+            needed.update(node.inputs)
+    constants = {v: a for v, a in graph.constants.items() if v in needed}
+    return replace(graph, nodes=tuple(reversed(kept)), constants=MappingProxyType(constants))
+
+
+_Draft = tuple[Graph, int, Mapping[Value, Value]]
+
+
+def _used_captures(drafts: Sequence[_Draft]) -> tuple[Value, ...]:
+    found: dict[Value, None] = {}
+    for graph, _, captured in drafts:
+        used = set(graph.outputs).union(*(n.inputs for n in graph.nodes))
+        found.update((outside, None) for outside, inside in captured.items() if inside in used)
+    return tuple(found)
+
+
+def _with_captures(draft: _Draft, captured: Sequence[Value]) -> Graph:
+    """Gives a body one input for each captured value, in order, whether it reads it or not."""
+    graph, own, inside = draft
+    taken = {v.name for v in graph.inputs} | {v.name for n in graph.nodes for v in n.outputs}
+    taken |= {v.name for v in graph.constants}
+    extra: list[Value] = []
+    for value in captured:
+        found = inside.get(value)
+        if found is None:
+            name = value.name
+            while name in taken:
+                name += "_"
+            taken.add(name)
+            found = Value(name, value.type)
+        extra.append(found)
+    return replace(graph, inputs=(*graph.inputs[:own], *extra))

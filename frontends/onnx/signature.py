@@ -1,0 +1,148 @@
+"""The types of a model's inputs: declared dims become ints or symbols with ranges."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import onnx
+
+from tilewright.errors import ModelError, OptionError
+from tilewright.graph.ir import TensorType
+from tilewright.tensor.ir import Dim, Var, symbol
+
+from .node import GapError, type_name
+from .read import dtype_of
+
+DimRange = tuple[int, int | None]
+
+
+class Signature:
+    """Turns declared inputs into tensor types.
+
+    Args:
+        shapes: dims by input name that replace the declared ones (ints, or names of symbols).
+        dim_ranges: inclusive ranges by symbol name; the default is 1 and up.
+
+    Raises:
+        OptionError: a range is empty or negative.
+    """
+
+    def __init__(
+        self,
+        shapes: Mapping[str, Sequence[int | str]] | None,
+        dim_ranges: Mapping[str, DimRange] | None,
+    ) -> None:
+        self._shapes = dict(shapes or {})
+        self._ranges = dict(dim_ranges or {})
+        self._symbols: dict[str, Var] = {}
+        self._spelled: dict[str, str] = {}
+        self._asked: set[str] = set()
+        for name, (low, high) in self._ranges.items():
+            if low < 0 or (high is not None and high < low):
+                raise OptionError(
+                    f"dim_ranges: {name!r} has the range {low} to {high}, which is empty or"
+                    " negative",
+                    code="TW-E0810",
+                )
+
+    def type_of(self, declared: onnx.ValueInfoProto) -> TensorType:
+        """The type of one input.
+
+        Raises:
+            GapError: it is not a tensor, or its element type or rank is not supported.
+            ModelError: a declared dim is not possible.
+            OptionError: the dims given for it do not fit its rank.
+        """
+        name = declared.name
+        kind = declared.type.WhichOneof("value")
+        if kind != "tensor_type":
+            what = "of no type" if kind is None else f"a {kind.removesuffix('_type')}"
+            raise GapError(f"input is {what}, not a tensor")
+        tensor = declared.type.tensor_type
+        dtype = dtype_of(tensor.elem_type)
+        if dtype is None:
+            raise GapError(f"input of element type {type_name(tensor.elem_type)}")
+        given = self._shapes.pop(name, None)
+        if given is not None:
+            if tensor.HasField("shape") and len(tensor.shape.dim) != len(given):
+                raise OptionError(
+                    f"shapes: {name!r} has {len(tensor.shape.dim)} dims in the model, but"
+                    f" {len(given)} are given: {list(given)}",
+                    code="TW-E0811",
+                )
+            dims = tuple(self._given(name, d) for d in given)
+        elif tensor.HasField("shape"):
+            dims = tuple(self._declared(name, i, d) for i, d in enumerate(tensor.shape.dim))
+        else:
+            raise GapError("input of unknown rank (give its dims with shapes)")
+        return TensorType(dtype, dims)
+
+    def finish(self, inputs: Sequence[str]) -> None:
+        """Checks that every option concerned something.
+
+        Raises:
+            OptionError: ``shapes`` or ``dim_ranges`` names what the model does not have.
+        """
+        for name in self._shapes:
+            raise OptionError(
+                f"shapes: the model has no input {name!r}; its inputs are {', '.join(inputs)}",
+                code="TW-E0811",
+            )
+        for name in self._ranges:
+            if name not in self._asked:
+                known = ", ".join(sorted(self._asked)) or "none"
+                raise OptionError(
+                    f"dim_ranges: the model has no symbolic dim {name!r}; it has: {known}",
+                    code="TW-E0810",
+                )
+
+    def _given(self, name: str, given: int | str) -> Dim:
+        if isinstance(given, str):
+            return self._symbol(given)
+        if given < 0:
+            raise OptionError(
+                f"shapes: {name!r} is given the dim {given}; a dim is a non-negative number or"
+                " the name of a symbol",
+                code="TW-E0811",
+            )
+        return int(given)
+
+    def _declared(self, name: str, axis: int, declared: onnx.TensorShapeProto.Dimension) -> Dim:
+        match declared.WhichOneof("value"):
+            case "dim_value" if declared.dim_value >= 0:
+                if declared.dim_value >= 1 << 48:
+                    raise ModelError(
+                        f"input {name}: dim {axis} is {declared.dim_value}, which no memory holds",
+                        code="TW-E0133",
+                    )
+                return int(declared.dim_value)
+            case "dim_value" if declared.dim_value != -1:
+                raise ModelError(
+                    f"input {name}: dim {axis} is {declared.dim_value}, but dims are not negative",
+                    code="TW-E0133",
+                )
+            case "dim_param" if declared.dim_param:
+                return self._symbol(declared.dim_param)
+            case _:
+                # Exporters write -1, nothing, or an empty name for a dim that varies.
+                return self._symbol(f"{name}_{axis}")
+
+    def _symbol(self, name: str) -> Var:
+        self._asked.add(name)
+        found = self._symbols.get(name)
+        if found is None:
+            low, high = self._ranges.get(name, (1, None))
+            found = symbol(self._identifier(name), low, high)
+            self._symbols[name] = found
+        return found
+
+    def _identifier(self, name: str) -> str:
+        base = re.sub(r"\W", "_", name, flags=re.ASCII)
+        if not base or base[0].isdigit():
+            base = f"d{base}"
+        spelled, count = base, 0
+        while self._spelled.setdefault(spelled, name) != name:
+            count += 1
+            spelled = f"{base}_{count}"
+        return spelled

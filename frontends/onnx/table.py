@@ -1,0 +1,31 @@
+"""The table of ONNX operators: which converter handles which one.
+
+Keys are operator names of ONNX's own domain, or ``domain::name`` of another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from . import elementwise
+from .context import Converter
+
+_FAMILIES: tuple[Mapping[str, Converter], ...] = (elementwise.CONVERTERS,)
+
+
+def _merge() -> Mapping[str, Converter]:
+    merged: dict[str, Converter] = {}
+    for family in _FAMILIES:
+        twice = merged.keys() & family.keys()
+        assert not twice, f"converters given twice: {sorted(twice)}"
+        merged.update(family)
+    return MappingProxyType(merged)
+
+
+CONVERTERS: Mapping[str, Converter] = _merge()
+
+
+def key_of(domain: str, op: str) -> str:
+    """The table's key of an operator ("ai.onnx" is the long name of ONNX's own domain)."""
+    return op if domain in ("", "ai.onnx") else f"{domain}::{op}"
