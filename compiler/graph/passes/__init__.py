@@ -1,0 +1,72 @@
+"""The graph passes: the visible list, in order, each with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MappingProxyType
+
+from ...target import Target
+from ..ir import Attr, Graph, Node
+from .fuse import fuse
+from .rewrite import merge_duplicates, remove_dead
+
+Pass = Callable[[Graph, Target], Graph]
+Trace = Callable[[str, Graph], None]
+
+
+def _dead(graph: Graph, target: Target) -> Graph:
+    del target
+    return remove_dead(graph)
+
+
+def _duplicates(graph: Graph, target: Target) -> Graph:
+    del target
+    return merge_duplicates(graph)
+
+
+PASSES: tuple[tuple[str, Pass, str], ...] = (
+    ("dead", _dead, "what no output needs must cost no later pass any time"),
+    (
+        "duplicates",
+        _duplicates,
+        "exporters repeat shape arithmetic and masks for every layer",
+    ),
+    ("fuse", fuse, "a kernel per group keeps intermediates in registers and caches"),
+)
+"""(name, function, reason), in the order in which they run."""
+
+
+def run_passes(graph: Graph, target: Target, trace: Trace | None = None) -> Graph:
+    """Runs all passes, inside out: the subgraphs of control nodes go through each one first.
+
+    Args:
+        trace: called with each pass's name and the whole graph after it.
+    """
+    for name, function, _ in PASSES:
+        graph = _apply(function, graph, target)
+        if trace is not None:
+            trace(name, graph)
+    return graph
+
+
+def _apply(function: Pass, graph: Graph, target: Target) -> Graph:
+    nodes = tuple(_apply_inside(function, n, target) for n in graph.nodes)
+    if any(new is not old for new, old in zip(nodes, graph.nodes, strict=True)):
+        graph = Graph(
+            graph.name,
+            graph.inputs,
+            nodes,
+            graph.outputs,
+            graph.constants,
+            graph.output_names,
+        )
+    return function(graph, target)
+
+
+def _apply_inside(function: Pass, node: Node, target: Target) -> Node:
+    if node.op == "fused" or not any(isinstance(a, Graph) for a in node.attrs.values()):
+        return node
+    attrs: dict[str, Attr] = {
+        k: _apply(function, a, target) if isinstance(a, Graph) else a for k, a in node.attrs.items()
+    }
+    return Node(node.op, node.inputs, MappingProxyType(attrs), node.outputs, node.origin)
