@@ -71,7 +71,7 @@ class GraphBuilder:
         return self._constants.get(value)
 
     def add(
-        self, op: str, *inputs: Value, origin: str = "", name: str | None = None, **attrs: Attr
+        self, op: str, /, *inputs: Value, origin: str = "", name: str | None = None, **attrs: Attr
     ) -> Value:
         """Adds a node with one output and returns it.
 
@@ -86,6 +86,7 @@ class GraphBuilder:
     def add_many(
         self,
         op: str,
+        /,
         *inputs: Value,
         origin: str = "",
         names: Sequence[str] | None = None,
@@ -159,12 +160,12 @@ def infer(
     place = f" (from {origin})" if origin else ""
     entry = OPS.get(op)
     if entry is None:
-        raise OpError(f"{op}: no such op{place}", code="TW-E0111")
+        raise OpError(f"{op}: no such op{place}", code="TW-E0151")
     if set(attrs) != set(entry.attrs):
         raise OpError(
             f"{op}: takes the attributes ({', '.join(entry.attrs)}),"
             f" got ({', '.join(sorted(attrs))}){place}",
-            code="TW-E0112",
+            code="TW-E0152",
         )
     types = tuple(v.type for v in inputs)
     try:
