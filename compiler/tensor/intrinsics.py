@@ -13,7 +13,6 @@ from math import erf
 from typing import Any, Literal
 
 import numpy as np
-
 from tilewright import dtype as dt
 from tilewright.dtype import DType
 
