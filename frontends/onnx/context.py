@@ -266,6 +266,16 @@ class Context:
         """
         return self._importer.bodies(self, graphs)
 
+    def fresh(self, name: str) -> Context:
+        """An empty context for a body that a converter writes by itself.
+
+        The body declares its inputs by ``builder.input`` and its results by ``builder.output``,
+        and is closed: it reads no value of this context.
+        """
+        inner = Context(GraphBuilder(name), self._importer)
+        inner.opset, inner.origin = self.opset, self.origin
+        return inner
+
     # -------------------------------------------------------------- private
 
     def _movement(self, name: str, x: Value, shape: tuple[Dim, ...]) -> Value:

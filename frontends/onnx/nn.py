@@ -139,12 +139,18 @@ def _transposed_pads(
         if len(wanted) not in (rank, rank + 2):
             node.broken(f"output_shape must be {rank} numbers, got {wanted}")
         sizes = wanted[-rank:]
-    before, after = [], []
+    before: list[Dim] = []
+    after: list[Dim] = []
     for size, extent, stride, span, more in zip(sizes, spatial, strides, outer, extra, strict=True):
         total = dim((as_expr(extent) - 1) * stride + more + span - size)
         if not isinstance(total, int):
             ctx.unsupported("padding derived from a symbolic output shape")
-        if total < 0:
+        if total == -1:
+            # One element that the kernel does not reach stands after all others.
+            before.append(0)
+            after.append(-1)
+            continue
+        if total < -1:
             ctx.unsupported(f"an output of {size} elements, more than the kernel reaches")
         first, last = split_padding(total, mode == "SAME_UPPER")
         before.append(first)

@@ -200,4 +200,3 @@ CONVERTERS: dict[str, Converter] = {
     "SimplifiedLayerNormalization": rms_normalization,
     "Softmax": softmax,
 }
-

@@ -250,7 +250,9 @@ def global_max_pool(ctx: Context, node: NodeView) -> tuple[Value, ...]:
     """The maximum of each channel of each image."""
     x = image(ctx, node)
     last = channels_last(ctx, x)
-    return (channels_first(ctx, ctx.reduce(last, "max", range(1, len(x.shape) - 1), keepdims=True)),)
+    return (
+        channels_first(ctx, ctx.reduce(last, "max", range(1, len(x.shape) - 1), keepdims=True)),
+    )
 
 
 def global_lp_pool(ctx: Context, node: NodeView) -> tuple[Value, ...]:
