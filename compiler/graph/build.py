@@ -60,7 +60,7 @@ class GraphBuilder:
         key = (type_.dtype.name, data.tobytes()) if data.ndim == 0 else None
         if key is not None and key in self._scalars:
             return self._scalars[key]
-        value = Value(self._unique(name or "c"), type_)
+        value = Value(self._unique(name) if name else self._number("c"), type_)
         self._constants[value] = data
         if key is not None:
             self._scalars[key] = value
@@ -105,7 +105,7 @@ class GraphBuilder:
         canonical = {key: canonical_attr(value) for key, value in attrs.items()}
         types = infer(op, inputs, canonical, origin)
         outputs = tuple(
-            Value(self._unique(names[i] if names is not None and i < len(names) else op), type_)
+            Value(self._unique(names[i]) if names and i < len(names) else self._number(op), type_)
             for i, type_ in enumerate(types)
         )
         self._nodes.append(Node(op, inputs, MappingProxyType(canonical), outputs, origin))
@@ -138,8 +138,14 @@ class GraphBuilder:
         )
 
     def _unique(self, wanted: str) -> str:
-        name = wanted
-        while name in self._names:
+        if wanted in self._names:
+            return self._number(wanted)
+        self._names.add(wanted)
+        return wanted
+
+    def _number(self, wanted: str) -> str:
+        name = ""
+        while not name or name in self._names:
             # The counter makes n values of one name cost n steps, not n * n.
             count = self._counters.get(wanted, 0) + 1
             self._counters[wanted] = count

@@ -232,40 +232,18 @@ def _integer_quotient(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _power_numpy(x: np.ndarray, e: np.ndarray) -> np.ndarray:
+    """Powers; those of integers by squaring, wrapping, where 1 / x**-e truncates (1 / 0 is 0)."""
     if x.dtype.kind == "f":
         return np.power(x, e)
     x, e = np.broadcast_arrays(x, e)
-    wide = np.where(e > 65, 64 + (e & 1), np.maximum(e, 0)).astype(np.int64)
-    result, square = np.ones_like(x), x.copy()
-    for bit in range(7):
-        result = np.where((wide >> bit) & 1 == 1, result * square, result)
-        square = square * square
+    result, square, rest = np.ones_like(x), x, e
+    for _ in range(8 * x.dtype.itemsize):
+        result = np.where(rest & 1 == 1, result * square, result)
+        square, rest = square * square, rest >> 1
     if x.dtype.kind == "u":
         return result
     inverse = np.where(x == 1, 1, np.where(x == -1, np.where(e & 1 == 1, -1, 1), 0))
     return np.where(e < 0, inverse.astype(x.dtype), result)
-
-
-def _power(x: Expr, e: Expr) -> Expr:
-    """Floats by the intrinsic; integers by seven squarings (see the summary of pow)."""
-    if x.dtype.is_float:
-        return Call("pow", (x, e), x.dtype)
-    one, zero = Const(1, x.dtype), Const(0, x.dtype)
-    odd = Binary("eq", Binary("and", e, one), one)
-    clamped = Select(Binary("gt", e, Const(65, e.dtype)), Select(odd, one, zero) + 64, e)
-    result: Expr = one
-    square = x
-    for bit in range(7):
-        picked = Binary("eq", Binary("and", clamped, Const(1 << bit, e.dtype)), zero)
-        # 1 << 7 does not fit i8, but 1 << 6 does: seven bits are all that is asked for.
-        result = Select(picked, result, result * square)
-        square = square * square if bit < 6 else square
-    if not x.dtype.is_signed:
-        return result
-    minus = Const(-1, x.dtype)
-    sign = Select(odd, minus, one)
-    inverse = Select(Binary("eq", x, one), one, Select(Binary("eq", x, minus), sign, zero))
-    return Select(Binary("lt", e, zero), inverse, result)
 
 
 def _shift(op: BinaryOp) -> Scalar:
@@ -463,8 +441,8 @@ _BINARY = (
     _entry("fmod", 2, "number", "a - div(a, b) * b, of the dividend's sign; integers: x mod 0 is 0.",
            np.fmod, _remainder("fmod")),
     _entry("pow", 2, "number",
-           "a to the b. Integers wrap; negative exponents truncate the fraction; an exponent above 65"
-           " counts as 64 or 65, which changes only results that overflow.", _power_numpy, _power),
+           "a to the b. Integers wrap; their negative powers truncate, and 0 to them is 0.",
+           _power_numpy, lambda x, e: Call("pow", (x, e), x.dtype)),
     _entry("min", 2, "number", "The smaller; nan if either is nan.", np.minimum, _binary("min")),
     _entry("max", 2, "number", "The larger; nan if either is nan.", np.maximum, _binary("max")),
     _entry("and", 2, "bits", "Logical for bool, bitwise for integers.", np.bitwise_and,

@@ -12,21 +12,9 @@ from ..dtype import DType, from_numpy
 from ..errors import ModelError
 from ..graph.ir import Attr, Graph, TensorType
 from ..tensor.compute import Compute
-from ..tensor.ir import (
-    Axis,
-    Binary,
-    Block,
-    Buffer,
-    Call,
-    Cast,
-    Const,
-    Dim,
-    Expr,
-    Select,
-    Unary,
-    Var,
-)
+from ..tensor.ir import Axis, Block, Buffer, Dim, Expr, Var
 from ..tensor.simplify import same_dim
+from ..tensor.text import text as tensor_text
 
 Attrs = Mapping[str, Attr]
 Types = tuple[TensorType, ...]
@@ -42,7 +30,7 @@ Kind = Literal[
 class OpError(ModelError):
     """Inputs or attributes that break an operator's type rule; names both sides."""
 
-    def __init__(self, message: str, *, code: str = "TW-E0110") -> None:
+    def __init__(self, message: str, *, code: str = "TW-E0150") -> None:
         super().__init__(message, code=code)
 
 
@@ -254,45 +242,12 @@ def output_axes(output: Buffer) -> tuple[Axis, ...]:
     return tuple(Axis(Var(f"i{d}"), extent) for d, extent in enumerate(output.shape))
 
 
-# ------------------------------------------------------------------ dims in messages and text
-
-_INFIX = {"add": ("+", 1), "sub": ("-", 1), "mul": ("*", 2), "floordiv": ("//", 2), "mod": ("%", 2)}
-_COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
+# ------------------------------------------------------------------ types in messages
 
 
 def dim_text(dim: Dim) -> str:
-    """Prints a dim as Python: ``N``, ``2*S + 1``, ``(S + 1)//2``, ``max(N, 4)``."""
-    return _dim_text(dim, 0)
-
-
-def _dim_text(dim: Dim, outer: int) -> str:
-    match dim:
-        case int():
-            return str(dim) if dim >= 0 or outer < 2 else f"({dim})"
-        case Const():
-            return _dim_text(int(dim.value), outer)
-        case Var():
-            return dim.name
-        case Binary(op=op, a=a, b=b) if op in _INFIX:
-            sign, level = _INFIX[op]
-            gap = " " if level == 1 else ""
-            # The right operand of a left-associative operator binds one level tighter.
-            text = f"{_dim_text(a, level)}{gap}{sign}{gap}{_dim_text(b, level + 1)}"
-            return f"({text})" if outer > level else text
-        case Binary(op=op, a=a, b=b) if op in _COMPARE:
-            return f"({_dim_text(a, 1)} {_COMPARE[op]} {_dim_text(b, 1)})"
-        case Binary(op=op, a=a, b=b):
-            return f"{op}({_dim_text(a, 0)}, {_dim_text(b, 0)})"
-        case Unary(op=op, x=x):
-            return f"{op}({_dim_text(x, 0)})"
-        case Select(cond=cond, a=a, b=b):
-            return f"select({_dim_text(cond, 0)}, {_dim_text(a, 0)}, {_dim_text(b, 0)})"
-        case Cast(x=x):
-            return f"cast({_dim_text(x, 0)}, {dim.dtype})"
-        case Call(name=name, args=args):
-            return f"{name}({', '.join(_dim_text(a, 0) for a in args)})"
-        case _:
-            return repr(dim)
+    """Prints a dim as Python: ``N``, ``2 * S + 1``, ``(S + 1) // 2``."""
+    return tensor_text(dim)
 
 
 def shape_text(shape: Shape) -> str:
