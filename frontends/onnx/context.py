@@ -28,7 +28,7 @@ from tilewright.errors import ModelError
 from tilewright.graph.build import GraphBuilder
 from tilewright.graph.ir import Attr, Graph, TensorType, Value
 from tilewright.tensor.ir import Dim, Expr
-from tilewright.tensor.simplify import dim
+from tilewright.tensor.simplify import dim, same_dim
 
 from .node import GapError, NodeView
 from .shapes import Content, content_dims, fold_constants, fold_contents
@@ -205,13 +205,44 @@ class Context:
     def slice_axis(self, x: Value, axis: int, start: Dim, size: Dim, step: int = 1) -> Value:
         """``size`` elements of one axis from ``start`` on, ``step`` apart."""
         rank = len(x.shape)
-        return self.op(
-            "slice",
+        return self.slice(
             x,
-            starts=tuple(start if i == axis else 0 for i in range(rank)),
-            sizes=tuple(size if i == axis else d for i, d in enumerate(x.shape)),
-            steps=tuple(step if i == axis else 1 for i in range(rank)),
+            [start if i == axis else 0 for i in range(rank)],
+            [size if i == axis else d for i, d in enumerate(x.shape)],
+            [step if i == axis else 1 for i in range(rank)],
         )
+
+    def slice(
+        self,
+        x: Value,
+        starts: Sequence[Dim],
+        sizes: Sequence[Dim],
+        steps: Sequence[int] | None = None,
+    ) -> Value:
+        """Per axis ``size`` elements from ``start`` on, ``step`` apart (itself where all are kept)."""
+        strides = tuple(steps or (1,) * len(starts))
+        whole = all(same_dim(s, 0) for s in starts) and set(strides) <= {1}
+        if whole and all(same_dim(a, b) for a, b in zip(sizes, x.shape, strict=True)):
+            return x
+        return self.op("slice", x, starts=tuple(starts), sizes=tuple(sizes), steps=strides)
+
+    def concat(self, parts: Sequence[Value], axis: int) -> Value:
+        """Joins tensors along one axis."""
+        return parts[0] if len(parts) == 1 else self.op("concat", *parts, axis=axis)
+
+    def pad(
+        self,
+        x: Value,
+        lo: Sequence[Dim],
+        hi: Sequence[Dim],
+        fill: Operand = 0,
+        mode: str = "constant",
+    ) -> Value:
+        """Adds ``lo`` elements before and ``hi`` after each axis (itself where there are none)."""
+        if all(same_dim(p, 0) for p in (*lo, *hi)):
+            return x
+        interior = (0,) * len(x.shape)
+        return self.op("pad", x, fill, lo=tuple(lo), hi=tuple(hi), interior=interior, mode=mode)
 
     def reduce(self, x: Value, op: str, axes: Iterable[int], keepdims: bool = False) -> Value:
         """Reduces ``x`` over ``axes`` by sum, prod, max or min."""

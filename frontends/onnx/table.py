@@ -8,10 +8,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from . import elementwise
+from . import (
+    activation,
+    creation,
+    elementwise,
+    linalg,
+    nn,
+    norm,
+    pool,
+    recurrent,
+    reduce,
+    shape,
+    slicing,
+)
 from .context import Converter
 
-_FAMILIES: tuple[Mapping[str, Converter], ...] = (elementwise.CONVERTERS,)
+_FAMILIES: tuple[Mapping[str, Converter], ...] = (
+    activation.CONVERTERS,
+    creation.CONVERTERS,
+    elementwise.CONVERTERS,
+    linalg.CONVERTERS,
+    nn.CONVERTERS,
+    norm.CONVERTERS,
+    pool.CONVERTERS,
+    recurrent.CONVERTERS,
+    reduce.CONVERTERS,
+    shape.CONVERTERS,
+    slicing.CONVERTERS,
+)
 
 
 def _merge() -> Mapping[str, Converter]:
