@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx
-import onnxruntime
+import onnxruntime  # type: ignore[import-untyped]
 import pytest
 from onnx import helper
 
@@ -25,8 +25,10 @@ def _run(
         helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape)
         for name, x in zip(ins, inputs, strict=True)
     ]
+    node = helper.make_node(op, ins, outs)
+    node.attribute.extend(helper.make_attribute(k, v) for k, v in (attributes or {}).items())
     graph = helper.make_graph(
-        [helper.make_node(op, ins, outs, **(attributes or {}))],
+        [node],
         "peer",
         declared,
         [onnx.ValueInfoProto(name=name) for name in outs],

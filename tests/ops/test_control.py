@@ -6,7 +6,6 @@ import re
 
 import numpy as np
 import pytest
-
 from tilewright import dtype as dt
 from tilewright.graph.build import GraphBuilder
 from tilewright.graph.interpret import interpret
@@ -41,7 +40,7 @@ def step(carry: TensorType, row: TensorType) -> Graph:
 def run(name: str, sample: Sample) -> list[np.ndarray]:
     builder = GraphBuilder("main")
     inputs = [builder.input(f"x{i}", type_of(x)) for i, x in enumerate(sample.inputs)]
-    for value in builder.add_many(name, *inputs, **sample.attrs):
+    for value in builder.add_many(name, *inputs, origin="", names=None, **sample.attrs):
         builder.output(value)
     return interpret(builder.finish(), {f"x{i}": x for i, x in enumerate(sample.inputs)})
 
