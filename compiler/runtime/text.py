@@ -1,7 +1,7 @@
 """The text form of a program: valid Python that parses back to an equal program.
 
-    program("scale", arena=N * 64, constants=4)
     N = symbol("N", 1, 64)
+    program("scale", arena=N * 64, constants=4)
     spec_input("x", f32[N, 3])
     spec_output("y", f32[N, 3])
     x = input(0, "x", f32[N, 3])
@@ -89,12 +89,12 @@ class _Printer:
         p = self.program
         for var in p.symbols:
             self.declare(var)
+        for var in p.symbols:
+            self.line(0, f"{self.variables[var]} = symbol({var.name!r}, {var.lo}, {var.hi})")
         self.line(
             0,
             f"program({p.name!r}, arena={self.dim(p.arena_bytes)}, constants={p.constants_bytes})",
         )
-        for var in p.symbols:
-            self.line(0, f"{self.variables[var]} = symbol({var.name!r}, {var.lo}, {var.hi})")
         for word, specs in (("spec_input", p.inputs), ("spec_output", p.outputs)):
             for s in specs:
                 self.line(0, f"{word}({s.name!r}, {self.type(s.dtype, s.shape)})")
@@ -251,17 +251,21 @@ class _Parser:
         self.outputs: list[TensorSpec] = []
 
     def run(self, module: ast.Module) -> Program:
-        if not module.body:
-            raise ArtifactError("program text: it is empty", code="TW-E0504")
-        head, *rest = module.body
         scope = _Scope()
         steps: list[Step] = []
-        for node in rest:
-            if not self.interface(node, scope):
-                self.step(node, scope, steps)
-        arguments, keywords = self.call(head, "program")
+        heads: list[ast.Call] = []
+        for node in module.body:
+            match node:
+                case ast.Expr(ast.Call(ast.Name("program")) as found):
+                    heads.append(found)
+                case _ if not self.interface(node, scope):
+                    self.step(node, scope, steps)
+        if len(heads) != 1:
+            raise ArtifactError("program text: expected one program(...) line", code="TW-E0504")
+        arguments = heads[0].args
+        keywords = {k.arg: k.value for k in heads[0].keywords}
         if len(arguments) != 1 or keywords.keys() != {"arena", "constants"}:
-            self.fail(head, "expected program(name, arena=..., constants=...)")
+            self.fail(heads[0], "expected program(name, arena=..., constants=...)")
         return Program(
             name=self.string(arguments[0]),
             inputs=tuple(self.inputs),
@@ -390,12 +394,6 @@ class _Parser:
             case ast.UnaryOp(ast.USub(), ast.Constant(int(value))):
                 return -value
         self.fail(node, "expected an integer")
-
-    def call(self, node: ast.stmt, word: str) -> tuple[list[ast.expr], dict[str, ast.expr]]:
-        match node:
-            case ast.Expr(ast.Call(ast.Name(found), arguments, keywords)) if found == word:
-                return arguments, {k.arg or "": k.value for k in keywords}
-        self.fail(node, f"expected {word}(...)")
 
     def dim(self, node: ast.expr, scope: _Scope) -> Dim:
         match node:

@@ -1,0 +1,218 @@
+"""Arrays at the border: aligned memory, addresses, and DLPack tensors without a copy.
+
+DLPack is read from its C structures (dlpack.h), so that element types NumPy's own reader does
+not know (bf16) pass too. A capsule is borrowed: it is kept alive while the call runs and never
+consumed, so its maker frees it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+
+from tilewright import dtype as dt
+from tilewright.dtype import DType
+
+ALIGNMENT = 64
+
+_CPU_DEVICES = frozenset((1, 3))  # kDLCPU, kDLCUDAHost
+_BF16_CODE = 4
+_DLPACK_TYPES: dict[tuple[int, int], DType] = {
+    **{(0, t.bits): t for t in (dt.i8, dt.i16, dt.i32, dt.i64)},
+    **{(1, t.bits): t for t in (dt.u8, dt.u16, dt.u32, dt.u64)},
+    **{(2, t.bits): t for t in (dt.f16, dt.f32, dt.f64)},
+    (_BF16_CODE, 16): dt.bf16,
+    (6, 8): dt.bool_,
+}
+
+
+class BorrowError(ValueError):
+    """A DLPack tensor cannot be read here; the message says why."""
+
+
+class SupportsDlpack(Protocol):
+    """An object that exports itself by DLPack."""
+
+    def __dlpack__(self) -> object:
+        """A capsule of one tensor."""
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """Device kind and number."""
+
+
+# ------------------------------------------------------------------ addresses and allocation
+
+
+def _data_field() -> Callable[[np.ndarray], int]:
+    """How to read an array's address: from the struct's first field after the object header.
+
+    ``PyArrayObject`` begins with the header and the data pointer; that is part of NumPy's binary
+    interface. It is checked once on real arrays, and the documented way (ten times slower) is
+    taken where it does not hold.
+    """
+    header = object.__basicsize__
+    read = ctypes.c_void_p.from_address
+
+    def direct(array: np.ndarray) -> int:
+        return read(id(array) + header).value or 0
+
+    def documented(array: np.ndarray) -> int:
+        return int(array.__array_interface__["data"][0])
+
+    sample = np.arange(24, dtype=np.float64).reshape(4, 6)
+    trials = [sample, sample[1:, 2:], sample[::-1], np.empty((3, 0)), np.array(1.5)]
+    exact = sys.implementation.name == "cpython" and all(direct(t) == documented(t) for t in trials)
+    return direct if exact else documented
+
+
+address_of = _data_field()
+"""The address of an array's first element."""
+
+
+def aligned_bytes(size: int) -> np.ndarray:
+    """Uninitialised u8 memory of ``size`` bytes that starts at a multiple of 64.
+
+    Raises:
+        MemoryError: there is not that much memory.
+    """
+    raw = np.empty(size + ALIGNMENT, np.uint8)
+    start = -address_of(raw) % ALIGNMENT
+    return raw[start : start + size]
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: np.dtype, size: int) -> tuple[np.ndarray, int]:
+    """An uninitialised array of ``size`` bytes at a multiple of 64, and its address."""
+    raw = np.empty(size + ALIGNMENT, np.uint8)
+    address = address_of(raw)
+    start = -address % ALIGNMENT
+    return np.ndarray(shape, dtype, raw, start), address + start
+
+
+def aligned_copy(array: np.ndarray) -> np.ndarray:
+    """A C-contiguous copy of an array at a multiple of 64."""
+    copy, _ = aligned_empty(array.shape, array.dtype, array.nbytes)
+    copy[...] = array
+    return copy
+
+
+# ------------------------------------------------------------------ DLPack
+
+
+class _Device(ctypes.Structure):
+    _fields_ = (("kind", ctypes.c_int32), ("number", ctypes.c_int32))
+
+
+class _DataType(ctypes.Structure):
+    _fields_ = (("code", ctypes.c_uint8), ("bits", ctypes.c_uint8), ("lanes", ctypes.c_uint16))
+
+
+class _Tensor(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device", _Device),
+        ("rank", ctypes.c_int32),
+        ("dtype", _DataType),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    )
+
+
+_PYTHON = ctypes.PyDLL(None)
+_capsule_is = _PYTHON.PyCapsule_IsValid
+_capsule_is.argtypes = [ctypes.py_object, ctypes.c_char_p]
+_capsule_pointer = _PYTHON.PyCapsule_GetPointer
+_capsule_pointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
+_capsule_pointer.restype = ctypes.c_void_p
+
+
+class _Borrowed:
+    """Memory of a DLPack capsule as NumPy's array interface; holds the capsule."""
+
+    def __init__(self, capsule: object, interface: dict[str, object]) -> None:
+        self.capsule = capsule
+        self.__array_interface__ = interface
+
+
+def borrow(tensor: SupportsDlpack) -> np.ndarray:
+    """A read-only array over the memory of a DLPack tensor, which it keeps alive.
+
+    Raises:
+        BorrowError: the tensor is not in CPU memory, has an element type that is not supported,
+            or its library refuses to export it.
+    """
+    try:
+        kind, _ = tensor.__dlpack_device__()
+        if kind not in _CPU_DEVICES:
+            raise BorrowError(f"it is on DLPack device {kind}, not in CPU memory")
+        capsule = tensor.__dlpack__()
+    except BorrowError:
+        raise
+    except Exception as error:  # whatever the library raises is the user's answer
+        raise BorrowError(str(error)) from error
+    if not _capsule_is(capsule, b"dltensor"):
+        raise BorrowError("its __dlpack__() did not return a 'dltensor' capsule")
+    view = _Tensor.from_address(_capsule_pointer(capsule, b"dltensor"))
+    found = _DLPACK_TYPES.get((view.dtype.code, view.dtype.bits))
+    if found is None or view.dtype.lanes != 1:
+        t = view.dtype
+        raise BorrowError(f"its DLPack type (code {t.code}, {t.bits} bits) is not supported")
+    shape = tuple(view.shape[: view.rank])
+    strides = tuple(s * found.bytes for s in view.strides[: view.rank]) if view.strides else None
+    if math.prod(shape) == 0:
+        return np.empty(shape, found.numpy)
+    stored = np.dtype(np.uint16) if found is dt.bf16 else found.numpy
+    address = (view.data or 0) + view.byte_offset
+    array = np.asarray(
+        _Borrowed(
+            capsule,
+            {
+                "version": 3,
+                "shape": shape,
+                "typestr": stored.str,
+                "data": (address, True),
+                "strides": strides,
+            },
+        )
+    )
+    return array.view(found.numpy) if found is dt.bf16 else array
+
+
+class _Bfloat16Export:
+    """Exports bf16 memory by DLPack, which NumPy's writer cannot name: as u16, then renamed."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self._words = array.view(np.uint16)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (1, 0)
+
+    def __dlpack__(self, **_: object) -> object:
+        capsule = self._words.__dlpack__()
+        view = _Tensor.from_address(_capsule_pointer(capsule, b"dltensor"))
+        view.dtype.code = _BF16_CODE
+        return capsule
+
+
+def library_of(value: object) -> str:
+    """The top-level module that defines a value's type ("torch" for a torch.Tensor)."""
+    return type(value).__module__.partition(".")[0]
+
+
+def exporter(library: str) -> Callable[[np.ndarray], Any] | None:
+    """How to hand an array to a library that is already imported; None where it has no way."""
+    module: ModuleType | None = sys.modules.get(library)
+    receive = getattr(module, "from_dlpack", None)
+    if receive is None:
+        return None
+
+    def export(array: np.ndarray) -> Any:
+        return receive(_Bfloat16Export(array) if array.dtype == dt.bf16.numpy else array)
+
+    return export

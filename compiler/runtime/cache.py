@@ -1,0 +1,185 @@
+"""The cache on disk: compiled code by a digest of everything that made it.
+
+An entry is one file: a digest of the content, then the content. Files appear by rename, so
+readers in other processes see all of an entry or nothing; a damaged entry is a miss and is
+removed. The cache never makes a compilation fail: what cannot be written is not kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tilewright.options import Options
+
+_LAYOUT = "v1"
+_DIGEST_BYTES = 32
+_TOUCH_SECONDS = 60.0
+_STALE_SECONDS = 3600.0
+
+
+def digest_key(*parts: str | bytes) -> str:
+    """A key that differs whenever any part differs or the parts are cut differently."""
+    state = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        state.update(len(data).to_bytes(8, "little"))
+        state.update(data)
+    return state.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStats:
+    """How many entries there are and how many bytes they take."""
+
+    entries: int
+    bytes: int
+
+
+class Cache:
+    """A directory of entries, at most ``limit`` bytes, least recently used removed first.
+
+    Args:
+        root: the directory; made when first written to. None: nothing is found or kept.
+        limit: bytes above which entries are removed.
+    """
+
+    def __init__(self, root: Path | None, limit: int) -> None:
+        self.root = root
+        self.limit = limit
+        # The directory is measured at the first write and again whenever this process has
+        # written an eighth of the limit since; other processes do the same.
+        self._unmeasured: int | None = None
+
+    def get(self, key: str) -> bytes | None:
+        """The content kept under a key, or None."""
+        if self.root is None:
+            return None
+        path = self._path(key)
+        try:
+            data = path.read_bytes()
+        except OSError:
+            return None
+        content = data[_DIGEST_BYTES:]
+        if hashlib.sha256(content).digest() != data[:_DIGEST_BYTES]:
+            with contextlib.suppress(OSError):
+                path.unlink()
+            return None
+        _touch(path)
+        return content
+
+    def put(self, key: str, content: bytes) -> bool:
+        """Keeps content under a key; False where it could not be written."""
+        if self.root is None or len(content) + _DIGEST_BYTES > self.limit:
+            return False
+        path = self._path(key)
+        digest = hashlib.sha256(content).digest()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with _replacement(path) as descriptor:
+                _write_all(descriptor, digest)
+                _write_all(descriptor, content)
+        except OSError:
+            return False
+        self._account(len(content) + _DIGEST_BYTES)
+        return True
+
+    def stats(self) -> CacheStats:
+        """What is there now."""
+        found = self._entries()
+        return CacheStats(len(found), sum(size for _, size, _ in found))
+
+    def clear(self) -> CacheStats:
+        """Removes all entries; returns what was removed."""
+        entries = removed = 0
+        for path, size, _ in self._entries():
+            with contextlib.suppress(OSError):
+                path.unlink()
+                entries += 1
+                removed += size
+        return CacheStats(entries, removed)
+
+    def evict(self) -> None:
+        """Removes the least recently used entries until seven eighths of the limit are left."""
+        found = self._entries()
+        total = sum(size for _, size, _ in found)
+        if total <= self.limit:
+            return
+        for path, size, _ in sorted(found, key=lambda entry: entry[2]):
+            with contextlib.suppress(OSError):
+                path.unlink()
+            total -= size
+            if total <= self.limit * 7 // 8:
+                return
+
+    def _path(self, key: str) -> Path:
+        assert self.root is not None
+        return self.root / _LAYOUT / key[:2] / key
+
+    def _account(self, written: int) -> None:
+        if self._unmeasured is not None:
+            self._unmeasured += written
+            if self._unmeasured <= self.limit // 8:
+                return
+        self._unmeasured = 0
+        self.evict()
+
+    def _entries(self) -> list[tuple[Path, int, float]]:
+        """(path, bytes, last use) of each entry; removes leftovers of writers that died."""
+        if self.root is None:
+            return []
+        found: list[tuple[Path, int, float]] = []
+        now = time.time()
+        for folder, _, names in os.walk(self.root / _LAYOUT):
+            for name in names:
+                path = Path(folder, name)
+                try:
+                    status = path.stat()
+                except OSError:
+                    continue
+                if not name.startswith("."):
+                    found.append((path, status.st_size, status.st_mtime))
+                elif now - status.st_mtime > _STALE_SECONDS:
+                    with contextlib.suppress(OSError):
+                        path.unlink()
+        return found
+
+
+def open_cache(options: Options) -> Cache:
+    """The cache that the options ask for (one that keeps nothing where it is off)."""
+    return Cache(options.cache_dir if options.cache else None, options.cache_bytes)
+
+
+def _touch(path: Path) -> None:
+    """Marks an entry as used; once a minute is exact enough and spares the disk."""
+    with contextlib.suppress(OSError):
+        if time.time() - path.stat().st_mtime > _TOUCH_SECONDS:
+            os.utime(path)
+
+
+@contextlib.contextmanager
+def _replacement(path: Path) -> Iterator[int]:
+    """A descriptor whose content becomes ``path`` at the end, or vanishes on an error."""
+    descriptor, name = tempfile.mkstemp(prefix=".", dir=path.parent)
+    try:
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
