@@ -29,7 +29,9 @@ from tilewright.tensor.ir import (
 )
 from tilewright.tensor.simplify import dim, same_dim, simplify, substitute
 
-CHEAP_CALLS = frozenset({"bitcast", "floor", "ceil", "round", "trunc", "fma", "isnan", "isinf"})
+CHEAP_CALLS = frozenset(
+    {"bitcast", "floor", "ceil", "round", "trunc", "fma", "isnan", "isinf"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +136,15 @@ def lower_body(name: str, body: Graph) -> LoweredGroup:
 
 def _fold_scalars(stage: Compute, scalars: Mapping[Buffer, Const]) -> Compute:
     mapping: dict[Expr, Expr] = {
-        load: scalars[load.buffer] for load in loads_of(stage.expr) if load.buffer in scalars
+        load: scalars[load.buffer]
+        for load in loads_of(stage.expr)
+        if load.buffer in scalars
     }
-    return Compute(stage.output, stage.axes, substitute(stage.expr, mapping)) if mapping else stage
+    return (
+        Compute(stage.output, stage.axes, substitute(stage.expr, mapping))
+        if mapping
+        else stage
+    )
 
 
 def ranges_of(stage: Compute) -> dict[Var, tuple[Dim, Dim]]:
@@ -167,7 +175,9 @@ def inline(stages: Sequence[Compute], outputs: set[Buffer]) -> list[Compute]:
             mapping: dict[Expr, Expr] = {}
             for load in loads_of(expr):
                 source = defined.get(load.buffer)
-                if source is None or any(x in mapping for x in loads_of(load) if x is not load):
+                if source is None or any(
+                    x in mapping for x in loads_of(load) if x is not load
+                ):
                     continue
                 if _may_inline(source, load, s, expr, readers):
                     mapping[load] = _at(source, load.indices)
@@ -214,7 +224,9 @@ def _is_epilogue(load: Load, consumer: Compute, expr: Expr) -> bool:
     wide = {a.var for a in consumer.axes if not same_dim(a.extent, 1)}
     read = [i for i in load.indices if not isinstance(i, Const)]
     return (
-        len(set(read)) == len(read) and wide <= set(read) and all(isinstance(i, Var) for i in read)
+        len(set(read)) == len(read)
+        and wide <= set(read)
+        and all(isinstance(i, Var) for i in read)
     )
 
 

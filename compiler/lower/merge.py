@@ -46,11 +46,15 @@ def _drop_units(group: ComputeGroup) -> ComputeGroup:
     for s in group.stages:
         kept = tuple(k for k, a in enumerate(s.axes) if not same_dim(a.extent, 1))
         keep[s.output] = kept
-        new = Buffer(s.output.name, s.output.dtype, tuple(s.axes[k].extent for k in kept))
+        new = Buffer(
+            s.output.name, s.output.dtype, tuple(s.axes[k].extent for k in kept)
+        )
         zero: dict[Expr, Expr] = {
             a.var: Const(0) for k, a in enumerate(s.axes) if k not in set(kept)
         }
-        expr = _reshape_loads(substitute(s.expr, zero) if zero else s.expr, keep, changed)
+        expr = _reshape_loads(
+            substitute(s.expr, zero) if zero else s.expr, keep, changed
+        )
         changed[s.output] = new
         expr = _drop_unit_reductions(expr)
         axes = tuple(s.axes[k] for k in kept)
@@ -104,7 +108,9 @@ def _mergeable(group: ComputeGroup, p: int) -> bool:
                 if load.indices[p : p + 2] != (a.var, b.var):
                     return False
                 if any(
-                    symbols(i) & pair for k, i in enumerate(load.indices) if k not in (p, p + 1)
+                    symbols(i) & pair
+                    for k, i in enumerate(load.indices)
+                    if k not in (p, p + 1)
                 ):
                     return False
                 continue
@@ -122,7 +128,9 @@ def _mergeable(group: ComputeGroup, p: int) -> bool:
 
 def _used_outside_loads(e: Expr, variables: set[Var]) -> bool:
     """Whether a variable stands anywhere but in the indices of a load."""
-    mapping: dict[Expr, Expr] = {x: Var(f".load{k}", x.dtype) for k, x in enumerate(loads_of(e))}
+    mapping: dict[Expr, Expr] = {
+        x: Var(f".load{k}", x.dtype) for k, x in enumerate(loads_of(e))
+    }
     return bool(symbols(substitute(e, mapping)) & variables)
 
 
@@ -187,17 +195,23 @@ def _one_reduce_merge(s: Compute) -> dict[Expr, Expr] | None:
                 if any(symbols(i) & {a.var, b.var} for i in x.indices)
             ]
             if all(
-                f is not None and same_dim(f[0][a.var], dim(as_expr(f[0][b.var]) * b.extent))
+                f is not None
+                and same_dim(f[0][a.var], dim(as_expr(f[0][b.var]) * b.extent))
                 for f in forms
             ):
-                new = Axis(Var(_joined(a.var.name, b.var.name)), dim(as_expr(a.extent) * b.extent))
+                new = Axis(
+                    Var(_joined(a.var.name, b.var.name)),
+                    dim(as_expr(a.extent) * b.extent),
+                )
                 split: dict[Expr, Expr] = {
                     a.var: new.var // as_expr(b.extent),
                     b.var: new.var % as_expr(b.extent),
                 }
                 axes = (*r.axes[:k], new, *r.axes[k + 2 :])
                 inner = {**ranges, new.var: (0, dim(as_expr(new.extent) - 1))}
-                return {r: Reduce(r.op, axes, simplify(substitute(r.body, split), inner))}
+                return {
+                    r: Reduce(r.op, axes, simplify(substitute(r.body, split), inner))
+                }
     return None
 
 
@@ -205,16 +219,20 @@ def _review(group: ComputeGroup) -> ComputeGroup:
     """Gives inputs the shape in which they are read: x[f // 56, f % 56] becomes x[f]."""
     for buffer in group.inputs:
         current = buffer
-        position = len(current.shape) - 2
-        while position >= 0:
+        position = 0
+        while position + 1 < len(current.shape):
             merged = _merge_dims(group, current, position)
-            if merged is not None:
+            if merged is None:
+                position += 1
+            else:
                 group, current = merged
-            position -= 1
+                position = 0
     return group
 
 
-def _merge_dims(group: ComputeGroup, b: Buffer, p: int) -> tuple[ComputeGroup, Buffer] | None:
+def _merge_dims(
+    group: ComputeGroup, b: Buffer, p: int
+) -> tuple[ComputeGroup, Buffer] | None:
     width = as_expr(b.shape[p + 1])
     shape = (*b.shape[:p], dim(as_expr(b.shape[p]) * width), *b.shape[p + 2 :])
     new = Buffer(b.name, b.dtype, shape)
@@ -228,15 +246,14 @@ def _merge_dims(group: ComputeGroup, b: Buffer, p: int) -> tuple[ComputeGroup, B
                 continue
             high, low = x.indices[p], x.indices[p + 1]
             joined = simplify(high * width + low, ranges)
-            if _weight(joined) > max(_weight(high), _weight(low), 1):
+            before = _weight(high) + _weight(low)
+            unit = same_dim(b.shape[p], 1) or same_dim(b.shape[p + 1], 1)
+            if not unit and _weight(joined) + 1 > before - 1:
                 return None
-            divided = _weight(high) > 1 or _weight(low) > 1
-            if not divided and not (isinstance(high, Const) or same_dim(b.shape[p + 1], 1)):
-                return None
-            gained = gained or divided
+            gained = gained or unit or _weight(joined) < before
             mapping[x] = Load(new, (*x.indices[:p], joined, *x.indices[p + 2 :]))
         stages.append(Compute(s.output, s.axes, substitute(s.expr, mapping)))
-    if not gained and not same_dim(b.shape[p], 1) and not same_dim(b.shape[p + 1], 1):
+    if not gained:
         return None
     inputs = tuple(new if x == b else x for x in group.inputs)
     return ComputeGroup(group.name, inputs, group.outputs, tuple(stages)), new

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from tilewright.schedule.nests import MapStage, Nests, Reduction
 from tilewright.schedule.place import identity
 from tilewright.tensor.compute import Compute, ComputeGroup
 from tilewright.tensor.ir import (
@@ -30,46 +29,12 @@ from tilewright.tensor.simplify import same_dim, substitute, symbols
 
 from .inline import loads_of, walk
 
-COMBINE: dict[ReduceOp, BinaryOp] = {"sum": "add", "prod": "mul", "max": "max", "min": "min"}
-
-
-@dataclass(frozen=True, slots=True)
-class Reduction:
-    """A reduction that became a temporary.
-
-    Attributes:
-        buffer: the temporary; indexed by the spatial axes that the reduction depends on.
-        op, body: what is reduced, over the update nest's variables.
-        init: names of the loops of the nest that initialises it.
-        spatial: the loops of the update nest that index the temporary, in its order.
-        reduce: the loops of the update nest that it is reduced over.
-        axes: names of the final nest's axes that the spatial loops correspond to.
-    """
-
-    buffer: Buffer
-    op: ReduceOp
-    body: Expr
-    init: tuple[str, ...]
-    spatial: tuple[Axis, ...]
-    reduce: tuple[Axis, ...]
-    axes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Nests:
-    """A plain Func and what it is made of.
-
-    Attributes:
-        func: temporaries declared at the top, then the nests, producers first.
-        reductions: in order of computation.
-        maps: temporaries without a reduction (rows kept for later), with their loops.
-        axes: the loops of the final nest.
-    """
-
-    func: Func
-    reductions: tuple[Reduction, ...]
-    maps: tuple[tuple[Buffer, tuple[Axis, ...]], ...]
-    axes: tuple[Axis, ...]
+COMBINE: dict[ReduceOp, BinaryOp] = {
+    "sum": "add",
+    "prod": "mul",
+    "max": "max",
+    "min": "min",
+}
 
 
 class _Builder:
@@ -77,8 +42,7 @@ class _Builder:
         self.group = group
         self.allocs: list[Stmt] = []
         self.nests: list[Stmt] = []
-        self.reductions: list[Reduction] = []
-        self.maps: list[tuple[Buffer, tuple[Axis, ...]]] = []
+        self.temporaries: list[Reduction | MapStage] = []
         self.names: set[str] = set()
         self.done: dict[tuple[Expr, tuple[Axis, ...]], Load] = {}
 
@@ -92,7 +56,9 @@ class _Builder:
 
     def rename(self, axes: tuple[Axis, ...], prefix: str = "") -> dict[Var, Axis]:
         """Fresh loop variables for axes."""
-        return {a.var: Axis(Var(self.name(prefix + a.var.name)), a.extent) for a in axes}
+        return {
+            a.var: Axis(Var(self.name(prefix + a.var.name)), a.extent) for a in axes
+        }
 
     def nest(self, axes: tuple[Axis, ...], body: Block) -> Stmt:
         """A perfect nest."""
@@ -125,8 +91,10 @@ class _Builder:
         key = (r, spatial)
         if key in self.done:
             return self.done[key]
-        number = len(self.reductions)
-        buffer = Buffer(f"r{number}", r.dtype, tuple(a.extent for a in spatial), "local")
+        number = len(self.temporaries)
+        buffer = Buffer(
+            f"r{number}", r.dtype, tuple(a.extent for a in spatial), "local"
+        )
         own = self.rename(spatial, f"r{number}_")
         over = self.rename(r.axes)
         first = self.rename(spatial, f"r{number}_init_")
@@ -140,10 +108,12 @@ class _Builder:
             self.position(r, buffer, body, loops, (zero, tuple(first.values())), index)
         else:
             start = Const(identity(r.op, r.dtype), r.dtype)
-            self.nests.append(self.nest(tuple(first.values()), (Store(buffer, zero, start),)))
+            self.nests.append(
+                self.nest(tuple(first.values()), (Store(buffer, zero, start),))
+            )
             value = Binary(COMBINE[r.op], Load(buffer, index), body)
             self.nests.append(self.nest(loops, (Store(buffer, index, value),)))
-        self.reductions.append(
+        self.temporaries.append(
             Reduction(
                 buffer,
                 r.op,
@@ -181,13 +151,15 @@ class _Builder:
         held = Load(best, index)
         better = lt(held, body) if r.op == "argmax" else lt(body, held)
         if dtype.is_float:
-            fresh_nan = Binary("and", Binary("ne", body, body), Binary("eq", held, held))
+            fresh_nan = Binary(
+                "and", Binary("ne", body, body), Binary("eq", held, held)
+            )
             better = Binary("or", better, fresh_nan)
         update = (Store(buffer, index, loops[-1].var), Store(best, index, body))
         self.nests.append(self.nest(loops, (If(better, update),)))
 
 
-def to_func(group: ComputeGroup) -> Nests:
+def to_func(group: ComputeGroup, constants: frozenset[str] = frozenset()) -> Nests:
     """Lowers a group to plain nests; output stages of one shape share the last nest.
 
     Buffer parameters come first (inputs, then outputs), then the symbols of all shapes by name.
@@ -197,11 +169,18 @@ def to_func(group: ComputeGroup) -> Nests:
     final: list[tuple[tuple[Axis, ...], list[Stmt]]] = []
     local: dict[Buffer, Buffer] = {}
     for s in group.stages:
-        expr = b.replace_reductions(s)
         mapping: dict[Expr, Expr] = {
-            x: Load(local[x.buffer], x.indices) for x in loads_of(expr) if x.buffer in local
+            x: Load(local[x.buffer], x.indices)
+            for x in loads_of(s.expr)
+            if x.buffer in local
         }
-        expr = substitute(expr, mapping)
+        expr = b.replace_reductions(
+            Compute(s.output, s.axes, substitute(s.expr, mapping))
+        )
+        direct = _is_reduction(b, expr, s)
+        if s.output not in outputs and direct is not None:
+            local[s.output] = direct
+            continue
         if s.output not in outputs:
             kept = Buffer(s.output.name, s.output.dtype, s.output.shape, "local")
             local[s.output] = kept
@@ -211,7 +190,7 @@ def to_func(group: ComputeGroup) -> Nests:
             index = tuple(a.var for a in own.values())
             store = Store(kept, index, substitute(expr, renamed))
             b.nests.append(b.nest(tuple(own.values()), (store,)))
-            b.maps.append((kept, tuple(own.values())))
+            b.temporaries.append(MapStage(kept, tuple(own.values())))
             continue
         if final and _same_axes(final[-1][0], s.axes):
             axes, body = final[-1]
@@ -230,12 +209,24 @@ def to_func(group: ComputeGroup) -> Nests:
         else:
             b.nests += body
     params: list[Buffer | Var] = [*group.inputs, *group.outputs]
-    func = Func(group.name, (*params, *free_symbols(b.nests, params)), (*b.allocs, *b.nests))
-    return Nests(func, tuple(b.reductions), tuple(b.maps), final[-1][0])
+    func = Func(
+        group.name, (*params, *free_symbols(b.nests, params)), (*b.allocs, *b.nests)
+    )
+    return Nests(func, tuple(b.temporaries), final[-1][0], constants)
+
+
+def _is_reduction(b: _Builder, e: Expr, stage: Compute) -> Buffer | None:
+    """The temporary that a stage only renames, if that is all it does."""
+    if not isinstance(e, Load) or e.indices != tuple(a.var for a in stage.axes):
+        return None
+    held = {t.buffer for t in b.temporaries if isinstance(t, Reduction)}
+    return e.buffer if e.buffer in held else None
 
 
 def _same_axes(a: tuple[Axis, ...], b: tuple[Axis, ...]) -> bool:
-    return len(a) == len(b) and all(same_dim(x.extent, y.extent) for x, y in zip(a, b, strict=True))
+    return len(a) == len(b) and all(
+        same_dim(x.extent, y.extent) for x, y in zip(a, b, strict=True)
+    )
 
 
 def free_symbols(block: list[Stmt], params: list[Buffer | Var]) -> list[Var]:

@@ -9,6 +9,7 @@ from tilewright import dtype as dt
 from tilewright.tensor.ir import (
     Binary,
     Block,
+    Buffer,
     Const,
     Dim,
     Expr,
@@ -37,8 +38,11 @@ from tilewright.tensor.simplify import (
     symbols,
 )
 
+from tilewright.tensor.walk import replace_block_buffers
+
 from .nest import (
     bind,
+    declared,
     edit_loop,
     fail,
     find_loop,
@@ -50,10 +54,12 @@ from .nest import (
     substitute_block,
 )
 
-Tail = Literal["exact", "guard", "shift", "peel"]
+Tail = Literal["exact", "guard", "shift", "assume", "peel"]
 
 
-def split(func: Func, loop: str, factor: int, outer: str, inner: str, tail: Tail = "exact") -> Func:
+def split(
+    func: Func, loop: str, factor: int, outer: str, inner: str, tail: Tail = "exact"
+) -> Func:
     """Splits a loop so that loop == outer * factor + inner, with 0 <= inner < factor.
 
     Tails, where the extent is not a multiple of the factor:
@@ -62,7 +68,9 @@ def split(func: Func, loop: str, factor: int, outer: str, inner: str, tail: Tail
         shift: the last tile is moved back to end at the extent, so that it repeats iterations
             of the one before; where the extent may be below the factor, the loop stays as it is
             on a second branch. Only for bodies that may run twice: none that accumulates.
-        peel: whole tiles first, then one guarded tile (loops ``<name>_tail``).
+        assume: as shift, where the caller vouches that the extent is at least the factor.
+        peel: whole tiles first, then the rest (loops ``<name>_tail``), guarded where its length
+            is not a constant.
 
     Before:
         for i in serial(96):
@@ -80,11 +88,15 @@ def split(func: Func, loop: str, factor: int, outer: str, inner: str, tail: Tail
     if found.start != 0:
         raise fail(step, func, "the loop does not start at 0")
     extent = found.extent
-    exact = prove(Binary("eq", as_expr(dim(as_expr(extent) % factor)), Const(0))) is True
+    exact = (
+        prove(Binary("eq", as_expr(dim(as_expr(extent) % factor)), Const(0))) is True
+    )
     if tail == "exact" and not exact:
         raise fail(step, func, f"{factor} does not divide the extent {extent}")
-    if tail == "shift" and not exact and _accumulates(found.body):
-        raise fail(step, func, "the body accumulates, so a shifted tile would add twice")
+    if tail in ("shift", "assume") and not exact and _accumulates(found.body):
+        raise fail(
+            step, func, "the body accumulates, so a shifted tile would add twice"
+        )
     vo, vi = Var(outer), Var(inner)
     whole = vo * factor + vi
 
@@ -96,19 +108,29 @@ def split(func: Func, loop: str, factor: int, outer: str, inner: str, tail: Tail
         if exact:
             return (tile(dim(as_expr(extent) // factor), whole, it.body),)
         if tail == "guard":
-            return (tile(ceildiv(extent, factor), whole, _guarded(it.body, lt(it.var, extent))),)
+            return (
+                tile(
+                    ceildiv(extent, factor),
+                    whole,
+                    _guarded(it.body, lt(it.var, extent)),
+                ),
+            )
         if tail == "peel":
             full = dim(as_expr(extent) // factor)
             main = (tile(full, whole, it.body),) if full != 0 else ()
-            rest_body = rename_loops(_guarded(it.body, lt(it.var, extent)), "_tail")
+            left = dim(as_expr(extent) - as_expr(full) * factor)
+            known = isinstance(left, int)
+            body = it.body if known else _guarded(it.body, lt(it.var, extent))
+            rest_body = rename_loops(body, "_tail")
             vt = Var(f"{inner}_tail")
             position = as_expr(full) * factor + vt
-            rest = For(vt, factor, substitute_block(rest_body, {found.var: position}))
+            count = left if known else factor
+            rest = For(vt, count, substitute_block(rest_body, {found.var: position}))
             return (*main, rest)
         base = minimum(vo * factor, as_expr(extent) - factor)
         shifted = tile(ceildiv(extent, factor), base + vi, it.body)
         lo, _ = bounds(extent)
-        if lo is not None and lo >= factor:
+        if tail == "assume" or (lo is not None and lo >= factor):
             return (shifted,)
         short = For(it.var, it.extent, rename_loops(it.body, "_short"), it.kind)
         return (If(le(factor, extent), (shifted,), (short,)),)
@@ -143,13 +165,24 @@ def _guarded(block: Block, cond: Expr) -> Block:
     """Puts a guard around the innermost body of a chain of loops."""
     if len(block) == 1 and isinstance(block[0], For):
         inner = block[0]
-        return (For(inner.var, inner.extent, _guarded(inner.body, cond), inner.kind, inner.start),)
+        return (
+            For(
+                inner.var,
+                inner.extent,
+                _guarded(inner.body, cond),
+                inner.kind,
+                inner.start,
+            ),
+        )
     return (If(cond, block),)
 
 
 def rename_loops(block: Block, suffix: str) -> Block:
-    """Gives every loop of a copied block a name of its own."""
+    """Gives every loop and declared buffer of a copied block a name of its own."""
     mapping: dict[Expr, Expr] = {v.var: Var(v.var.name + suffix) for v in loops(block)}
+    buffers = {
+        b: Buffer(b.name + suffix, b.dtype, b.shape, b.scope) for b in declared(block)
+    }
 
     def rename(b: Block) -> Block:
         result = []
@@ -158,14 +191,16 @@ def rename_loops(block: Block, suffix: str) -> Block:
                 case For():
                     new = mapping[stmt.var]
                     assert isinstance(new, Var)
-                    result.append(For(new, stmt.extent, rename(stmt.body), stmt.kind, stmt.start))
+                    result.append(
+                        For(new, stmt.extent, rename(stmt.body), stmt.kind, stmt.start)
+                    )
                 case If():
                     result.append(If(stmt.cond, rename(stmt.then), rename(stmt.orelse)))
                 case _:
                     result.append(stmt)
         return tuple(result)
 
-    return substitute_block(rename(block), mapping)
+    return replace_block_buffers(substitute_block(rename(block), mapping), buffers)
 
 
 def reorder(func: Func, names: Sequence[str]) -> Func:
@@ -198,12 +233,16 @@ def reorder(func: Func, names: Sequence[str]) -> Func:
     while wanted:
         if len(body) != 1 or not isinstance(body[0], For):
             raise fail(
-                step, func, f"{sorted(wanted)} are not nested perfectly below {first.var.name}"
+                step,
+                func,
+                f"{sorted(wanted)} are not nested perfectly below {first.var.name}",
             )
         chain.append(body[0])
         wanted.discard(body[0].var.name)
         body = body[0].body
-    if any(symbols(d) & {c.var for c in chain} for c in chain for d in (c.extent, c.start)):
+    if any(
+        symbols(d) & {c.var for c in chain} for c in chain for d in (c.extent, c.start)
+    ):
         raise fail(step, func, "an extent depends on another of the loops")
     by_name = {c.var.name: c for c in chain}
     ordered = iter([by_name[n] for n in names])
@@ -227,16 +266,28 @@ def set_kind(func: Func, loop: str, kind: LoopKind) -> Func:
 
     Raises:
         ScheduleError: a vector or unroll loop whose extent is not constant, or a parallel loop
-            that is not outermost.
+            that another loop is around.
     """
     step = f"set_kind({loop!r}, {kind!r})"
     found = find_loop(func, loop, step)
     if kind in ("vector", "unroll") and not isinstance(found.extent, int):
         raise fail(step, func, f"the extent {found.extent} is not a constant")
-    if kind == "parallel" and found not in func.body:
+    if kind == "parallel" and not _is_outermost(func.body, found):
         raise fail(step, func, "only an outermost loop may be parallel")
     return edit_loop(
         func, loop, lambda it: (For(it.var, it.extent, it.body, kind, it.start),), step
+    )
+
+
+def _is_outermost(block: Block, loop: For) -> bool:
+    """Whether no loop stands around it (a branch may)."""
+    return any(
+        stmt == loop
+        or (
+            isinstance(stmt, If)
+            and (_is_outermost(stmt.then, loop) or _is_outermost(stmt.orelse, loop))
+        )
+        for stmt in block
     )
 
 
@@ -260,7 +311,11 @@ def fuse(func: Func, outer: str, inner: str, name: str) -> Func:
         raise fail(step, func, "the loops are not nested perfectly")
     below = found.body[0]
     if below.var.name != inner or found.start != 0 or below.start != 0:
-        raise fail(step, func, f"{inner!r} is not directly inside {outer!r}, or a start is not 0")
+        raise fail(
+            step,
+            func,
+            f"{inner!r} is not directly inside {outer!r}, or a start is not 0",
+        )
     if found.var in symbols(below.extent):
         raise fail(step, func, "the inner extent depends on the outer loop")
     new = Var(name)
@@ -294,12 +349,20 @@ def peel(func: Func, loop: str, front: int, back: int) -> Func:
     """
     step = f"peel({loop!r}, {front}, {back})"
     found = find_loop(func, loop, step)
-    if not isinstance(found.extent, int) or found.extent < front + back or found.start != 0:
-        raise fail(step, func, f"the loop does not have {front + back} constant iterations")
+    if (
+        not isinstance(found.extent, int)
+        or found.extent < front + back
+        or found.start != 0
+    ):
+        raise fail(
+            step, func, f"the loop does not have {front + back} constant iterations"
+        )
     middle = found.extent - front - back
 
     def copy(position: int, suffix: str) -> Block:
-        return rename_loops(substitute_block(found.body, bind(found.var, position)), suffix)
+        return rename_loops(
+            substitute_block(found.body, bind(found.var, position)), suffix
+        )
 
     def edit(it: For) -> Block:
         result: list = []
@@ -338,7 +401,7 @@ def tighten(func: Func, loop: str) -> Func:
         inner = {x.var for x in loops(it.body)}
         guards: set[Expr] = set()
         for s in stores(it.body):
-            guards |= _padding_guards(s)
+            guards |= padding_guards(s)
         lows: list[Expr] = []
         highs: list[Expr] = []
         dropped: dict[Expr, Expr] = {}
@@ -365,7 +428,7 @@ def tighten(func: Func, loop: str) -> Func:
     return edit_loop(func, loop, edit, step)
 
 
-def _padding_guards(s: Store) -> set[Expr]:
+def padding_guards(s: Store) -> set[Expr]:
     """The conjuncts of the selects that make this accumulation a no-op where they are false."""
     value = s.value
     if not (isinstance(value, Binary) and value.op in ("add", "max", "min")):
@@ -447,7 +510,7 @@ def specialise(func: Func, loop: str, inner: Sequence[str]) -> Func:
         whole: list[Expr] = []
         dropped: dict[Expr, Expr] = {}
         for s in stores(it.body):
-            for g in _padding_guards(s):
+            for g in padding_guards(s):
                 used = symbols(g)
                 if g in dropped or not used & (inner_vars | {it.var}):
                     continue

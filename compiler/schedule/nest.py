@@ -29,7 +29,9 @@ LoopEdit = Callable[[For], Block]
 def fail(step: str, func: Func, message: str) -> ScheduleError:
     """The error of a step that does not apply: names the step, the function and the loops."""
     names = ", ".join(loop.var.name for loop in loops(func.body))
-    return ScheduleError(f"{step}: {message} (in {func.name}; loops: {names})", code="TW-E0701")
+    return ScheduleError(
+        f"{step}: {message} (in {func.name}; loops: {names})", code="TW-E0701"
+    )
 
 
 def loops(block: Block) -> Iterator[For]:
@@ -85,7 +87,13 @@ def edit_loop(func: Func, name: str, edit: LoopEdit, step: str) -> Func:
                     result += edit(stmt)
                 case For():
                     result.append(
-                        For(stmt.var, stmt.extent, visit(stmt.body), stmt.kind, stmt.start)
+                        For(
+                            stmt.var,
+                            stmt.extent,
+                            visit(stmt.body),
+                            stmt.kind,
+                            stmt.start,
+                        )
                     )
                 case If():
                     result.append(If(stmt.cond, visit(stmt.then), visit(stmt.orelse)))
@@ -94,6 +102,20 @@ def edit_loop(func: Func, name: str, edit: LoopEdit, step: str) -> Func:
         return tuple(result)
 
     return Func(func.name, func.params, visit(func.body))
+
+
+def declared(block: Block) -> list[Buffer]:
+    """Every buffer that a block declares, in order."""
+    found: list[Buffer] = []
+    for stmt in block:
+        match stmt:
+            case Alloc():
+                found.append(stmt.buffer)
+            case For():
+                found += declared(stmt.body)
+            case If():
+                found += declared(stmt.then) + declared(stmt.orelse)
+    return found
 
 
 def map_block(
@@ -108,12 +130,16 @@ def map_block(
             case For():
                 body = map_block(stmt.body, expr, buffer)
                 extent = _map_dim(stmt.extent, expr)
-                result.append(For(stmt.var, extent, body, stmt.kind, _map_dim(stmt.start, expr)))
+                result.append(
+                    For(stmt.var, extent, body, stmt.kind, _map_dim(stmt.start, expr))
+                )
             case Store():
                 indices = tuple(expr(i) for i in stmt.indices)
                 result.append(Store(buffer(stmt.buffer), indices, expr(stmt.value)))
             case If():
-                then, orelse = (map_block(b, expr, buffer) for b in (stmt.then, stmt.orelse))
+                then, orelse = (
+                    map_block(b, expr, buffer) for b in (stmt.then, stmt.orelse)
+                )
                 result.append(If(expr(stmt.cond), then, orelse))
             case Alloc():
                 result.append(Alloc(buffer(stmt.buffer)))
@@ -145,9 +171,15 @@ def simplify_block(block: Block, ranges: Ranges) -> Block:
             case For():
                 if stmt.extent == 0:
                     continue
+                if stmt.extent == 1:
+                    once = substitute_block(stmt.body, bind(stmt.var, stmt.start))
+                    result += simplify_block(once, ranges)
+                    continue
                 inner = {**ranges, stmt.var: loop_range(stmt)}
                 body = simplify_block(stmt.body, inner)
-                extent, start = (_simple_dim(d, ranges) for d in (stmt.extent, stmt.start))
+                extent, start = (
+                    _simple_dim(d, ranges) for d in (stmt.extent, stmt.start)
+                )
                 result.append(For(stmt.var, extent, body, stmt.kind, start))
             case Store():
                 indices = tuple(simplify(i, ranges) for i in stmt.indices)
@@ -161,7 +193,9 @@ def simplify_block(block: Block, ranges: Ranges) -> Block:
                         result += simplify_block(stmt.orelse, ranges)
                     case _:
                         then = simplify_block(stmt.then, ranges)
-                        result.append(If(cond, then, simplify_block(stmt.orelse, ranges)))
+                        result.append(
+                            If(cond, then, simplify_block(stmt.orelse, ranges))
+                        )
             case Let():
                 result.append(Let(stmt.var, simplify(stmt.value, ranges)))
             case Alloc():

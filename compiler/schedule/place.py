@@ -87,7 +87,9 @@ def replace_buffer(func: Func, old: Buffer, new: Buffer) -> Func:
         # Inner loads may stand in the indices of outer ones, so replace until nothing is left.
         while mapping:
             e = substitute(e, mapping)
-            mapping = {x: Load(new, x.indices) for x in expr_loads(e) if x.buffer == old}
+            mapping = {
+                x: Load(new, x.indices) for x in expr_loads(e) if x.buffer == old
+            }
         return e
 
     body = map_block(func.body, expr, lambda b: new if b == old else b)
@@ -133,7 +135,9 @@ def compute_at(func: Func, buffer: str, loop: str) -> Func:
     target = find_loop(func, loop, step)
     producers = [s for s in func.body if isinstance(s, For | Store) and _writes(s, old)]
     if not producers or Alloc(old) not in func.body:
-        raise fail(step, func, f"{buffer!r} is not produced by nests of its own at the top")
+        raise fail(
+            step, func, f"{buffer!r} is not produced by nests of its own at the top"
+        )
     outside = [s for s in func.body if s not in producers and not _contains(s, target)]
     if any(x.buffer == old for x in block_loads(tuple(outside))):
         raise fail(step, func, f"{buffer!r} is read outside the loop")
@@ -146,14 +150,18 @@ def compute_at(func: Func, buffer: str, loop: str) -> Func:
         moved += _shrink(func, nest, old, region, around, step)
 
     def relative(load: Load) -> Load:
-        return Load(new, (i - s for i, s in zip(load.indices, region.start, strict=True)))
+        return Load(
+            new, (i - s for i, s in zip(load.indices, region.start, strict=True))
+        )
 
     def consume(e: Expr) -> Expr:
         return substitute(e, {x: relative(x) for x in expr_loads(e) if x.buffer == old})
 
     def edit(it: For) -> Block:
         body = map_block(it.body, consume)
-        moved_block = map_block(tuple(moved), lambda e: e, lambda b: new if b == old else b)
+        moved_block = map_block(
+            tuple(moved), lambda e: e, lambda b: new if b == old else b
+        )
         moved_block = map_block(moved_block, lambda e: _retarget(e, old, new))
         return (For(it.var, it.extent, (*moved_block, *body), it.kind, it.start),)
 
@@ -164,7 +172,9 @@ def compute_at(func: Func, buffer: str, loop: str) -> Func:
 
 def _retarget(e: Expr, old: Buffer, new: Buffer) -> Expr:
     """Loads of the producer's own accumulator keep their (already local) indices."""
-    return substitute(e, {x: Load(new, x.indices) for x in expr_loads(e) if x.buffer == old})
+    return substitute(
+        e, {x: Load(new, x.indices) for x in expr_loads(e) if x.buffer == old}
+    )
 
 
 def _writes(stmt: Stmt, buffer: Buffer) -> bool:
@@ -201,9 +211,13 @@ def _region(func: Func, old: Buffer, target: For, around: Ranges, step: str) -> 
         starts: list[Expr] = []
         extents: list[Dim] = []
         for index in load.indices:
-            ends = _ends(index, {v: r for v, r in inner.items() if v in symbols(index)}, ranges)
+            ends = _ends(
+                index, {v: r for v, r in inner.items() if v in symbols(index)}, ranges
+            )
             if ends is None:
-                raise fail(step, func, f"the index {index!r} of {old.name!r} is not affine")
+                raise fail(
+                    step, func, f"the index {index!r} of {old.name!r} is not affine"
+                )
             starts.append(ends[0])
             extents.append(dim(ends[1] - ends[0] + 1))
         this = _Region(tuple(starts), tuple(extents))
@@ -249,14 +263,22 @@ def _shrink(
         if isinstance(index, Const):
             continue
         if not isinstance(index, Var):
-            raise fail(step, func, f"the loops that produce {old.name!r} have been split already")
+            raise fail(
+                step,
+                func,
+                f"the loops that produce {old.name!r} have been split already",
+            )
         moved[index] = (start, extent, whole)
         shift[index] = start + index
 
     def visit(stmt: Stmt, ranges: Ranges) -> Stmt:
         match stmt:
             case For():
-                extent = moved[stmt.var][1] if stmt.var in moved else _shift(stmt.extent, shift)
+                extent = (
+                    moved[stmt.var][1]
+                    if stmt.var in moved
+                    else _shift(stmt.extent, shift)
+                )
                 start = 0 if stmt.var in moved else _shift(stmt.start, shift)
                 first = For(stmt.var, extent, stmt.body, stmt.kind, start)
                 inner = {**ranges, stmt.var: loop_range(first)}
@@ -273,7 +295,9 @@ def _shrink(
 
     def value(e: Expr, ranges: Ranges) -> Expr:
         own = {x for x in expr_loads(e) if x.buffer == old}
-        marks: dict[Expr, Expr] = {x: Var(f".own{k}", x.dtype) for k, x in enumerate(own)}
+        marks: dict[Expr, Expr] = {
+            x: Var(f".own{k}", x.dtype) for k, x in enumerate(own)
+        }
         back = {m: x for x, m in marks.items()}
         inside = simplify(substitute(substitute(e, marks), shift), ranges)
         guards = [
@@ -301,7 +325,11 @@ def _guard_loads(e: Expr, guards: list[Expr], ranges: Ranges) -> Expr:
         used = symbols(load)
         needed = [g for g in guards if used & symbols(g) & set(ranges)]
         if needed and not in_bounds(load, ranges):
-            zero = Const(0, load.dtype) if load.dtype is not dt.bool_ else Const(False, dt.bool_)
+            zero = (
+                Const(0, load.dtype)
+                if load.dtype is not dt.bool_
+                else Const(False, dt.bool_)
+            )
             mapping[load] = Select(conjunction(needed), load, zero)
     return substitute(e, mapping)
 
@@ -374,7 +402,9 @@ def rfactor(func: Func, loop: str, lanes: int, name: str) -> Func:
         if full != 0:
             body.append(For(vo, full, (main,)))
         if isinstance(rest, int) and rest:
-            body.append(For(vt, rest, (accumulate(vt, as_expr(full) * lanes + vt),), "vector"))
+            body.append(
+                For(vt, rest, (accumulate(vt, as_expr(full) * lanes + vt),), "vector")
+            )
         elif not isinstance(rest, int):
             guard = lt(as_expr(full) * lanes + vt, it.extent)
             tail = If(guard, (accumulate(vt, as_expr(full) * lanes + vt),))
@@ -432,7 +462,9 @@ class Packing:
     value: Expr
 
 
-def pack(func: Func, load: Load, dims: Sequence[PackDim], name: str) -> tuple[Func, Packing]:
+def pack(
+    func: Func, load: Load, dims: Sequence[PackDim], name: str
+) -> tuple[Func, Packing]:
     """Gives one operand the layout in which the nest reads it: panels of ``factor`` elements.
 
     The load ``W[k, j]`` with dims (j in blocks of 64, k) becomes ``P[j // 64, k, j % 64]``; P has
@@ -443,7 +475,11 @@ def pack(func: Func, load: Load, dims: Sequence[PackDim], name: str) -> tuple[Fu
     """
     others = {x for x in block_loads(func.body) if x.buffer == load.buffer} - {load}
     if others:
-        raise fail(f"pack({load.buffer.name!r})", func, "the buffer is read in more than one way")
+        raise fail(
+            f"pack({load.buffer.name!r})",
+            func,
+            "the buffer is read in more than one way",
+        )
     shape: list[Dim] = []
     tail: list[Dim] = []
     index: list[Expr] = []
@@ -469,7 +505,9 @@ def pack(func: Func, load: Load, dims: Sequence[PackDim], name: str) -> tuple[Fu
         guards.append(lt(vo * d.factor + vi, d.extent))
     packed = Buffer(name, load.dtype, (*shape, *tail))
     value = substitute(load, back)
-    value = simplify(Select(conjunction(guards), value, Const(0, load.dtype)) if guards else value)
+    value = simplify(
+        Select(conjunction(guards), value, Const(0, load.dtype)) if guards else value
+    )
     record = Packing(load.buffer, packed, (*outer_vars, *inner_vars), value)
     new_load = Load(packed, (*index, *inner))
     body = map_block(func.body, lambda e: substitute(e, {load: new_load}))

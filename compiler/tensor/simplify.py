@@ -598,13 +598,28 @@ class _Simplifier:
             return terms[()], terms[()]
         return self._extreme_value(terms, low=True), self._extreme_value(terms, low=False)
 
-    def _extreme_value(self, terms: _Linear, low: bool) -> Bound:
-        """Replaces loop variables with symbolic ends by the end that bounds the sum, then adds up."""
-        for _ in range(8):
-            replaced = self._replace_one(terms, low)
-            if replaced is None:
-                break
-            terms = replaced
+    def _extreme_value(self, terms: _Linear, low: bool, depth: int = 8) -> Bound:
+        """Replaces loop variables, minima, quotients ... by ends over symbols, then adds up.
+
+        Where an atom has several ends (``min(a, b)`` is below both), the best result counts.
+        """
+        found = self._pick_atom(terms, low) if depth else None
+        if found is None:
+            return self._sum_bounds(terms, low)
+        factor, rest, ends = found
+        best: Bound = None
+        for end in ends:
+            candidate = dict(rest)
+            _add(candidate, _multiply(factor, end))
+            value = self._extreme_value(candidate, low, depth - 1)
+            if value is not None and (best is None or (value > best if low else value < best)):
+                best = value
+        plain = self._sum_bounds(terms, low)
+        if best is None or plain is None:
+            return plain if best is None else best
+        return max(best, plain) if low else min(best, plain)
+
+    def _sum_bounds(self, terms: _Linear, low: bool) -> Bound:
         total = 0
         for monomial, c in terms.items():
             lo, hi = self._monomial_bounds(monomial)
@@ -614,38 +629,67 @@ class _Simplifier:
             total += c * end
         return total
 
-    def _replace_one(self, terms: _Linear, low: bool) -> _Linear | None:
+    def _pick_atom(
+        self, terms: _Linear, low: bool
+    ) -> tuple[_Linear, _Linear, list[_Linear]] | None:
+        """An atom that has ends: its factor, the terms without it, and its ends."""
         for monomial in terms:
-            for v in monomial:
-                if not isinstance(v, Var) or v not in self.ranges:
+            for atom in monomial:
+                if isinstance(atom, Var) and atom not in self.ranges:
                     continue
-                lo, hi = self.ranges[v]
-                if not (isinstance(lo, Expr) or isinstance(hi, Expr)):
-                    continue
-                # Only where v stands linearly with one sign of its whole coefficient.
+                # Only where it stands linearly with one sign of its whole coefficient.
                 factor: _Linear = {}
                 rest: _Linear = {}
                 for m, c in terms.items():
-                    if v not in m:
+                    if atom not in m:
                         rest[m] = c
                         continue
                     left = list(m)
-                    left.remove(v)
+                    left.remove(atom)
                     factor[tuple(left)] = c
-                if any(v in m for m in factor):
+                if any(atom in m for m in factor):
                     continue
                 f_lo, f_hi = self._linear_bounds(factor)
                 if f_lo is not None and f_lo >= 0:
-                    end = lo if low else hi
+                    ends = self._ends(atom, low)
                 elif f_hi is not None and f_hi <= 0:
-                    end = hi if low else lo
+                    ends = self._ends(atom, not low)
                 else:
                     continue
-                if end is None:
-                    continue
-                _add(rest, _multiply(factor, self.linear(as_expr(end))))
-                return rest
+                if ends:
+                    return factor, rest, ends
         return None
+
+    def _ends(self, atom: Expr, low: bool) -> list[_Linear]:
+        """Expressions that an atom is never below (low) or above."""
+        match atom:
+            case Var():
+                end = self.ranges[atom][0 if low else 1]
+                return [] if end is None else [self.linear(as_expr(end))]
+            case Binary(op="mod") if not low:
+                lo, _ = self.bounds(atom.b)
+                if lo is None or lo <= 0:
+                    return []
+                top = dict(self.linear(atom.b))
+                _add(top, {(): 1}, -1)
+                return [top]
+            case Binary(op="min") if not low:
+                return [self.linear(atom.a), self.linear(atom.b)]
+            case Binary(op="max") if low:
+                return [self.linear(atom.a), self.linear(atom.b)]
+            case Binary(op="floordiv"):
+                lo, _ = self.bounds(atom.b)
+                found = self._pick_atom(self.linear(atom.a), low) if lo and lo > 0 else None
+                if found is None:
+                    return []
+                factor, rest, ends = found
+                result = []
+                for end in ends:
+                    inner = dict(rest)
+                    _add(inner, _multiply(factor, end))
+                    result.append(self._floordiv(inner, self.linear(atom.b)))
+                return result
+        return []
 
     def _monomial_bounds(self, monomial: _Monomial) -> tuple[Bound, Bound]:
         lo: Bound = 1

@@ -1,0 +1,118 @@
+"""Recipes: an ordinary function for each kind of nest, chosen by analysing its axes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tilewright.target import Target
+from tilewright.tensor.ir import Func, If, le
+from tilewright.tensor.simplify import bounds, same_dim
+
+from ..loops import rename_loops
+from ..nest import simplify_func
+from ..nests import Nests
+from ..place import Packing
+from .choices import Choices
+from .elementwise import elementwise
+from .plain import plain
+from .rows import rows
+from .tile import can_tile, load_strides, loads, plan, tile
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    """A kernel ready for a backend.
+
+    Attributes:
+        func: the scheduled function.
+        packings: operands to pack before the call.
+        recipe: the name of the recipe.
+        steps: the schedule as Python text.
+    """
+
+    func: Func
+    packings: tuple[Packing, ...]
+    recipe: str
+    steps: str
+
+
+def schedule(nests: Nests, target: Target, choices: Choices | None = None) -> Scheduled:
+    """Schedules a plain function by the recipe for its kind of nest."""
+    choices = choices or Choices()
+    kind = kind_of(nests)
+    if kind == "tile":
+        return _tile(nests, target, choices)
+    recipe = {"elementwise": elementwise, "rows": rows, "plain": plain}[kind]
+    s = recipe(nests, target, choices)
+    return Scheduled(s.finish(), tuple(s.packings), kind, str(s))
+
+
+def kind_of(nests: Nests) -> str:
+    """The kind of a nest: elementwise, tile, rows, or plain; by its axes alone."""
+    if not nests.temporaries:
+        return "elementwise"
+    along = can_rows(nests)
+    if can_tile(nests):
+        return "tile"
+    if along:
+        return "rows"
+    return "plain"
+
+
+def fits_one_kernel(nests: Nests) -> bool:
+    """Whether a group's temporaries can all live inside one loop of its final nest."""
+    return kind_of(nests) != "plain" or len(nests.temporaries) == 1
+
+
+def can_rows(nests: Nests) -> bool:
+    """Whether every temporary belongs to a row, and rows are contiguous.
+
+    Final axes must be the rows' axes and then at most one more.
+    """
+    reductions = nests.reductions
+    if not reductions:
+        return False
+    held = reductions[0].axes
+    names = tuple(a.var.name for a in nests.axes)
+    if names[: len(held)] != held or len(names) > len(held) + 1:
+        return False
+    for r in reductions:
+        if r.axes != held:
+            return False
+        last = r.reduce[-1].var
+        steps = [load_strides(r, load) for load in loads(r.body)]
+        if any(st is None for st in steps):
+            return False
+        if not any(
+            same_dim((st or {}).get(last, 0), 1) for st in steps
+        ) and r.op not in (
+            "argmax",
+            "argmin",
+        ):
+            return False
+    for t in nests.temporaries:
+        if t in reductions:
+            continue
+        if len(t.buffer.shape) != len(held) + 1:
+            return False
+        _, most = bounds(t.buffer.shape[-1])
+        if most is not None and most > 1 << 16:
+            return False
+    return True
+
+
+def _tile(nests: Nests, target: Target, choices: Choices) -> Scheduled:
+    """The tile recipe; with a second version of one-row tiles where the rows may be too few."""
+    t = plan(nests, target, choices)
+    s = tile(nests, target, choices)
+    if t.row is None:
+        return Scheduled(s.finish(), tuple(s.packings), "tile", str(s))
+    least, _ = bounds(t.row.extent)
+    if least is not None and least >= t.mr:
+        return Scheduled(s.finish(), tuple(s.packings), "tile", str(s))
+    low = tile(nests, target, Choices({**choices.given, "mr": 1, "nr": t.nr}))
+    short = simplify_func(low.func)
+    tall = s.finish()
+    body = If(le(t.mr, t.row.extent), tall.body, rename_loops(short.body, "_short"))
+    func = Func(tall.name, tall.params, (body,))
+    return Scheduled(func, tuple(s.packings), "tile", str(s))

@@ -1,0 +1,87 @@
+"""Recipe for nests without a reduction: long vectors inside, threads outside."""
+
+from __future__ import annotations
+
+from tilewright.target import Target
+from tilewright.tensor.ir import Axis, Call, Dim
+from tilewright.tensor.simplify import bounds, product
+from tilewright.tensor.walk import visit
+
+from ..nest import find_loop, loops, stores
+from ..nests import Nests
+from ..schedule import Schedule
+from .choices import Choices
+
+PARALLEL_ELEMENTS = 1 << 15
+"""Below this many elements a region costs more to share than to run."""
+
+
+def elementwise(nests: Nests, target: Target, choices: Choices) -> Schedule:
+    """Vectorises the innermost axis, cuts a single long axis in blocks, shares the outermost."""
+    s = Schedule(nests.func)
+    if not nests.axes:
+        return s
+    inner = nests.axes[-1]
+    lanes = target.lanes(32)
+    width = lanes * choices.pick("unroll", _unroll(nests), (1, 2, 4))
+    names = [a.var.name for a in nests.axes]
+    if len(names) == 1:
+        block = choices.pick("block", width * 64, (width * 16, width * 64, width * 256))
+        _, most = bounds(inner.extent)
+        if most is None or most > block:
+            name = inner.var.name
+            s.do("split", name, block, f"{name}_b", f"{name}_w", "shift")
+            vectorise(s, f"{name}_w", width)
+            if any(x.var.name == name for x in loops(s.func.body)):
+                vectorise(s, name, width)
+            if is_large(nests.axes):
+                s.do("set_kind", f"{name}_b", "parallel")
+            return s
+        vectorise(s, names[0], width)
+        return s
+    vectorise(s, names[-1], width)
+    outer = fuse_all(s, names[:-1], "p")
+    if is_large(nests.axes):
+        s.do("set_kind", outer, "parallel")
+    return s
+
+
+def _unroll(nests: Nests) -> int:
+    """Cheap bodies take four vectors at a time; bodies with polynomials are long as it is."""
+    calls = {
+        e
+        for st in stores(nests.func.body)
+        for e in visit(st.value)
+        if isinstance(e, Call)
+    }
+    return 1 if len(calls) > 1 else 2 if calls else 4
+
+
+def is_large(axes: tuple[Axis, ...]) -> bool:
+    """Whether a nest may have enough elements to be worth sharing among threads."""
+    _, most = bounds(product(a.extent for a in axes))
+    return most is None or most >= PARALLEL_ELEMENTS
+
+
+def fuse_all(s: Schedule, names: list[str], name: str) -> str:
+    """Fuses perfectly nested loops, given outermost first, into one; returns its name."""
+    current = names[0]
+    for k, inner in enumerate(names[1:]):
+        new = name if k == len(names) - 2 else f"{name}_{k}"
+        s.do("fuse", current, inner, new)
+        current = new
+    return current
+
+
+def vectorise(s: Schedule, loop: str, width: int) -> None:
+    """Makes a loop vectors of ``width``, with the rest as a shorter vector."""
+    extent: Dim = find_loop(s.func, loop, "vectorise").extent
+    if isinstance(extent, int) and extent <= width:
+        if extent > 1:
+            s.do("set_kind", loop, "vector")
+        return
+    s.do("split", loop, width, f"{loop}_o", f"{loop}_i", "peel")
+    here = {x.var.name for x in loops(s.func.body)}
+    for name in (f"{loop}_i", f"{loop}_i_tail"):
+        if name in here:
+            s.do("set_kind", name, "vector")

@@ -1,0 +1,383 @@
+"""Recipe for reductions with a vector axis: contractions, convolutions, pools, column sums.
+
+A tile of MR rows by NR columns is kept in registers through the whole reduction. Columns are
+vectors; an operand that does not vary along them is a scalar broadcast. A constant operand that
+does is packed into panels of NR columns. Rows are cut in tiles of one height, the last one moved
+back to end at the edge. Padding guards become loop bounds (rows) and edge tiles of their own
+(columns of the image).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tilewright.target import Target
+from tilewright.tensor.access import flat_index
+from tilewright.tensor.ir import Axis, Binary, Const, Dim, Expr, Load, Var, as_expr, le
+from tilewright.tensor.simplify import (
+    affine,
+    bounds,
+    ceildiv,
+    prove,
+    product,
+    same_dim,
+    symbols,
+)
+from tilewright.tensor.walk import visit
+
+from ..loops import padding_guards
+from ..nest import find_loop, loop_range, loops, stores
+from ..nests import Nests, Reduction
+from ..place import PackDim
+from ..schedule import Schedule
+from .choices import Choices
+from .elementwise import fuse_all, is_large
+
+FALLBACK_EXTENT = 256
+"""What an unbounded symbolic extent is taken for when sizes are weighed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """The plan of a tiled reduction.
+
+    Attributes:
+        main: the reduction with the most work.
+        column: the final axis that is vectorised; row: the one that is tiled in registers.
+        outer: the other final axes, in order.
+        mr, nr: tile height, and width in elements.
+        shared: names of outer axes that the column operand varies along (batches).
+        packed: the constant loads to pack.
+    """
+
+    main: Reduction
+    column: Axis
+    row: Axis | None
+    outer: tuple[Axis, ...]
+    mr: int
+    nr: int
+    shared: frozenset[str]
+    packed: tuple[Load, ...]
+
+
+def load_strides(r: Reduction, load: Load) -> dict[Var, Dim] | None:
+    """The stride of a load along each axis of the update nest; None if it is not affine."""
+    axes = (*r.spatial, *r.reduce)
+    ranges = {a.var: (0, as_expr(a.extent) - 1) for a in axes}
+    form = affine(flat_index(load, ranges), [a.var for a in axes], ranges)
+    return None if form is None else form[0]
+
+
+def size(d: Dim) -> int:
+    """A number to weigh an extent by: its upper bound, or a guess where there is none."""
+    if isinstance(d, int):
+        return d
+    lo, hi = bounds(d)
+    return min(hi, FALLBACK_EXTENT) if hi is not None else max(lo or 1, FALLBACK_EXTENT)
+
+
+def can_tile(nests: Nests) -> bool:
+    """Whether the last axis can be the vector axis of every reduction."""
+    reductions = nests.reductions
+    if not reductions or len(reductions) != len(nests.temporaries) or not nests.axes:
+        return False
+    column = nests.axes[-1].var.name
+    for r in reductions:
+        if r.axes != reductions[0].axes or r.op in ("argmax", "argmin"):
+            return False
+        if column not in r.axes:
+            return False
+        v = r.spatial[r.axes.index(column)].var
+        for load in loads(r.body):
+            strides = load_strides(r, load)
+            if strides is None:
+                return False
+            if not (same_dim(strides[v], 0) or same_dim(strides[v], 1)) and not (
+                load.buffer.name in nests.constants
+            ):
+                return False
+    return True
+
+
+def loads(e: Expr) -> list[Load]:
+    """Every distinct load of an expression."""
+    return [x for x in visit(e) if isinstance(x, Load)]
+
+
+def plan(nests: Nests, target: Target, choices: Choices) -> Tile:
+    """Decides the axes and the tile from extents and the target's registers."""
+    main = max(nests.reductions, key=lambda r: len(loads(r.body)))
+    column = nests.axes[-1]
+    own = dict(zip(main.axes, (a.var for a in main.spatial), strict=True))
+    v = own[column.var.name]
+    wide: list[Load] = []
+    narrow: list[Load] = []
+    for load in loads(main.body):
+        strides = load_strides(main, load) or {}
+        (narrow if same_dim(strides.get(v, 0), 0) else wide).append(load)
+    others = [a for a in nests.axes[:-1] if a.var.name in own]
+    reused = [
+        a
+        for a in others
+        if not any(own[a.var.name] in symbols_of(load) for load in wide)
+    ]
+    row = next(
+        (a for a in reversed(reused or others) if not same_dim(a.extent, 1)), None
+    )
+    contraction = bool(narrow) and bool(wide)
+    shared = frozenset(
+        a.var.name
+        for a in others
+        if contraction and any(own[a.var.name] in symbols_of(load) for load in wide)
+    )
+    packed = tuple(
+        load
+        for load in wide
+        if contraction
+        and load.buffer.name in nests.constants
+        and any(a.var in symbols_of(load) for a in main.reduce)
+    )
+    mr, nr = _tile_size(row, column, target, contraction)
+    mr = choices.pick("mr", mr, tuple(range(1, 15)))
+    nr = choices.pick("nr", nr, tuple(target.lanes(32) * k for k in range(1, 9)))
+    outer = tuple(a for a in nests.axes[:-1] if a is not row)
+    return Tile(main, column, row, outer, mr, nr, shared, packed)
+
+
+def symbols_of(load: Load) -> frozenset[Var]:
+    """The variables that the indices of a load use."""
+    return frozenset(v for i in load.indices for v in symbols(i))
+
+
+def _tile_size(
+    row: Axis | None, column: Axis, target: Target, contraction: bool
+) -> tuple[int, int]:
+    """The tile with the least padded work per useful work, weighed by how well it hides latency.
+
+    Accumulators, one row of column vectors and a broadcast must fit the registers. At least
+    about 10 accumulators are needed to hide the latency of an FMA, and loads (MR + V for MR * V
+    multiply-adds) must not be the limit.
+    """
+    lanes = target.lanes(32)
+    registers = target.vector_registers
+    n = size(column.extent)
+    m = size(row.extent) if row is not None else 1
+    fixed_rows = row is None or isinstance(row.extent, int)
+    best: tuple[float, int, int] = (float("inf"), 1, lanes)
+    for v in range(1, 9):
+        if v > 1 and (v - 1) * lanes >= n:
+            break
+        for mr in range(1, 15):
+            accumulators = mr * v
+            spare = v + 1 if contraction else v
+            if accumulators + spare > registers - 1 or mr > m:
+                break
+            width = -(-n // (v * lanes)) * v * lanes / n
+            height = -(-m // mr) * mr / m if fixed_rows else 1.0 + 0.003 * mr
+            hide = min(1.0, accumulators / 12)
+            load_limit = max(1.0, (mr + v) / accumulators / 0.75)
+            tall = 1.0 + 0.02 * max(0, mr - 9)
+            cost = width * height * load_limit * tall / hide * (1 + 0.5 / accumulators)
+            if not contraction:
+                cost *= 1.0 + 0.03 * v
+            if cost < best[0]:
+                best = (cost, mr, v * lanes)
+    return best[1], best[2]
+
+
+def tile(nests: Nests, target: Target, choices: Choices) -> Schedule:
+    """Tiles the final nest, keeps the accumulators in registers, packs constant operands."""
+    t = plan(nests, target, choices)
+    s = Schedule(nests.func)
+    own = dict(zip(t.main.axes, t.main.spatial, strict=True))
+    for k, load in enumerate(t.packed):
+        used = symbols_of(load)
+        spatial = [
+            own[a.var.name] for a in (*t.outer, t.row) if a and a.var.name in own
+        ]
+        dims = [PackDim(a.var, a.extent) for a in spatial if a.var in used]
+        column = own[t.column.var.name]
+        dims.append(PackDim(column.var, column.extent, t.nr))
+        dims += [PackDim(a.var, a.extent) for a in t.main.reduce if a.var in used]
+        s.pack(load, dims, f"{load.buffer.name}_packed{k or ''}")
+    names = _shape_final(s, nests, t, target)
+    place = names[-1]
+    for r in reversed(nests.reductions):
+        s.do("compute_at", r.buffer.name, place)
+        s.do("set_scope", r.buffer.name, "register")
+        _shape_reduction(s, r, t)
+    if t.row is not None and place == _outer_name(t.row):
+        _split_edges(s, t, place)
+    if is_large((*nests.axes, *t.main.reduce)):
+        s.do("set_kind", names[0], "parallel")
+    return s
+
+
+def _outer_name(a: Axis) -> str:
+    return f"{a.var.name}_o"
+
+
+def _inner_name(a: Axis) -> str:
+    return f"{a.var.name}_i"
+
+
+def _shape_final(s: Schedule, nests: Nests, t: Tile, target: Target) -> list[str]:
+    """Tiles and orders the final nest; returns its outer loops, outermost first."""
+    s.do(
+        "split",
+        t.column.var.name,
+        t.nr,
+        _outer_name(t.column),
+        _inner_name(t.column),
+        "guard",
+    )
+    inner = [_inner_name(t.column)]
+    rows = [a.var.name for a in t.outer if a.var.name not in t.shared]
+    batch = [a.var.name for a in t.outer if a.var.name in t.shared]
+    edges = False
+    if t.row is not None:
+        name = t.row.var.name
+        edges = _has_guards(nests, t)
+        s.do("split", name, t.mr, _outer_name(t.row), _inner_name(t.row), "assume")
+        inner.insert(0, _inner_name(t.row))
+        if name in t.shared:
+            batch.append(_outer_name(t.row))
+        else:
+            rows.append(_outer_name(t.row))
+    panel = _outer_name(t.column)
+    last = rows.pop() if edges and rows else None
+    order = [*batch, panel, *rows]
+    if _operand_bytes(nests, t) > target.l2_bytes // 2 and rows:
+        order = _blocked(s, t, batch, panel, rows, last, target)
+    final = [*order, *([last] if last else []), *inner]
+    s.do("reorder", tuple(final))
+    for name in inner[:-1]:
+        s.do("set_kind", name, "unroll")
+    s.do("set_kind", inner[-1], "vector")
+    serial = [x for x in order if x.endswith("_in")]
+    fused = [x for x in order if not x.endswith("_in")]
+    outermost = fuse_all(s, fused, "p")
+    return [outermost, *serial, *([last] if last else [])]
+
+
+def _operand_bytes(nests: Nests, t: Tile) -> int:
+    """The bytes of the operand that every panel of columns reads again."""
+    own = {a.var for a in t.main.spatial}
+    column = t.main.spatial[t.main.axes.index(t.column.var.name)].var
+    most = 0
+    for load in loads(t.main.body):
+        if column not in symbols_of(load) and symbols_of(load) & own:
+            most = max(most, size_product(load.buffer.shape) * load.dtype.bytes)
+    return most
+
+
+def size_product(dims: tuple[Dim, ...]) -> int:
+    """The product of the sizes of dims, guessed where they are unbounded."""
+    total = 1
+    for d in dims:
+        total *= size(d)
+    return total
+
+
+def _blocked(
+    s: Schedule,
+    t: Tile,
+    batch: list[str],
+    panel: str,
+    rows: list[str],
+    last: str | None,
+    target: Target,
+) -> list[str]:
+    """Cuts the rows in blocks whose operand stays in L2 while all panels pass over it."""
+    loop = find_loop(s.func, rows[-1], "tile")
+    count = loop.extent
+    per_step = size_product(tuple(a.extent for a in t.main.reduce)) * 4
+    per_step *= t.mr if last is None else size(t.row.extent) if t.row else 1
+    block = max(1, (target.l2_bytes // 4) // max(per_step, 1))
+    if not isinstance(count, int) or count <= block:
+        return [*batch, panel, *rows]
+    pieces = ceildiv(count, block)
+    assert isinstance(pieces, int)
+    divisors = [d for d in range(1, block + 1) if count % d == 0]
+    block = max(divisors)
+    if block * 4 < count // pieces:
+        return [*batch, *rows, panel]
+    s.do("split", rows[-1], block, f"{rows[-1]}_block", f"{rows[-1]}_in", "exact")
+    return [*batch, *rows[:-1], f"{rows[-1]}_block", panel, f"{rows[-1]}_in"]
+
+
+def _shape_reduction(s: Schedule, r: Reduction, t: Tile) -> None:
+    """Orders the update nest: reduction loops outside, the register tile inside."""
+    own = dict(zip(r.axes, (a.var.name for a in r.spatial), strict=True))
+    inner = [
+        own[a.var.name]
+        for a in (t.row, t.column)
+        if a is not None and a.var.name in own
+    ]
+    outer = [a.var.name for a in r.spatial if a.var.name not in inner]
+    reduce = [a.var.name for a in r.reduce]
+    if len(outer) + len(reduce) + len(inner) > 1:
+        s.do("reorder", (*outer, *reduce, *inner))
+    first = dict(zip(r.axes, r.init, strict=True))
+    for a, kind in ((t.row, "unroll"), (t.column, "vector")):
+        if a is not None and a.var.name in own:
+            s.do("set_kind", own[a.var.name], kind)
+            s.do("set_kind", first[a.var.name], kind)
+    for name in reduce:
+        s.do("tighten", name)
+
+
+def _has_guards(nests: Nests, t: Tile) -> bool:
+    """Whether a padding guard depends on the row axis."""
+    if t.row is None:
+        return False
+    own = dict(zip(t.main.axes, (a.var for a in t.main.spatial), strict=True))
+    v = own.get(t.row.var.name)
+    return any(
+        v in symbols(g)
+        for st in stores(nests.func.body)
+        if st.buffer == t.main.buffer
+        for g in padding_guards(st)
+    )
+
+
+def _split_edges(s: Schedule, t: Tile, place: str) -> None:
+    """Gives the tiles at the edges of the image code of their own, where guards are constant."""
+    loop = find_loop(s.func, place, "tile")
+    inner = {x.var: loop_range(x) for x in loops(loop.body)}
+    guards = {g for st in stores(loop.body) for g in padding_guards(st)}
+    guards = {g for g in guards if loop.var in symbols(g)}
+    if not guards:
+        return
+    reduce = [a.var.name for a in t.main.reduce]
+    guarded = [n for n in reduce if any(Var(n) in symbols(g) for g in guards)]
+    if not isinstance(loop.extent, int):
+        own = dict(zip(t.main.axes, (a.var.name for a in t.main.spatial), strict=True))
+        assert t.row is not None
+        s.do("specialise", place, (own[t.row.var.name], *guarded))
+        return
+    count = loop.extent
+    whole = [
+        all(prove(g, {**inner, loop.var: (k, k)}) is True for g in guards)
+        for k in range(count)
+    ]
+    if any(whole):
+        front = whole.index(True)
+        back = whole[::-1].index(True)
+        if not all(whole[front : count - back]):
+            front = count
+            back = 0
+    else:
+        front, back = count, 0
+    s.do("peel", place, front, back)
+    copies = [f"_f{k}" for k in range(front)] + [f"_b{k}" for k in range(back)]
+    for suffix in copies:
+        for name in guarded:
+            s.do("set_kind", name + suffix, "unroll")
+
+
+def rows_assumption(nests: Nests, t: Tile) -> Expr:
+    """The condition under which the tiling is valid: the row axis is at least one tile high."""
+    if t.row is None:
+        return Binary("le", Const(0), Const(0))
+    return le(t.mr, t.row.extent)
