@@ -30,7 +30,12 @@ from ..tensor.ir import (
     Unary,
     conjunction,
 )
-from .elementwise_samples import binary_samples, cast_samples, unary_samples, where_samples
+from .elementwise_samples import (
+    binary_samples,
+    cast_samples,
+    unary_samples,
+    where_samples,
+)
 from .op import (
     Arrays,
     Attrs,
@@ -112,14 +117,17 @@ def _entry(
         if arity == 1
         else lambda: binary_samples(name, accepts)
     )
-    return Op(name, "elementwise", summary, (), infer, reference, compute, None, samples)
+    return Op(
+        name, "elementwise", summary, (), infer, reference, compute, None, samples
+    )
 
 
 def load_broadcast(buffer: Buffer, axes: Sequence[Axis]) -> Expr:
     """Loads a buffer at output axes by NumPy's broadcasting: dims of 1 are read at 0."""
     trailing = axes[len(axes) - len(buffer.shape) :]
     return Load(
-        buffer, (0 if d == 1 else a.var for d, a in zip(buffer.shape, trailing, strict=True))
+        buffer,
+        (0 if d == 1 else a.var for d, a in zip(buffer.shape, trailing, strict=True)),
     )
 
 
@@ -136,14 +144,18 @@ def _binary(op: BinaryOp) -> Scalar:
 
 def _erf(x: np.ndarray) -> np.ndarray:
     wide = np.asarray(x, np.float64)
-    flat = np.fromiter((math.erf(v) for v in wide.ravel().tolist()), np.float64, wide.size)
+    flat = np.fromiter(
+        (math.erf(v) for v in wide.ravel().tolist()), np.float64, wide.size
+    )
     return flat.reshape(wide.shape)
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
     # exp of a positive number is never taken, so no overflow loses the small tail.
     small = np.exp(-np.abs(x))
-    return np.where(np.isnan(x), x, np.where(x >= 0, 1 / (1 + small), small / (1 + small)))
+    return np.where(
+        np.isnan(x), x, np.where(x >= 0, 1 / (1 + small), small / (1 + small))
+    )
 
 
 def _not(x: np.ndarray) -> np.ndarray:
@@ -197,33 +209,44 @@ def _remainder(op: BinaryOp) -> Scalar:
             return _float_mod(a, b) if op == "mod" else Call("fmod", (a, b), a.dtype)
         # A divisor of 0 or -1 becomes 1: the remainder is 0 then, as the law says.
         _, _, safe = _safe_divisor(b)
-        return Binary("mod", a, safe) if op == "mod" else a - Binary("div", a, safe) * safe
+        return (
+            Binary("mod", a, safe) if op == "mod" else a - Binary("div", a, safe) * safe
+        )
 
     return scalar
+
+
+def _float_remainder(a: Expr, b: Expr) -> tuple[Expr, Expr]:
+    """Returns fmod(a, b), and whether it is to be moved into the sign of the divisor."""
+    zero = Const(0.0, a.dtype)
+    rest = Call("fmod", (a, b), a.dtype)
+    differ = Binary("xor", Binary("lt", rest, zero), Binary("lt", b, zero))
+    return rest, Binary("and", Binary("ne", rest, zero), differ)
 
 
 def _float_mod(a: Expr, b: Expr) -> Expr:
     """fmod moved into the sign of the divisor; a zero result takes the divisor's sign."""
     zero = Const(0.0, a.dtype)
-    rest = Call("fmod", (a, b), a.dtype)
-    negative = Binary("lt", b, zero)
-    differ = Binary("xor", Binary("lt", rest, zero), negative)
-    signed_zero = Select(negative, Const(-0.0, a.dtype), zero)
-    moved = Select(differ, rest + b, rest)
-    return Select(Binary("eq", rest, zero), signed_zero, moved)
+    rest, differ = _float_remainder(a, b)
+    signed_zero = Select(Binary("lt", b, zero), Const(-0.0, a.dtype), zero)
+    return Select(Binary("eq", rest, zero), signed_zero, Select(differ, rest + b, rest))
 
 
 def _float_floordiv(a: Expr, b: Expr) -> Expr:
-    """(a - mod(a, b)) / b rounded to the nearest integer, which it all but is; a / b for b == 0."""
+    """The integer that (a - fmod(a, b)) / b all but is, one less if the signs differ; a / 0."""
     zero = Const(0.0, a.dtype)
-    quotient = (a - _float_mod(a, b)) / b
+    rest, differ = _float_remainder(a, b)
+    quotient = (a - rest) / b
+    quotient = Select(differ, quotient - 1.0, quotient)
     down = Call("floor", (quotient,), a.dtype)
-    nearest = Select(Binary("gt", quotient - down, Const(0.5, a.dtype)), down + 1.0, down)
+    nearest = Select(
+        Binary("gt", quotient - down, Const(0.5, a.dtype)), down + 1.0, down
+    )
     return Select(Binary("eq", b, zero), a / b, nearest)
 
 
 def _integer_quotient(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Integer division that truncates; x / 0 is 0 and the lowest / -1 wraps to itself."""
+    """Division that truncates for integers; x / 0 is 0 and the lowest / -1 wraps to itself."""
     if a.dtype.kind == "f":
         return np.divide(a, b)
     down = np.floor_divide(a, b)
@@ -282,7 +305,9 @@ def _reference_where(inputs: Sequence[np.ndarray], attrs: Attrs) -> Arrays:
     return (np.where(inputs[0], inputs[1], inputs[2]),)
 
 
-def _compute_where(inputs: Buffers, outputs: Buffers, attrs: Attrs) -> tuple[Compute, ...]:
+def _compute_where(
+    inputs: Buffers, outputs: Buffers, attrs: Attrs
+) -> tuple[Compute, ...]:
     axes = output_axes(outputs[0])
     cond, a, b = (load_broadcast(x, axes) for x in inputs)
     return (Compute(outputs[0], axes, Select(cond, a, b)),)
@@ -300,8 +325,11 @@ def _reference_cast(inputs: Sequence[np.ndarray], attrs: Attrs) -> Arrays:
     source = dt.from_numpy(x.dtype)
     assert source is not None, x.dtype
     with np.errstate(all="ignore"):
-        if to is dt.bf16 and source in (dt.f64, dt.i64, dt.u64, dt.i32, dt.u32):
-            return (_round_to_odd_f32(x).astype(to.numpy),)
+        if to in _HALVES:
+            narrow = (
+                _round_to_odd_numpy(x) if source is dt.f64 else x.astype(np.float32)
+            )
+            return (narrow.astype(to.numpy),)
         if to.is_integer and source.is_float:
             wide = np.trunc(x.astype(np.float64))
             if bool_attr(attrs, "saturate"):
@@ -314,19 +342,30 @@ def _reference_cast(inputs: Sequence[np.ndarray], attrs: Attrs) -> Arrays:
         return (x.astype(to.numpy),)
 
 
-def _round_to_odd_f32(x: np.ndarray) -> np.ndarray:
-    """Rounds to f32 such that a second rounding to bf16 is the rounding of the exact value.
+def _round_to_odd_numpy(x: np.ndarray) -> np.ndarray:
+    """Rounds f64 to f32 such that a second rounding to 16 bits is that of the exact value.
 
     Boldo and Melquiond, "Emulation of FMA and correctly rounded sums: proved algorithms using
-    rounding to odd": an inexact result takes the neighbour with an odd last bit.
+    rounding to odd": an inexact result takes the neighbour whose last bit is 1.
     """
     near = x.astype(np.float32)
-    # Extended precision holds every 64-bit integer and double exactly.
-    exact, back = x.astype(np.longdouble), near.astype(np.longdouble)
-    bits = near.view(np.uint32)
-    even = (bits & 1 == 0) & (back != exact) & np.isfinite(near)
-    toward = np.where(exact > back, np.float32(np.inf), np.float32(-np.inf))
+    even = (near.view(np.uint32) & 1 == 0) & (near != x) & np.isfinite(near)
+    toward = np.where(x > near, np.float32(np.inf), np.float32(-np.inf))
     return np.where(even, np.nextafter(near, toward), near)
+
+
+def _round_to_odd(x: Expr) -> Expr:
+    """The expression of ``_round_to_odd_numpy``; one step in magnitude is one step of the bits."""
+    near = Cast(x, dt.f32)
+    back = Cast(near, dt.f64)
+    bits = Call("bitcast", (near,), dt.i32)
+    even = Binary("eq", Binary("and", bits, Const(1, dt.i32)), Const(0, dt.i32))
+    # Two ordered comparisons: a nan is neither above nor below itself and stays as it is.
+    inexact = Binary("or", Binary("lt", back, x), Binary("gt", back, x))
+    short = Binary("lt", Unary("abs", back), Unary("abs", x))
+    step = Select(short, Const(1, dt.i32), Const(-1, dt.i32))
+    odd = Select(Binary("and", even, inexact), bits + step, bits)
+    return Call("bitcast", (odd,), dt.f32)
 
 
 def _truncate(wide: np.ndarray, to: DType) -> np.ndarray:
@@ -345,22 +384,35 @@ def _saturate_floats(wide: np.ndarray, to: DType) -> np.ndarray:
     return np.where(below, np.array(to.lowest, to.numpy), result)
 
 
-def _compute_cast(inputs: Buffers, outputs: Buffers, attrs: Attrs) -> tuple[Compute, ...]:
+def _compute_cast(
+    inputs: Buffers, outputs: Buffers, attrs: Attrs
+) -> tuple[Compute, ...]:
     axes = output_axes(outputs[0])
     x = load_broadcast(inputs[0], axes)
-    return (Compute(outputs[0], axes, cast(x, outputs[0].dtype, bool_attr(attrs, "saturate"))),)
+    return (
+        Compute(
+            outputs[0], axes, cast(x, outputs[0].dtype, bool_attr(attrs, "saturate"))
+        ),
+    )
 
 
 def cast(x: Expr, to: DType, saturate: bool) -> Expr:
-    """Converts an expression by the law of the cast operator."""
+    """Converts an expression by the law of the cast operator.
+
+    f16 and bf16 convert from and to f32 alone: what every machine can, and one rounding each.
+    """
     source = x.dtype
     if source is to:
         return x
+    if source in _HALVES:
+        wide = Cast(x, dt.f32)
+        return wide if to is dt.f32 else cast(wide, to, saturate)
+    if to in _HALVES and source is not dt.f32:
+        return Cast(_round_to_odd(x) if source is dt.f64 else Cast(x, dt.f32), to)
     if not saturate or not to.is_integer or source is dt.bool_:
         return Cast(x, to)
     if source.is_float:
-        wide = Cast(x, dt.f32) if source in _HALVES else x
-        return _saturated(wide, to, float(to.lowest), float(to.highest))
+        return _saturated(x, to, float(to.lowest), float(to.highest))
     low = max(int(to.lowest), int(source.lowest))
     high = min(int(to.highest), int(source.highest))
     return _saturated(x, to, low, high)
@@ -470,8 +522,9 @@ _WHERE = Op(
 
 _CAST = Op(
     "cast", "elementwise",
-    "Converts by value: rounds to nearest even, truncates float to int (out of range is open"
-    " unless saturate clamps it, nan then gives 0), wraps int to int, to bool is != 0.",
+    "Converts by value: rounds to nearest even (integers to 16-bit floats by way of f32), truncates"
+    " float to int (out of range is open unless saturate clamps it, nan then gives 0), wraps int to"
+    " int, to bool is != 0.",
     ("dtype", "saturate"), _infer_cast, _reference_cast, _compute_cast, None, cast_samples,
 )  # fmt: skip
 
