@@ -154,7 +154,7 @@ def _params(definition: ast.FunctionDef) -> tuple[Var | Buffer, ...]:
         if arg.annotation is None:
             _fail(arg, "a parameter needs its type")
         if not isinstance(arg.annotation, ast.Subscript):
-            variables[arg.arg] = _var(arg.arg, arg.annotation, variables)
+            variables[arg.arg] = _var(arg.arg, arg.annotation)
     params: list[Var | Buffer] = []
     for arg in definition.args.args:
         assert arg.annotation is not None
@@ -166,7 +166,7 @@ def _params(definition: ast.FunctionDef) -> tuple[Var | Buffer, ...]:
     return tuple(params)
 
 
-def _var(name: str, annotation: ast.expr, names: Names) -> Var:
+def _var(name: str, annotation: ast.expr) -> Var:
     match annotation:
         case ast.Name(id=kind) if kind in DTYPES:
             return Var(name, DTYPES[kind])
@@ -223,11 +223,13 @@ def _block(nodes: Sequence[ast.stmt], names: Names) -> Block:
             case ast.Pass():
                 continue
             case ast.AnnAssign(target=ast.Name(id=name), annotation=kind, value=None):
-                block.append(Alloc(_declared(name, kind, known)))
-                known[name] = block[-1].buffer
+                buffer = _declared(name, kind, known)
+                block.append(Alloc(buffer))
+                known[name] = buffer
             case ast.AnnAssign(target=ast.Name(id=name), annotation=kind, value=ast.expr() as e):
-                block.append(Let(_var(name, kind, known), _expr(e, known)))
-                known[name] = block[-1].var
+                var = _var(name, kind)
+                block.append(Let(var, _expr(e, known)))
+                known[name] = var
             case _:
                 block.append(_stmt(node, known))
     return tuple(block)
@@ -289,8 +291,8 @@ def _literal(node: ast.expr) -> int | float | bool | None:
         case ast.Name(id="nan" | "inf" as name):
             return float(name)
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant() | ast.Name() as inner):
-            value = _literal(inner)
-            return None if value is None or isinstance(value, bool) else -value
+            size = _literal(inner)
+            return None if size is None or isinstance(size, bool) else -size
         case ast.Call(func=ast.Name(id="nan"), args=[ast.Constant(value=int() as bits)]):
             unpacked: float = struct.unpack("<d", bits.to_bytes(8, "little"))[0]
             return unpacked

@@ -349,7 +349,7 @@ def rename_vars(func: Func, mapping: Mapping[Var, Var]) -> Func:
             case _:
                 return (stmt,)
 
-    exprs: dict[Expr, Expr] = dict(mapping)
+    exprs: dict[Expr, Expr] = {old: mapping[old] for old in mapping}
     owned = [p for p in func.params if isinstance(p, Buffer)] + list(allocations(func.body))
     params = tuple(p if isinstance(p, Buffer) else mapping.get(p, p) for p in func.params)
     body = map_block(rewrite_block(func.body, lambda e: substitute(e, exprs)), binder)
