@@ -18,6 +18,7 @@ from . import (
     pool,
     recurrent,
     reduce,
+    resize,
     shape,
     slicing,
 )
@@ -33,6 +34,7 @@ _FAMILIES: tuple[Mapping[str, Converter], ...] = (
     pool.CONVERTERS,
     recurrent.CONVERTERS,
     reduce.CONVERTERS,
+    resize.CONVERTERS,
     shape.CONVERTERS,
     slicing.CONVERTERS,
 )
