@@ -315,7 +315,8 @@ class _Parser:
 
     def _inputs(self, definition: ast.FunctionDef, values: dict[str, Value]) -> None:
         arguments = definition.args
-        defaults = arguments.defaults or [None] * len(arguments.args)
+        unnamed: list[ast.expr | None] = [None] * len(arguments.args)
+        defaults = arguments.defaults or unnamed
         if len(defaults) != len(arguments.args):
             _fail(definition, "either every input or none gives its name")
         for argument, default in zip(arguments.args, defaults, strict=True):

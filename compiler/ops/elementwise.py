@@ -117,9 +117,7 @@ def _entry(
         if arity == 1
         else lambda: binary_samples(name, accepts)
     )
-    return Op(
-        name, "elementwise", summary, (), infer, reference, compute, None, samples
-    )
+    return Op(name, "elementwise", summary, (), infer, reference, compute, None, samples)
 
 
 def load_broadcast(buffer: Buffer, axes: Sequence[Axis]) -> Expr:
@@ -144,22 +142,18 @@ def _binary(op: BinaryOp) -> Scalar:
 
 def _erf(x: np.ndarray) -> np.ndarray:
     wide = np.asarray(x, np.float64)
-    flat = np.fromiter(
-        (math.erf(v) for v in wide.ravel().tolist()), np.float64, wide.size
-    )
+    flat = np.fromiter((math.erf(v) for v in wide.ravel().tolist()), np.float64, wide.size)
     return flat.reshape(wide.shape)
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
     # exp of a positive number is never taken, so no overflow loses the small tail.
     small = np.exp(-np.abs(x))
-    return np.where(
-        np.isnan(x), x, np.where(x >= 0, 1 / (1 + small), small / (1 + small))
-    )
+    return np.asarray(np.where(x >= 0, 1 / (1 + small), small / (1 + small)))
 
 
 def _not(x: np.ndarray) -> np.ndarray:
-    return np.logical_not(x) if x.dtype == np.bool_ else np.bitwise_not(x)
+    return np.asarray(np.logical_not(x) if x.dtype == np.bool_ else np.bitwise_not(x))
 
 
 def _sign(x: Expr) -> Expr:
@@ -169,10 +163,6 @@ def _sign(x: Expr) -> Expr:
         return Select(positive, one, x)
     # Zero and nan are their own sign.
     return Select(positive, one, Select(Binary("lt", x, zero), Const(-1, x.dtype), x))
-
-
-def _sign_numpy(x: np.ndarray) -> np.ndarray:
-    return np.sign(x)
 
 
 def _magnitude(x: Expr) -> Expr:
@@ -192,10 +182,8 @@ def _quotient(op: BinaryOp) -> Scalar:
     def scalar(a: Expr, b: Expr) -> Expr:
         if a.dtype.is_float:
             return Binary(op, a, b) if op == "div" else _float_floordiv(a, b)
-        if isinstance(b, Const) and b.value not in (0, -1):
-            return Binary(op, a, b)
         zero, minus, safe = _safe_divisor(b)
-        result = Binary(op, a, safe)
+        result: Expr = Binary(op, a, safe)
         if a.dtype.is_signed:
             result = Select(minus, Unary("neg", a), result)
         return Select(zero, Const(0, a.dtype), result)
@@ -203,15 +191,13 @@ def _quotient(op: BinaryOp) -> Scalar:
     return scalar
 
 
-def _remainder(op: BinaryOp) -> Scalar:
+def _remainder(op: Literal["mod", "fmod"]) -> Scalar:
     def scalar(a: Expr, b: Expr) -> Expr:
         if a.dtype.is_float:
             return _float_mod(a, b) if op == "mod" else Call("fmod", (a, b), a.dtype)
         # A divisor of 0 or -1 becomes 1: the remainder is 0 then, as the law says.
         _, _, safe = _safe_divisor(b)
-        return (
-            Binary("mod", a, safe) if op == "mod" else a - Binary("div", a, safe) * safe
-        )
+        return Binary("mod", a, safe) if op == "mod" else a - Binary("div", a, safe) * safe
 
     return scalar
 
@@ -239,25 +225,23 @@ def _float_floordiv(a: Expr, b: Expr) -> Expr:
     quotient = (a - rest) / b
     quotient = Select(differ, quotient - 1.0, quotient)
     down = Call("floor", (quotient,), a.dtype)
-    nearest = Select(
-        Binary("gt", quotient - down, Const(0.5, a.dtype)), down + 1.0, down
-    )
+    nearest = Select(Binary("gt", quotient - down, Const(0.5, a.dtype)), down + 1.0, down)
     return Select(Binary("eq", b, zero), a / b, nearest)
 
 
 def _integer_quotient(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Division that truncates for integers; x / 0 is 0 and the lowest / -1 wraps to itself."""
     if a.dtype.kind == "f":
-        return np.divide(a, b)
+        return np.asarray(np.divide(a, b))
     down = np.floor_divide(a, b)
     rest = np.remainder(a, b)
-    return down + ((rest != 0) & ((rest < 0) != (a < 0))).astype(a.dtype)
+    return np.asarray(down + ((rest != 0) & ((rest < 0) != (a < 0))).astype(a.dtype))
 
 
 def _power_numpy(x: np.ndarray, e: np.ndarray) -> np.ndarray:
     """Powers; those of integers by squaring, wrapping, where 1 / x**-e truncates (1 / 0 is 0)."""
     if x.dtype.kind == "f":
-        return np.power(x, e)
+        return np.asarray(np.power(x, e))
     x, e = np.broadcast_arrays(x, e)
     result, square, rest = np.ones_like(x), x, e
     for _ in range(8 * x.dtype.itemsize):
@@ -278,7 +262,7 @@ def _shift(op: BinaryOp) -> Scalar:
             conditions.append(Binary("ge", b, Const(0, b.dtype)))
         inside = conjunction(conditions)
         zero = Const(0, a.dtype)
-        beyond = zero
+        beyond: Expr = zero
         if op == "shr" and a.dtype.is_signed:
             beyond = Select(Binary("lt", a, zero), Const(-1, a.dtype), zero)
         return Select(inside, Binary(op, a, Select(inside, b, zero)), beyond)
@@ -305,9 +289,7 @@ def _reference_where(inputs: Sequence[np.ndarray], attrs: Attrs) -> Arrays:
     return (np.where(inputs[0], inputs[1], inputs[2]),)
 
 
-def _compute_where(
-    inputs: Buffers, outputs: Buffers, attrs: Attrs
-) -> tuple[Compute, ...]:
+def _compute_where(inputs: Buffers, outputs: Buffers, attrs: Attrs) -> tuple[Compute, ...]:
     axes = output_axes(outputs[0])
     cond, a, b = (load_broadcast(x, axes) for x in inputs)
     return (Compute(outputs[0], axes, Select(cond, a, b)),)
@@ -326,9 +308,7 @@ def _reference_cast(inputs: Sequence[np.ndarray], attrs: Attrs) -> Arrays:
     assert source is not None, x.dtype
     with np.errstate(all="ignore"):
         if to in _HALVES:
-            narrow = (
-                _round_to_odd_numpy(x) if source is dt.f64 else x.astype(np.float32)
-            )
+            narrow = _round_to_odd_numpy(x) if source is dt.f64 else x.astype(np.float32)
             return (narrow.astype(to.numpy),)
         if to.is_integer and source.is_float:
             wide = np.trunc(x.astype(np.float64))
@@ -384,16 +364,10 @@ def _saturate_floats(wide: np.ndarray, to: DType) -> np.ndarray:
     return np.where(below, np.array(to.lowest, to.numpy), result)
 
 
-def _compute_cast(
-    inputs: Buffers, outputs: Buffers, attrs: Attrs
-) -> tuple[Compute, ...]:
+def _compute_cast(inputs: Buffers, outputs: Buffers, attrs: Attrs) -> tuple[Compute, ...]:
     axes = output_axes(outputs[0])
     x = load_broadcast(inputs[0], axes)
-    return (
-        Compute(
-            outputs[0], axes, cast(x, outputs[0].dtype, bool_attr(attrs, "saturate"))
-        ),
-    )
+    return (Compute(outputs[0], axes, cast(x, outputs[0].dtype, bool_attr(attrs, "saturate"))),)
 
 
 def cast(x: Expr, to: DType, saturate: bool) -> Expr:
@@ -450,7 +424,7 @@ def _compare(name: str, op: BinaryOp, numpy: NumPy, accepts: Accepts = "number")
 _UNARY = (
     _entry("neg", 1, "number", "-x; integers wrap.", np.negative, lambda x: -x),
     _entry("abs", 1, "number", "|x|; the lowest integer wraps to itself.", np.abs, _magnitude),
-    _entry("sign", 1, "number", "-1, 0 or 1; nan stays nan.", _sign_numpy, _sign),
+    _entry("sign", 1, "number", "-1, 0 or 1; nan stays nan.", np.sign, _sign),
     _floats("floor", "The greatest integer not above x.", np.floor),
     _floats("ceil", "The least integer not below x.", np.ceil),
     _floats("round", "The nearest integer, halves to even.", np.rint),

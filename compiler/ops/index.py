@@ -160,9 +160,8 @@ def _reference_gather_nd(inputs: Sequence[np.ndarray], attrs: Attrs) -> Arrays:
     outer = indices.shape[:-1]
     if 0 in outer:
         return (np.empty((*outer, *x.shape[batch + depth :]), x.dtype),)
-    spots: list[np.ndarray] = list(np.indices(outer))[:batch]
-    for k in range(depth):
-        spots.append(valid_indices(indices[..., k], x.shape[batch + k]))
+    spots: list[np.ndarray] = [np.asarray(i) for i in np.indices(outer)[:batch]]
+    spots += [valid_indices(indices[..., k], x.shape[batch + k]) for k in range(depth)]
     return (x[tuple(spots)],)
 
 

@@ -135,7 +135,7 @@ def _divides(size: Dim) -> bool:
 
 
 def _reference_reshape(inputs: Sequence[np.ndarray], attrs: Attrs) -> Arrays:
-    shape = tuple(int(d) for d in dims_attr(attrs, "shape"))  # type: ignore[arg-type]
+    shape = ints_attr(attrs, "shape")
     return (np.ascontiguousarray(inputs[0]).reshape(shape),)
 
 
@@ -213,7 +213,7 @@ def _infer_broadcast(types: Types, attrs: Attrs) -> Types:
 
 
 def _reference_broadcast(inputs: Sequence[np.ndarray], attrs: Attrs) -> Arrays:
-    shape = tuple(int(d) for d in dims_attr(attrs, "shape"))  # type: ignore[arg-type]
+    shape = ints_attr(attrs, "shape")
     return (np.broadcast_to(inputs[0], shape),)
 
 
@@ -249,10 +249,10 @@ def _infer_slice(types: Types, attrs: Attrs) -> Types:
 
 def _reference_slice(inputs: Sequence[np.ndarray], attrs: Attrs) -> Arrays:
     (x,) = inputs
-    starts, sizes, steps = attrs["starts"], attrs["sizes"], attrs["steps"]
+    parts = (ints_attr(attrs, name) for name in ("starts", "sizes", "steps"))
     result = x
-    for d, (start, size, step) in enumerate(zip(starts, sizes, steps, strict=True)):  # type: ignore[arg-type]
-        result = np.take(result, start + step * np.arange(size), axis=d)  # type: ignore[operator]
+    for d, (start, size, step) in enumerate(zip(*parts, strict=True)):
+        result = np.take(result, start + step * np.arange(size), axis=d)
     return (result,)
 
 
@@ -333,9 +333,8 @@ def _infer_pad(types: Types, attrs: Attrs) -> Types:
 
 def _reference_pad(inputs: Sequence[np.ndarray], attrs: Attrs) -> Arrays:
     x, value = inputs
-    los, his = dims_attr(attrs, "lo"), dims_attr(attrs, "hi")
     mode = str_attr(attrs, "mode", PAD_MODES)
-    widths = [(int(lo), int(hi)) for lo, hi in zip(los, his, strict=True)]  # type: ignore[arg-type]
+    widths = list(zip(ints_attr(attrs, "lo"), ints_attr(attrs, "hi"), strict=True))
     if mode != "constant":
         return (np.pad(x, widths, mode=mode),)  # type: ignore[call-overload]
     strides = [n + 1 for n in ints_attr(attrs, "interior")]
@@ -405,7 +404,7 @@ def _infer_iota(types: Types, attrs: Attrs) -> Types:
 
 
 def _reference_iota(inputs: Sequence[np.ndarray], attrs: Attrs) -> Arrays:
-    shape = tuple(int(d) for d in dims_attr(attrs, "shape"))  # type: ignore[arg-type]
+    shape = ints_attr(attrs, "shape")
     axis = axis_attr(attrs, "axis", len(shape))
     line = np.arange(shape[axis]).astype(dtype_attr(attrs, "dtype").numpy)
     return (np.broadcast_to(line.reshape([-1] + [1] * (len(shape) - axis - 1)), shape),)

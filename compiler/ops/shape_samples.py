@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .. import dtype as dt
-from .op import Sample
+from .op import Attrs, Sample
 
 
 def _count(*shape: int, dtype: dt.DType = dt.f32) -> np.ndarray:
@@ -107,7 +107,7 @@ def pad_samples() -> Sequence[Sample]:
         dtype: dt.DType = dt.f32,
     ) -> Sample:
         inner = interior or (0,) * len(shape)
-        attrs = {"lo": lo, "hi": hi, "interior": inner, "mode": mode}
+        attrs: Attrs = {"lo": lo, "hi": hi, "interior": inner, "mode": mode}
         value = np.array(-7 if dtype.is_signed else 1).astype(dtype.numpy)
         return Sample((_count(*shape, dtype=dtype), value), attrs, mode)
 
