@@ -87,7 +87,7 @@ class Context:
     def ops(self, name: str, *inputs: Operand, **attrs: Attr) -> tuple[Value, ...]:
         """Adds a primitive operation and returns all its results."""
         values = self._operands(name, inputs)
-        arrays = [self._arrays.get(v) for v in values]
+        arrays = [self.constant(v) for v in values]
         folded = fold_constants(name, [a for a in arrays if a is not None], len(values), attrs)
         if folded is not None:
             return tuple(self.literal(a) for a in folded)
@@ -125,14 +125,19 @@ class Context:
 
     def constant(self, value: Value) -> np.ndarray | None:
         """The contents of a value that is known while importing, else None."""
-        return self._arrays.get(value)
+        found = self._arrays.get(value)
+        if found is None and 0 in value.shape and all(isinstance(d, int) for d in value.shape):
+            # A tensor without elements has no contents that could vary.
+            return np.empty(tuple(d for d in value.shape if isinstance(d, int)), value.dtype.numpy)
+        return found
 
     def content(self, value: Value) -> Content | None:
         """What is known of a small tensor's elements, as expressions over symbolic dims."""
         found = self._contents.get(value)
-        if found is None and value in self._arrays:
-            found = Content.of(self._arrays[value])
-        return found
+        if found is not None:
+            return found
+        array = self.constant(value)
+        return None if array is None else Content.of(array)
 
     def dims(self, value: Value) -> tuple[Dim, ...] | None:
         """The elements of a small integer tensor (rank 0 or 1) as dims, or None if not known."""

@@ -120,7 +120,8 @@ def _cumulative(op: str) -> Converter:
 
     def convert(ctx: Context, node: NodeView) -> tuple[Value, ...]:
         x = node.input(0)
-        (axis,) = ctx.require_ints(node.input(1), "the axis")
+        # A vector has one axis: which one is meant does not depend on data.
+        (axis,) = (0,) if len(x.shape) == 1 else ctx.require_ints(node.input(1), "the axis")
         return (
             ctx.op(
                 "cumulative",
