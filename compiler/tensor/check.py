@@ -103,8 +103,8 @@ class _Checker:
                     self._expr(stmt.cond, bound, declared, stmt)
                     if stmt.cond.dtype is not dt.bool_:
                         self._fail(f"the condition is {stmt.cond.dtype}, not bool", stmt)
-                    self._block(stmt.then, bound, declared, top=False)
-                    self._block(stmt.orelse, bound, declared, top=False)
+                    self._block(stmt.then, bound, declared, top=top)
+                    self._block(stmt.orelse, bound, declared, top=top)
                 case Alloc():
                     if stmt.buffer.scope == "global":
                         self._fail(f"buffer {stmt.buffer.name} is declared with scope global", stmt)

@@ -1,0 +1,381 @@
+"""From a fused graph to a Program: where every tensor lives and in which order kernels run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tilewright.errors import InternalError
+from tilewright.graph.ir import Graph, Node, Value
+from tilewright.runtime.program import (
+    ALIGNMENT,
+    ArenaStorage,
+    CallKernel,
+    ConstantStorage,
+    CopyTensor,
+    IfStep,
+    InputStorage,
+    LoopStep,
+    OutputStorage,
+    Program,
+    Step,
+    Storage,
+    Tensor,
+    TensorSpec,
+)
+from tilewright.schedule.place import Packing
+from tilewright.target import Target
+from tilewright.tensor.ir import Buffer, Dim, Var, as_expr
+from tilewright.tensor.simplify import dim, product, symbols
+
+from .kernels import Kernel, KernelTable
+from .memory import plan_memory, unplaced
+from .pack import pack_array
+
+
+@dataclass(frozen=True, slots=True)
+class ConstantEntry:
+    """One constant of the program.
+
+    Attributes:
+        offset, nbytes: its place in the constants.
+        data: the model's array.
+        packing: how it is laid out; None: as it is.
+    """
+
+    offset: int
+    nbytes: int
+    data: np.ndarray
+    packing: Packing | None
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """A model ready for a backend.
+
+    Attributes:
+        program: with memory planned.
+        kernels: by name.
+        constants: what to write into the constants.
+    """
+
+    program: Program
+    kernels: Mapping[str, Kernel]
+    constants: tuple[ConstantEntry, ...]
+
+    def fill_constants(self, out: np.ndarray) -> None:
+        """Writes all constants, packed, into a zeroed or fresh byte array of the program's size."""
+        for e in self.constants:
+            place = out[e.offset : e.offset + e.nbytes]
+            if e.packing is None:
+                flat = np.ascontiguousarray(e.data).reshape(-1)
+                place.view(flat.dtype)[...] = flat
+            else:
+                shape = tuple(int(d) for d in e.packing.packed.shape)  # type: ignore[call-overload]
+                view = place.view(e.packing.packed.dtype.numpy).reshape(shape)
+                pack_array(e.packing, e.data, view)
+
+
+@dataclass
+class _Lowering:
+    """One model being lowered: kernels, constants and names so far."""
+
+    table: KernelTable
+    entries: list[ConstantEntry] = field(default_factory=list)
+    placed: dict[tuple[object, ...], ConstantStorage] = field(default_factory=dict)
+    constant_bytes: int = 0
+    counter: int = 0
+    alive: list[np.ndarray] = field(default_factory=list)
+
+    # -------------------------------------------------------------- memory
+
+    def arena(self, name: str, like: Value | Buffer) -> Tensor:
+        """A fresh arena tensor."""
+        self.counter += 1
+        storage = ArenaStorage(unplaced(f"{name}.{self.counter}"))
+        return Tensor(name, like.dtype, like.shape, storage)
+
+    def constant(self, value: Value, data: np.ndarray) -> Tensor:
+        """The tensor of a constant in its own layout."""
+        key = (id(data), None)
+        if key not in self.placed:
+            nbytes = data.size * value.dtype.bytes
+            self.placed[key] = self._reserve(nbytes, data, None)
+        return Tensor(value.name, value.dtype, value.shape, self.placed[key])
+
+    def packed(self, packing: Packing, data: np.ndarray) -> Tensor:
+        """The tensor of a packed constant; equal packings of one array share it."""
+        b = packing.packed
+        key = (id(data), b.shape, packing.axes, packing.value, packing.source)
+        if key not in self.placed:
+            count = product(b.shape)
+            assert isinstance(count, int)
+            self.placed[key] = self._reserve(count * b.dtype.bytes, data, packing)
+        return Tensor(b.name, b.dtype, b.shape, self.placed[key])
+
+    def _reserve(
+        self, nbytes: int, data: np.ndarray, packing: Packing | None
+    ) -> ConstantStorage:
+        offset = self.constant_bytes
+        self.alive.append(data)
+        self.entries.append(ConstantEntry(offset, nbytes, data, packing))
+        self.constant_bytes = -(-(offset + nbytes) // ALIGNMENT) * ALIGNMENT
+        return ConstantStorage(offset)
+
+    # -------------------------------------------------------------- blocks
+
+    def block(
+        self,
+        graph: Graph,
+        given: Mapping[Value, Tensor],
+        results: Mapping[Value, Tensor],
+    ) -> list[Step]:
+        """The steps of a graph.
+
+        Args:
+            graph: its body.
+            given: tensors of its inputs.
+            results: where outputs are to be; an output that is not there yet is copied.
+        """
+        roots = _roots(graph)
+        wanted: dict[Value, Tensor] = {}
+        for v, t in results.items():
+            root = roots.get(v, v)
+            if root not in given and root not in graph.constants:
+                wanted.setdefault(
+                    root, Tensor(root.name, root.dtype, root.shape, t.storage)
+                )
+        where: dict[Value, Tensor] = dict(given)
+        steps: list[Step] = []
+        for node in graph.nodes:
+            if node.op == "reshape" and node.inputs[0] is not None:
+                source = self._find(graph, where, node.inputs[0])
+                out = node.outputs[0]
+                where[out] = Tensor(out.name, out.dtype, out.shape, source.storage)
+                continue
+            for v in node.outputs:
+                where[v] = wanted[v] if v in wanted else self.arena(v.name, v)
+            match node.op:
+                case "fused":
+                    steps += self._fused(graph, node, where)
+                case "if":
+                    steps += self._if(graph, node, where)
+                case "scan":
+                    steps += self._scan(graph, node, where)
+                case _:
+                    raise InternalError(
+                        f"{node.op} was left outside a group", code="TW-E0902"
+                    )
+        for v, t in results.items():
+            source = self._find(graph, where, v)
+            if source.storage != t.storage:
+                steps.append(
+                    CopyTensor(t, Tensor(v.name, v.dtype, v.shape, source.storage))
+                )
+        return steps
+
+    def _find(self, graph: Graph, where: Mapping[Value, Tensor], v: Value) -> Tensor:
+        if v in where:
+            return where[v]
+        return self.constant(v, graph.constants[v])
+
+    def _fused(
+        self, graph: Graph, node: Node, where: Mapping[Value, Tensor]
+    ) -> list[Step]:
+        body = node.attrs["body"]
+        assert isinstance(body, Graph)
+        outer = dict(zip(body.inputs, node.inputs, strict=True))
+        data: dict[Value, np.ndarray] = dict(body.constants)
+        data |= {
+            b: graph.constants[v] for b, v in outer.items() if v in graph.constants
+        }
+        code = self.table.code(body, frozenset(data))
+        produced = dict(zip(body.outputs, node.outputs, strict=True))
+        names: dict[str, Tensor] = {b.name: self.arena(b.name, b) for b in code.scratch}
+        names |= {n: where[produced[v]] for n, v in code.outputs}
+        sources = dict(code.inputs)
+        steps: list[Step] = []
+        for launch in code.launches:
+            packed = {p.packed.name: p for p in launch.kernel.packings}
+            args: list[Tensor | Dim] = []
+            for p in launch.kernel.func.params:
+                if isinstance(p, Var):
+                    args.append(p)
+                elif p.name in packed:
+                    source = sources[packed[p.name].source.name]
+                    args.append(self.packed(packed[p.name], data[source]))
+                elif p.name in names:
+                    args.append(names[p.name])
+                else:
+                    v = sources[p.name]
+                    held = outer.get(v)
+                    if held is None:
+                        args.append(self.constant(v, body.constants[v]))
+                    else:
+                        args.append(self._find(graph, where, held))
+            steps.append(CallKernel(launch.kernel.func.name, tuple(args)))
+        # One value may be two outputs of the group.
+        for v, t in ((node.outputs[k], b) for k, b in enumerate(body.outputs)):
+            source = next(names[n] for n, x in code.outputs if x is t)
+            if where[v].storage != source.storage:
+                steps.append(CopyTensor(where[v], source))
+        return steps
+
+    def _if(
+        self, graph: Graph, node: Node, where: Mapping[Value, Tensor]
+    ) -> list[Step]:
+        cond, *captured = (self._find(graph, where, v) for v in node.inputs)
+        branches = []
+        for key in ("then", "orelse"):
+            body = node.attrs[key]
+            assert isinstance(body, Graph)
+            branches.append(
+                self._call(body, captured, [where[v] for v in node.outputs])
+            )
+        return [IfStep(cond, tuple(branches[0]), tuple(branches[1]))]
+
+    def _call(
+        self, body: Graph, args: list[Tensor], results: list[Tensor]
+    ) -> list[Step]:
+        """A subgraph's steps, with its outputs stored in ``results``."""
+        given = {
+            v: Tensor(v.name, v.dtype, v.shape, t.storage)
+            for v, t in zip(body.inputs, args, strict=True)
+        }
+        first: dict[Value, Tensor] = {}
+        again: list[tuple[Tensor, Value]] = []
+        for v, t in zip(body.outputs, results, strict=True):
+            if v in first:
+                again.append((t, v))
+            else:
+                first[v] = t
+        steps = self.block(body, given, first)
+        return [*steps, *(CopyTensor(t, first[v]) for t, v in again)]
+
+    def _scan(
+        self, graph: Graph, node: Node, where: Mapping[Value, Tensor]
+    ) -> list[Step]:
+        """A native loop: carried values are double-buffered, rows are views at t * stride."""
+        body = node.attrs["body"]
+        carried, scanned = node.attrs["carried"], node.attrs["scanned"]
+        assert (
+            isinstance(body, Graph)
+            and isinstance(carried, int)
+            and isinstance(scanned, int)
+        )
+        sources = [self._find(graph, where, v) for v in node.inputs]
+        inits, rows, captured = (
+            sources[:carried],
+            sources[carried : carried + scanned],
+            sources[carried + scanned :],
+        )
+        steps: list[Step] = []
+        trip = rows[0].shape[0]
+        self.counter += 1
+        t = Var(f"t{self.counter}")
+        last = dim(as_expr(trip) - 1)
+        position: Dim = dim(as_expr(last) - t) if node.attrs["reverse"] else t
+        row_views: list[Tensor] = []
+        for v, r in zip(node.inputs[carried : carried + scanned], rows, strict=True):
+            if not isinstance(r.storage, ArenaStorage):
+                kept = self.arena(v.name, v)
+                steps.append(CopyTensor(kept, r))
+                r = kept
+            row_views.append(_row(r, position))
+        states = [self.arena(f"{v.name}.state", v) for v in node.outputs[:carried]]
+        steps += [CopyTensor(s, i) for s, i in zip(states, inits, strict=True)]
+        nexts = [self.arena(f"{v.name}.next", v) for v in node.outputs[:carried]]
+        stacked: list[tuple[Tensor, Tensor]] = []
+        for v in node.outputs[carried:]:
+            whole = where[v]
+            kept = whole
+            if not isinstance(whole.storage, ArenaStorage):
+                kept = self.arena(v.name, v)
+            stacked.append((whole, kept))
+        results = [*nexts, *(_row(kept, position) for _, kept in stacked)]
+        inner = self._call(body, [*states, *row_views, *captured], results)
+        inner += [CopyTensor(s, n) for s, n in zip(states, nexts, strict=True)]
+        steps.append(LoopStep(t, trip, tuple(inner)))
+        steps += [
+            CopyTensor(where[v], s)
+            for v, s in zip(node.outputs[:carried], states, strict=True)
+        ]
+        steps += [CopyTensor(w, k) for w, k in stacked if w.storage != k.storage]
+        return steps
+
+
+def _row(t: Tensor, position: Dim) -> Tensor:
+    """Row ``position`` along axis 0, as a view."""
+    assert isinstance(t.storage, ArenaStorage)
+    stride = dim(as_expr(product(t.shape[1:])) * t.dtype.bytes)
+    offset = dim(as_expr(t.storage.offset) + as_expr(position) * as_expr(stride))
+    return Tensor(t.name, t.dtype, t.shape[1:], ArenaStorage(offset))
+
+
+def _roots(graph: Graph) -> dict[Value, Value]:
+    """For every view the value whose memory it shares."""
+    roots: dict[Value, Value] = {}
+    for node in graph.nodes:
+        if node.op == "reshape":
+            source = node.inputs[0]
+            roots[node.outputs[0]] = roots.get(source, source)
+    return roots
+
+
+def lower_graph(graph: Graph, target: Target) -> Lowered:
+    """Lowers a fused graph: schedules its kernels, places its tensors, plans its memory."""
+    work = _Lowering(KernelTable(target))
+    given: dict[Value, Tensor] = {}
+    for k, v in enumerate(graph.inputs):
+        given[v] = Tensor(v.name, v.dtype, v.shape, InputStorage(k))
+    names = graph.output_names or tuple(v.name for v in graph.outputs)
+    outputs: dict[Value, Tensor] = {}
+    again: list[tuple[Tensor, Value]] = []
+    for k, v in enumerate(graph.outputs):
+        storage: Storage = OutputStorage(k)
+        t = Tensor(names[k], v.dtype, v.shape, storage)
+        if v in outputs:
+            again.append((t, v))
+        else:
+            outputs[v] = t
+    steps = work.block(graph, given, outputs)
+    steps += [CopyTensor(t, outputs[v]) for t, v in again]
+    found: set[Var] = set()
+    for v in (*graph.inputs, *graph.outputs):
+        for d in v.shape:
+            found |= symbols(d)
+    for s in steps:
+        found |= _step_symbols(s)
+    program = Program(
+        name=graph.name,
+        inputs=tuple(TensorSpec(v.name, v.dtype, v.shape) for v in graph.inputs),
+        outputs=tuple(
+            TensorSpec(n, v.dtype, v.shape)
+            for n, v in zip(names, graph.outputs, strict=True)
+        ),
+        symbols=tuple(sorted((v for v in found if v.is_symbol), key=lambda v: v.name)),
+        steps=tuple(steps),
+        arena_bytes=0,
+        constants_bytes=work.constant_bytes,
+    )
+    return Lowered(plan_memory(program), work.table.kernels, tuple(work.entries))
+
+
+def _step_symbols(step: Step) -> set[Var]:
+    found: set[Var] = set()
+    match step:
+        case CallKernel():
+            for a in step.args:
+                dims = a.shape if isinstance(a, Tensor) else (a,)
+                for d in dims:
+                    found |= symbols(d)
+        case IfStep():
+            for s in (*step.then, *step.orelse):
+                found |= _step_symbols(s)
+        case LoopStep():
+            found |= symbols(step.trip)
+            for s in step.body:
+                found |= _step_symbols(s)
+    return found

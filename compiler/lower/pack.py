@@ -1,0 +1,99 @@
+"""Evaluating packings on constants when the code is made."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tilewright.schedule.place import Packing
+from tilewright.tensor.access import flat_index
+from tilewright.tensor.ir import Const, Load, Select, Var, as_expr
+from tilewright.tensor.simplify import affine, bounds, evaluate
+
+
+def pack_array(
+    packing: Packing, source: np.ndarray, out: np.ndarray | None = None
+) -> np.ndarray:
+    """Returns the packed operand: zero where blocks run past the end of the axis.
+
+    A packing is an affine walk over the source, so one strided view and one copy do it.
+
+    Args:
+        packing: the record that the schedule made; its shapes are constant.
+        source: the constant, in row-major order of ``packing.source`` (any shape of that size).
+        out: where to write, of the packed shape; made anew where it is None.
+
+    Raises:
+        ValueError: the packing is not affine, or a shape is symbolic.
+    """
+    shape = tuple(d for d in packing.packed.shape if isinstance(d, int))
+    if len(shape) != len(packing.packed.shape):
+        raise ValueError(f"the shape of {packing.packed.name} is symbolic")
+    value = packing.value
+    load = value.a if isinstance(value, Select) else value
+    if not isinstance(load, Load):
+        raise ValueError(f"{packing.packed.name} is not a plain walk over its source")
+    ranges = {v: (0, n - 1) for v, n in zip(packing.axes, shape, strict=True)}
+    form = affine(flat_index(load, ranges), packing.axes, ranges)
+    if form is None or not isinstance(form[1], Const):
+        raise ValueError(
+            f"{packing.packed.name} does not walk its source by constant steps"
+        )
+    steps = [form[0][v] for v in packing.axes]
+    base = int(form[1].value)
+    result = np.empty(shape, source.dtype) if out is None else out
+    flat = np.ascontiguousarray(source).reshape(-1)
+    strides = tuple(int(s) * flat.itemsize for s in steps if isinstance(s, int))
+    if not isinstance(value, Select):
+        result[...] = np.lib.stride_tricks.as_strided(flat[base:], shape, strides)
+        return result
+    _fill_blocks(packing, flat[base:], strides, result, value)
+    return result
+
+
+def _fill_blocks(
+    packing: Packing,
+    flat: np.ndarray,
+    strides: tuple[int, ...],
+    result: np.ndarray,
+    value: Select,
+) -> None:
+    """Copies all blocks that are whole as one view, and the last one up to its end."""
+    cond = value.cond
+    assert not isinstance(cond, Const)
+    # The guard is `outer * factor + inner < extent`; inner is the last axis of the packing.
+    inner = packing.axes[-1]
+    names = [v.name for v in packing.axes]
+    outer = names.index(inner.name.removesuffix("_i") + "_o")
+    factor = result.shape[-1]
+    end = _guard_end(value, packing.axes[outer], inner, factor)
+    whole = end // factor
+    shape = list(result.shape)
+    shape[outer] = whole
+    if whole:
+        head = tuple(slice(0, n) for n in shape)
+        result[head] = np.lib.stride_tricks.as_strided(flat, tuple(shape), strides)
+    rest = end - whole * factor
+    if whole < result.shape[outer]:
+        tail = [slice(None)] * len(shape)
+        tail[outer] = slice(whole, None)
+        result[tuple(tail)] = 0
+        if rest:
+            shape[outer], shape[-1] = 1, rest
+            tail[-1] = slice(0, rest)
+            start = flat[whole * strides[outer] // flat.itemsize :]
+            result[tuple(tail)] = np.lib.stride_tricks.as_strided(
+                start, tuple(shape), strides
+            )
+
+
+def _guard_end(value: Select, outer: Var, inner: Var, factor: int) -> int:
+    """The extent of the axis that was cut in blocks, from the guard ``position < extent``."""
+    cond = value.cond
+    gap = getattr(cond, "b", None)
+    position = getattr(cond, "a", None)
+    assert gap is not None and position is not None
+    difference = as_expr(gap) - position
+    zero = {outer.name: 0, inner.name: 0}
+    end = evaluate(difference, zero)
+    assert bounds(end) == (end, end) and factor > 0
+    return end
