@@ -9,6 +9,7 @@ from tilewright.graph.interpret import resolve_attrs
 from tilewright.graph.ir import TensorType
 from tilewright.ops import OPS
 from tilewright.ops.op import Attrs
+from tilewright.tensor.check import check
 from tilewright.tensor.compute import ComputeGroup
 from tilewright.tensor.interpret import interpret, interpret_group
 from tilewright.tensor.ir import Buffer, Dim, Func, minimum, symbol
@@ -77,6 +78,8 @@ def test_one_nest_serves_every_size(name: str, types: tuple[TensorType, ...], at
             ours = interpret_group(ComputeGroup(name, inputs, outputs, stages), given, env)
         else:
             ours = {b.name: np.zeros_like(w) for b, w in zip(outputs, wanted, strict=True)}
-            interpret(Func(name, (*inputs, *outputs, N, H, K), loops), {**given, **ours}, env)
+            func = Func(name, (*inputs, *outputs, N, H, K), loops)
+            check(func)
+            interpret(func, {**given, **ours}, env)
         for buffer, w in zip(outputs, wanted, strict=True):
             np.testing.assert_allclose(ours[buffer.name], w, rtol=2e-5, atol=2e-5)
