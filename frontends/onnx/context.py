@@ -27,9 +27,11 @@ from tilewright.dtype import DType
 from tilewright.errors import ModelError
 from tilewright.graph.build import GraphBuilder
 from tilewright.graph.ir import Attr, Graph, TensorType, Value
+from tilewright.ops import OpError
 from tilewright.tensor.ir import Dim, Expr
 from tilewright.tensor.simplify import dim, same_dim
 
+from .equal import conflict, solved
 from .node import GapError, NodeView
 from .shapes import Content, content_dims, fold_constants, fold_contents
 
@@ -91,7 +93,13 @@ class Context:
         folded = fold_constants(name, [a for a in arrays if a is not None], len(values), attrs)
         if folded is not None:
             return tuple(self.literal(a) for a in folded)
-        results = self.builder.add_many(name, *values, origin=self.origin, **attrs)
+        try:
+            results = self.builder.add_many(name, *values, origin=self.origin, **attrs)
+        except OpError:
+            cause = conflict(name, values, attrs)
+            if cause is not None:
+                raise cause from None
+            raise
         content = fold_contents(name, [self.content(v) for v in values], values, attrs, results[0])
         if content is None:
             return results
@@ -165,6 +173,12 @@ class Context:
         if len(ints) != len(found):
             self.unsupported(f"{what} is not a constant")
         return ints
+
+    def need_equal(self, a: Dim, b: Dim) -> None:
+        """Starts the import again where one symbol can be replaced so that two dims are equal."""
+        cause = solved(a, b)
+        if cause is not None:
+            raise cause
 
     # -------------------------------------------------------------- refusals
 

@@ -13,8 +13,11 @@ import onnx
 from tilewright.errors import Gap, ModelError, UnsupportedError
 from tilewright.graph.build import GraphBuilder
 from tilewright.graph.ir import Graph, Node, TensorType, Value
+from tilewright.ops import OpError
+from tilewright.tensor.ir import Dim, Expr, Var
 
 from .context import Context
+from .equal import DimsDifferError
 from .node import GapError, NodeView, type_name
 from .order import in_order
 from .read import ExternalData, array_of, code_of, dtype_of, read_model
@@ -48,7 +51,13 @@ def import_onnx(
         OptionError: ``shapes`` or ``dim_ranges`` do not fit the model (TW-E08xx).
     """
     model, external, name = read_model(source, base_dir)
-    return _Import(model, external, name).run(Signature(shapes, dim_ranges))
+    known: dict[Var, Dim] = {}
+    while True:
+        try:
+            return _Import(model, external, name).run(Signature(shapes, dim_ranges, known))
+        except DimsDifferError as cause:
+            # Each round replaces one symbol of the inputs, so there are no more than those.
+            known = cause.added_to(known)
 
 
 class _Skip(Exception):
@@ -237,6 +246,14 @@ class _Import:
             return self._expand(scope, view, node)
         except GapError as gap:
             self._gap(f"{key}: {gap.reason}", name)
+        except OpError as error:
+            if not _is_symbolic(values):
+                raise
+            self._gap(
+                f"{key}: the operation is not defined for all values of the symbolic dims (give"
+                f" numbers for them with shapes): {error.message}",
+                name,
+            )
         except _Skip:
             pass
         finally:
@@ -356,6 +373,10 @@ def _schema(domain: str, op: str, opset: int) -> onnx.defs.OpSchema | None:
         return onnx.defs.get_schema(op, min(opset, 2**31 - 1), domain)
     except onnx.defs.SchemaError:
         return None
+
+
+def _is_symbolic(values: Iterable[Value | None]) -> bool:
+    return any(isinstance(d, Expr) for v in values if v is not None for d in v.shape)
 
 
 def _type_proto(value: Value | None) -> onnx.TypeProto:

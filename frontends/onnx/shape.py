@@ -155,6 +155,7 @@ def _expanded(ctx: Context, node: NodeView, have: Dim, want: Dim) -> Dim:
     reason = f"the dim {dim_text(have)} does not broadcast to {dim_text(want)}"
     if isinstance(have, int):
         node.broken(reason)
+    ctx.need_equal(have, want)
     ctx.unsupported(f"{reason} for all values of its symbols")
 
 

@@ -23,6 +23,7 @@ class Signature:
     Args:
         shapes: dims by input name that replace the declared ones (ints, or names of symbols).
         dim_ranges: inclusive ranges by symbol name; the default is 1 and up.
+        known: dims that the model needs in place of symbols (see equal.py).
 
     Raises:
         OptionError: a range is empty or negative.
@@ -32,7 +33,9 @@ class Signature:
         self,
         shapes: Mapping[str, Sequence[int | str]] | None,
         dim_ranges: Mapping[str, DimRange] | None,
+        known: Mapping[Var, Dim],
     ) -> None:
+        self._known = known
         self._shapes = dict(shapes or {})
         self._ranges = dict(dim_ranges or {})
         self._symbols: dict[str, Var] = {}
@@ -122,20 +125,20 @@ class Signature:
                     f"input {name}: dim {axis} is {declared.dim_value}, but dims are not negative",
                     code="TW-E0133",
                 )
-            case "dim_param" if declared.dim_param:
+            case "dim_param" if re.search(r"\w", declared.dim_param):
                 return self._symbol(declared.dim_param)
             case _:
-                # Exporters write -1, nothing, or an empty name for a dim that varies.
+                # Exporters write -1, nothing, or "?" for a dim that varies on its own.
                 return self._symbol(f"{name}_{axis}")
 
-    def _symbol(self, name: str) -> Var:
+    def _symbol(self, name: str) -> Dim:
         self._asked.add(name)
         found = self._symbols.get(name)
         if found is None:
             low, high = self._ranges.get(name, (1, None))
             found = symbol(self._identifier(name), low, high)
             self._symbols[name] = found
-        return found
+        return self._known.get(found, found)
 
     def _identifier(self, name: str) -> str:
         base = re.sub(r"\W", "_", name, flags=re.ASCII)

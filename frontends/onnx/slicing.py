@@ -12,7 +12,8 @@ from tilewright.tensor.simplify import ceildiv, dim, product
 from .context import Context, Converter
 from .node import NodeView
 
-_OPEN = (1 << 31) - 1  # what exporters write for "to the end"
+# Exporters write numbers from here on for "to the end"; no axis of a tensor is that long.
+_OPEN = 10**9
 
 
 # ------------------------------------------------------------------ slice
