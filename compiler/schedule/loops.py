@@ -75,10 +75,10 @@ def split(
     Before:
         for i in serial(96):
             B[i] = A[i]
-    After ``split(func, "i", 8, "io", "ii")``:
+    After ``split("i", 8, "io", "ii")``:
         for io in serial(12):
             for ii in serial(8):
-                B[io * 8 + ii] = A[io * 8 + ii]
+                B[ii + io * 8] = A[ii + io * 8]
 
     Raises:
         ScheduleError: no such loop, a start other than 0, or the tail rule does not allow it.
@@ -213,7 +213,7 @@ def reorder(func: Func, names: Sequence[str]) -> Func:
         for i in serial(4):
             for j in serial(8):
                 B[i, j] = A[i, j]
-    After ``reorder(func, ["j", "i"])``:
+    After ``reorder(["j", "i"])``:
         for j in serial(8):
             for i in serial(4):
                 B[i, j] = A[i, j]
@@ -260,7 +260,7 @@ def set_kind(func: Func, loop: str, kind: LoopKind) -> Func:
     Before:
         for i in serial(8):
             B[i] = A[i]
-    After ``set_kind(func, "i", "vector")``:
+    After ``set_kind("i", "vector")``:
         for i in vector(8):
             B[i] = A[i]
 
@@ -298,7 +298,7 @@ def fuse(func: Func, outer: str, inner: str, name: str) -> Func:
         for i in serial(4):
             for j in serial(8):
                 B[i, j] = A[i, j]
-    After ``fuse(func, "i", "j", "f")``:
+    After ``fuse("i", "j", "f")``:
         for f in serial(32):
             B[f // 8, f % 8] = A[f // 8, f % 8]
 
@@ -338,9 +338,9 @@ def peel(func: Func, loop: str, front: int, back: int) -> Func:
     Before:
         for i in serial(8):
             B[i] = A[i]
-    After ``peel(func, "i", 1, 1)``:
+    After ``peel("i", 1, 1)``:
         B[0] = A[0]
-        for i in serial(1, 6):
+        for i in serial(6, start=1):
             B[i] = A[i]
         B[7] = A[7]
 
@@ -386,11 +386,17 @@ def tighten(func: Func, loop: str) -> Func:
     must not vary inside the loop.
 
     Before:
-        for k in serial(3):
-            s[0] = s[0] + select(0 <= i + k - 1, A[i + k - 1], 0.0)
-    After ``tighten(func, "k")``:
-        for k in serial(max(0, 1 - i), ...):
-            s[0] = s[0] + A[i + k - 1]
+        s: register[f32, 1]
+        s[0] = 0.0
+        for i in serial(8):
+            for k in serial(3):
+                s[0] = s[0] + select(0 <= i + k - 1, A[i + k - 1], 0.0)
+    After ``tighten("k")``:
+        s: register[f32, 1]
+        s[0] = 0.0
+        for i in serial(8):
+            for k in serial(3 - max(0, 1 - i), start=max(0, 1 - i)):
+                s[0] = s[0] + A[i + k - 1]
 
     Raises:
         ScheduleError: no such loop.

@@ -118,13 +118,13 @@ def compute_at(func: Func, buffer: str, loop: str) -> Func:
         for jo in serial(8):
             for ji in serial(8):
                 B[jo * 8 + ji] = t[jo * 8 + ji]
-    After ``compute_at(func, "t", "jo")``:
+    After ``compute_at("t", "jo")``:
         for jo in serial(8):
             t: local[f32, 8]
             for i in serial(8):
-                t[i] = A[jo * 8 + i] * 2.0
+                t[i] = A[i + jo * 8] * 2.0
             for ji in serial(8):
-                B[jo * 8 + ji] = t[ji]
+                B[ji + jo * 8] = t[ji]
 
     Raises:
         ScheduleError: no such temporary or loop, something outside the loop reads it, a
@@ -354,13 +354,13 @@ def rfactor(func: Func, loop: str, lanes: int, name: str) -> Func:
     Before:
         for k in serial(64):
             s[0] = s[0] + A[k]
-    After ``rfactor(func, "k", 16, "p")``:
+    After ``rfactor("k", 16, "p")``:
         p: register[f32, 16]
-        for k_i0 in vector(16):
-            p[k_i0] = 0.0
+        for k_z in vector(16):
+            p[k_z] = 0.0
         for k_o in serial(4):
             for k_i in vector(16):
-                p[k_i] = p[k_i] + A[k_o * 16 + k_i]
+                p[k_i] = p[k_i] + A[k_i + k_o * 16]
         for k_r in vector(16):
             s[0] = s[0] + p[k_r]
 

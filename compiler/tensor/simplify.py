@@ -291,6 +291,11 @@ def _multiply(a: _Linear, b: _Linear) -> _Linear:
     return result
 
 
+def _scaled(monomial: _Monomial, c: int) -> Expr:
+    factor: Expr = reduce(mul, monomial)
+    return factor if c == 1 else binary("mul", factor, c)
+
+
 def _wrap(value: int) -> int:
     return (value + (1 << 63)) % (1 << 64) - (1 << 63)
 
@@ -553,18 +558,23 @@ class _Simplifier:
         return {(Binary(op, *pair),): 1}  # type: ignore[arg-type]
 
     def _build(self, terms: _Linear) -> Expr:
-        constant = terms.get((), 0)
+        """The one expression of a linear form: sums first, then what is taken away."""
+        constant = _wrap(terms.get((), 0))
+        ordered = sorted((m for m in terms if m), key=lambda m: [_order(x) for x in m])
+        plus = [m for m in ordered if terms[m] > 0]
+        minus = [m for m in ordered if terms[m] < 0]
         total: Expr | None = None
-        for monomial in sorted((m for m in terms if m), key=lambda m: [_order(x) for x in m]):
-            c = terms[monomial]
-            factor: Expr = reduce(mul, monomial)
-            term = factor if abs(c) == 1 else binary("mul", factor, abs(c))
+        for m in plus:
+            term = _scaled(m, terms[m])
+            total = term if total is None else binary("add", total, term)
+        if total is None and (constant > 0 or not minus):
+            total, constant = Const(constant), 0
+        for m in minus:
             if total is None:
-                total = term if c > 0 else binary("mul", factor, c)
+                total = _scaled(m, terms[m])
             else:
-                total = binary("add" if c > 0 else "sub", total, term)
-        if total is None:
-            return Const(_wrap(constant))
+                total = binary("sub", total, _scaled(m, -terms[m]))
+        assert total is not None
         if constant:
             total = binary("add" if constant > 0 else "sub", total, abs(constant))
         self._linear.setdefault(total, terms)
