@@ -379,13 +379,20 @@ class _Parser:
             if digest(array) != shown:
                 _fail(node, f"the data given for constant {shown} has digest {digest(array)}")
         else:
-            shape = tuple(d for d in type_.shape if isinstance(d, int))
-            with np.errstate(all="ignore"):
-                wide = np.asarray(shown, None if type_.dtype.is_float else type_.dtype.numpy)
-                array = wide.astype(type_.dtype.numpy).reshape(shape)
+            array = _array(shown, type_, node)
         if type_of(array) != type_:
             _fail(node, f"the data is {type_text(type_of(array))}, not {type_text(type_)}")
         return array
+
+
+def _array(shown: float | list[float], type_: TensorType, node: ast.expr) -> np.ndarray:
+    shape = tuple(d for d in type_.shape if isinstance(d, int))
+    try:
+        with np.errstate(all="ignore"):
+            wide = np.asarray(shown, None if type_.dtype.is_float else type_.dtype.numpy)
+            return wide.astype(type_.dtype.numpy).reshape(shape)
+    except (ValueError, OverflowError) as error:
+        _fail(node, f"not the data of {type_text(type_)} ({error})")
 
 
 def _elements(node: ast.expr) -> str | float | list[float]:
