@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from . import (
     activation,
+    attention,
     creation,
     elementwise,
     linalg,
@@ -26,6 +27,7 @@ from .context import Converter
 
 _FAMILIES: tuple[Mapping[str, Converter], ...] = (
     activation.CONVERTERS,
+    attention.CONVERTERS,
     creation.CONVERTERS,
     elementwise.CONVERTERS,
     linalg.CONVERTERS,
