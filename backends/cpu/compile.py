@@ -1,0 +1,57 @@
+"""LLVM IR text to a relocatable object, by llvmlite's code generator alone."""
+
+from __future__ import annotations
+
+import llvmlite.binding as llvm
+
+from tilewright.errors import InternalError
+from tilewright.target import Target
+
+
+def machine_for(target: Target, *, opt: int = 2) -> llvm.TargetMachine:
+    """LLVM's code generator for a target: position-independent, small code model."""
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    return llvm.Target.from_triple(target.triple).create_target_machine(
+        cpu=target.cpu, features=target.features, opt=opt, reloc="pic", codemodel="small"
+    )
+
+
+def compile_object(text: str, target: Target, *, opt: int = 2, verify: bool = False) -> bytes:
+    """Compiles a module to the bytes of an ELF object.
+
+    No optimisation passes run: the text is final. Code generation schedules instructions and
+    assigns registers at ``opt`` (1 and 2 give equal speed; 0 does not assign registers well).
+
+    Args:
+        text: one LLVM module.
+        target: what to compile for; it need not be this machine.
+        opt: LLVM's code generation level.
+        verify: whether to check the module first.
+
+    Raises:
+        InternalError: LLVM does not accept the text; that is a defect of the emitter.
+    """
+    machine = machine_for(target, opt=opt)
+    module = _parse(text, target, machine, verify)
+    return bytes(machine.emit_object(module))
+
+
+def compile_assembly(text: str, target: Target, *, opt: int = 2) -> str:
+    """The assembly of the code that ``compile_object`` would give."""
+    machine = machine_for(target, opt=opt)
+    return str(machine.emit_assembly(_parse(text, target, machine, False)))
+
+
+def _parse(
+    text: str, target: Target, machine: llvm.TargetMachine, verify: bool
+) -> llvm.ModuleRef:
+    try:
+        module = llvm.parse_assembly(text)
+        if verify:
+            module.verify()
+    except RuntimeError as error:
+        raise InternalError(f"LLVM refuses the emitted code: {error}", code="TW-E0920") from error
+    module.triple = target.triple
+    module.data_layout = str(machine.target_data)
+    return module

@@ -1,0 +1,282 @@
+"""A Func as an LLVM IR module, in final form: no optimiser runs after this.
+
+Every kernel is ``void @NAME(ptr %ctx, params...)``. A parallel loop becomes a function of a range
+of iterations, which the pool that ``%ctx`` names runs:
+
+    @NAME         stores what the loop needs in an environment and calls ctx->parallel
+    @NAME.parK    (env, begin, end): takes the environment apart
+    @NAME.loopK   (params..., begin, end): the loop, with its pointers known not to alias
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from tilewright import dtype as dt
+from tilewright.errors import InternalError
+from tilewright.target import Target
+from tilewright.tensor.ir import (
+    Alloc,
+    Block,
+    Buffer,
+    Dim,
+    Expr,
+    For,
+    Func,
+    Let,
+    Load,
+    Stmt,
+    Store,
+    Var,
+)
+from tilewright.tensor.walk import block_loads, expressions, free_vars, loads, statements
+
+from .address import Index
+from .builder import Pointer, Value
+from .machine import Machine, machine_of
+from .memory import ZEROS, ZEROS_BYTES
+from .statements import Lane, Statements
+from .types import register_type
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9_]")
+_ATTRIBUTES = "nounwind"
+
+
+def emit_kernel(func: Func, target: Target) -> str:
+    """Emits one kernel as a module of its own."""
+    return emit_module([func], target)
+
+
+def emit_module(funcs: Sequence[Func], target: Target) -> str:
+    """Emits kernels with distinct names as one self-contained module."""
+    machine = machine_of(target)
+    parts: list[str] = []
+    uses_zeros = False
+    for func in funcs:
+        kernel = _Kernel(func, machine)
+        parts += kernel.emit()
+        uses_zeros |= kernel.uses_zeros
+    if uses_zeros:
+        zeros = f"{ZEROS} = private constant [{ZEROS_BYTES} x i8] zeroinitializer, align 64"
+        parts.insert(0, zeros)
+    return "\n\n".join(parts) + "\n"
+
+
+class _Kernel:
+    """The functions of one kernel."""
+
+    def __init__(self, func: Func, machine: Machine) -> None:
+        self.func = func
+        self.machine = machine
+        self.uses_zeros = False
+        self.outlined: list[str] = []
+        self.memory_registers = _indexed_by_variables(func.body)
+        self.written = frozenset(
+            s.buffer.name for s in statements(func.body) if isinstance(s, Store)
+        )
+
+    def _emitter(self) -> Statements:
+        emitter = Statements(self.machine)
+        emitter.symbolic_registers = self.memory_registers
+        return emitter
+
+    def emit(self) -> list[str]:
+        emitter = self._emitter()
+        params = ["ptr %ctx", *self._bind(emitter, self.func.params)]
+        lane = Lane(1, 1)
+        visible: list[Buffer | Var] = list(self.func.params)
+        for stmt in self.func.body:
+            if isinstance(stmt, For) and stmt.kind == "parallel":
+                self._parallel(emitter, stmt, visible)
+                continue
+            emitter.block((stmt,), [lane])
+            match stmt:
+                case Let():
+                    visible.append(stmt.var)
+                case Alloc():
+                    visible.append(stmt.buffer)
+                case _:
+                    pass
+        text = self._define(f"@{self.func.name}", params, emitter, internal=False)
+        return [*self.outlined, text]
+
+    def _bind(self, emitter: Statements, params: Iterable[Buffer | Var]) -> list[str]:
+        """Binds parameters; returns how they are declared."""
+        declared: list[str] = []
+        used: set[str] = set()
+        for param in params:
+            name = "%a." + _UNSAFE.sub("_", param.name)
+            while name in used:
+                name += "_"
+            used.add(name)
+            if isinstance(param, Buffer):
+                written = param.name in self.written
+                declared.append(f"ptr noalias {'' if written else 'readonly '}{name}")
+                emitter.bases[param.name] = Pointer(name, 0)
+                emitter.buffers[param.name] = param
+                if param.scope != "global":
+                    emitter.aligned.add(param.name)
+                continue
+            type_ = register_type(param.dtype)
+            declared.append(f"{type_} {name}")
+            value = Value(name, type_, param.dtype, 1, 0, None, param.lo, param.hi)
+            emitter.env[param] = emitter.atom(value) if param.dtype is dt.i64 else value
+        return declared
+
+    def _define(
+        self, name: str, params: list[str], emitter: Statements, *, internal: bool
+    ) -> str:
+        self.uses_zeros |= emitter.uses_zeros
+        scope = emitter.scopes[0]
+        linkage = "internal " if internal else ""
+        head = f"define {linkage}void {name}({', '.join(params)}) {_ATTRIBUTES} {{"
+        body = [*emitter.prologue, *scope.lines]
+        return "\n".join([head, "entry:", *body, "  ret void", "}"])
+
+    # -------------------------------------------------------------- parallel loops
+
+    def _parallel(
+        self, outer: Statements, loop: For, visible: Sequence[Buffer | Var]
+    ) -> None:
+        number = len(self.outlined) // 2
+        names, variables = _needs(loop)
+        captured = [p for p in visible if (p.name in names if isinstance(p, Buffer) else p in variables)]
+        entry, body = f"@{self.func.name}.par{number}", f"@{self.func.name}.loop{number}"
+        self.outlined.append(self._loop_function(body, loop, captured))
+        types = ["ptr" if isinstance(p, Buffer) else register_type(p.dtype) for p in captured]
+        self.outlined.append(_entry_function(entry, body, types))
+        self._call(outer, loop, entry, captured, types)
+
+    def _loop_function(self, name: str, loop: For, captured: Sequence[Buffer | Var]) -> str:
+        emitter = self._emitter()
+        params = self._bind(emitter, captured)
+        begin, end = (
+            Value(f"%{n}", "i64", dt.i64, 1, 0, None, 0, None) for n in ("begin", "end")
+        )
+        emitter.enter(Lane(1, 1))
+        extent, start = emitter.index(loop.extent), emitter.index(loop.start)
+        if extent.is_const:
+            begin.hi, end.hi = extent.const - 1, extent.const
+        first = emitter.add(start, emitter.atom(begin))
+        count = Index(0, 0, (((end,), 1), ((begin,), -1)))
+        emitter.serial_loop(loop.var, first, count, loop.body, [Lane(1, 1)])
+        return self._define(name, [*params, "i64 %begin", "i64 %end"], emitter, internal=True)
+
+    def _call(
+        self,
+        outer: Statements,
+        loop: For,
+        entry: str,
+        captured: Sequence[Buffer | Var],
+        types: Sequence[str],
+    ) -> None:
+        outer.enter(Lane(1, 1))
+        extent = outer.materialise(outer.index(loop.extent))
+        environment = f"%{outer.fresh()}"
+        slots = max(1, len(captured))
+        outer.prologue.append(f"  {environment} = alloca [{slots} x i64], align 16")
+        for position, (param, type_) in enumerate(zip(captured, types, strict=True)):
+            if isinstance(param, Buffer):
+                if param.name in outer.registers:
+                    raise InternalError(
+                        f"{param.name}: a register buffer is shared by a parallel loop",
+                        code="TW-E0918",
+                    )
+                text = outer.bases[param.name].text
+            else:
+                text = outer.value(param).text
+            slot = f"%{outer.fresh()}"
+            outer.line(f"{slot} = getelementptr i8, ptr {environment}, i64 {8 * position}")
+            outer.line(f"store {type_} {text}, ptr {slot}, align 8")
+        run = f"%{outer.fresh()}"
+        outer.line(f"{run} = load ptr, ptr %ctx, align 8")
+        outer.line(
+            f"call void {run}(ptr %ctx, ptr {entry}, ptr {environment}, i64 {extent.text})"
+        )
+        for name in outer.stored_names(loop.body):
+            outer.forget(name)
+
+
+def _entry_function(entry: str, body: str, types: Sequence[str]) -> str:
+    """The function the pool calls: it takes the environment apart."""
+    lines = [f"define internal void {entry}(ptr %env, i64 %begin, i64 %end) {_ATTRIBUTES} {{", "entry:"]
+    args: list[str] = []
+    for position, type_ in enumerate(types):
+        lines.append(f"  %s{position} = getelementptr i8, ptr %env, i64 {8 * position}")
+        lines.append(f"  %e{position} = load {type_}, ptr %s{position}, align 8")
+        args.append(f"{type_} %e{position}")
+    args += ["i64 %begin", "i64 %end"]
+    lines += [f"  call void {body}({', '.join(args)})", "  ret void", "}"]
+    return "\n".join(lines)
+
+
+def _needs(loop: For) -> tuple[set[str], set[Var]]:
+    """The names of the buffers and the variables that a loop mentions."""
+    names: set[str] = set()
+    variables: set[Var] = set()
+
+    def mention(buffer: Buffer) -> None:
+        names.add(buffer.name)
+        for dim in buffer.shape:
+            variables.update(free_vars(dim))
+
+    for stmt in statements((loop,)):
+        for e in expressions(stmt):
+            variables.update(free_vars(e))
+        if isinstance(stmt, Store | Alloc):
+            mention(stmt.buffer)
+    for load in block_loads((loop,)):
+        mention(load.buffer)
+    return names, variables
+
+
+def _indexed_by_variables(body: Block) -> frozenset[str]:
+    """The register buffers with an index that is no constant after unrolling.
+
+    They cannot be SSA values and are kept in memory.
+    """
+    found: set[str] = set()
+
+    def check(buffer: Buffer, indices: Sequence[Expr], fixed: frozenset[Var]) -> None:
+        if buffer.scope != "register":
+            return
+        if not all(isinstance(d, int) for d in buffer.shape):
+            found.add(buffer.name)
+        for index in indices:
+            if next(loads(index), None) is not None or not free_vars(index) <= fixed:
+                found.add(buffer.name)
+
+    def visit(stmt: Stmt, fixed: frozenset[Var]) -> None:
+        for e in expressions(stmt):
+            for load in loads(e):
+                check(load.buffer, load.indices, fixed)
+        match stmt:
+            case Store():
+                check(stmt.buffer, stmt.indices, fixed)
+            case For():
+                known = _is_fixed(stmt, fixed)
+                inner = fixed | {stmt.var} if known else fixed
+                for s in stmt.body:
+                    visit(s, inner)
+            case Let() | Alloc():
+                pass
+            case _:
+                for s in (*stmt.then, *stmt.orelse):
+                    visit(s, fixed)
+
+    for stmt in body:
+        visit(stmt, frozenset())
+    return frozenset(found)
+
+
+def _is_fixed(loop: For, fixed: frozenset[Var]) -> bool:
+    """Whether each value of a loop's variable is a constant when the loop has been expanded."""
+
+    def is_known(d: Dim) -> bool:
+        return isinstance(d, int) or free_vars(d) <= fixed
+
+    if loop.kind in ("unroll", "vector"):
+        return is_known(loop.start) and is_known(loop.extent)
+    return loop.extent == 1 and is_known(loop.start)
+
