@@ -293,17 +293,26 @@ def _compute_concat(inputs: Buffers, outputs: Buffers, attrs: Attrs) -> tuple[Co
     axes = output_axes(outputs[0])
     axis = axis_attr(attrs, "axis", len(axes))
     var = axes[axis].var
-    parts: list[tuple[Expr, Expr]] = []
-    begin: Dim = 0
+    begins: list[Dim] = []
+    loads: list[Expr] = []
+    end: Dim = 0
     for buffer in inputs:
         index: list[Dim] = [a.var for a in axes]
-        index[axis] = simplify(var - begin)
-        begin = dim(as_expr(begin) + buffer.shape[axis])
-        parts.append((lt(var, begin), Load(buffer, index)))
-    result = parts[-1][1]
-    for inside, value in reversed(parts[:-1]):
-        result = Select(inside, value, result)
-    return (Compute(outputs[0], axes, result),)
+        index[axis] = simplify(var - end)
+        begins.append(end)
+        loads.append(Load(buffer, index))
+        end = dim(as_expr(end) + buffer.shape[axis])
+    return (Compute(outputs[0], axes, _piecewise(var, begins, loads)),)
+
+
+def _piecewise(var: Expr, begins: Sequence[Dim], values: Sequence[Expr]) -> Expr:
+    """``values[k]`` where ``begins[k] <= var < begins[k + 1]``; log2 of the pieces deep."""
+    if len(values) == 1:
+        return values[0]
+    half = len(values) // 2
+    low = _piecewise(var, begins[:half], values[:half])
+    high = _piecewise(var, begins[half:], values[half:])
+    return Select(lt(var, begins[half]), low, high)
 
 
 # ------------------------------------------------------------------ pad
@@ -429,9 +438,7 @@ def _reference_dims(inputs: Sequence[np.ndarray], attrs: Attrs) -> Arrays:
 def _compute_dims(inputs: Buffers, outputs: Buffers, attrs: Attrs) -> tuple[Compute, ...]:
     axes = output_axes(outputs[0])
     values = [as_expr(d) for d in dims_attr(attrs, "values")] or [as_expr(0)]
-    result = values[-1]
-    for position in reversed(range(len(values) - 1)):
-        result = Select(eq(axes[0].var, position), values[position], result)
+    result = _piecewise(axes[0].var, range(len(values)), values)
     return (Compute(outputs[0], axes, result),)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,7 +98,8 @@ def test_every_sample_of_every_op_survives_the_round_trip(name: str) -> None:
 def graph_of(op: Op, sample: Sample) -> Graph:
     builder = GraphBuilder(op.name)
     values = [builder.constant(x, f"x{k}") for k, x in enumerate(sample.inputs)]
-    for value in builder.add_many(op.name, *values, origin=sample.note, **sample.attrs):
+    attrs: dict[str, Any] = dict(sample.attrs)
+    for value in builder.add_many(op.name, *values, origin=sample.note, **attrs):
         builder.output(value)
     return builder.finish()
 
