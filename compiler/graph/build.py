@@ -50,13 +50,17 @@ class GraphBuilder:
         return value
 
     def constant(self, array: np.ndarray | np.generic, name: str | None = None) -> Value:
-        """Adds a constant without copying it; equal scalars are one value.
+        """Adds a constant; equal scalars are one value.
+
+        The array is not copied, unless it is strided or of the other byte order.
 
         Raises:
             OpError: no element type stores the array's dtype.
         """
         data = np.asarray(array)
         type_ = type_of(data)
+        if not data.dtype.isnative or not data.flags.c_contiguous:
+            data = data.astype(type_.dtype.numpy, order="C")
         key = (type_.dtype.name, data.tobytes()) if data.ndim == 0 else None
         if key is not None and key in self._scalars:
             return self._scalars[key]

@@ -52,6 +52,16 @@ def test_constants_are_not_copied() -> None:
     assert builder.finish().constants[value] is weights
 
 
+def test_strided_and_foreign_constants_become_row_major_and_native() -> None:
+    builder = GraphBuilder("g")
+    strided = np.arange(6.0).reshape(2, 3).T
+    foreign = np.arange(3, dtype=">i4")
+    for given in (strided, foreign):
+        have = builder.data(builder.constant(given))
+        assert have is not None and have.flags.c_contiguous and have.dtype.isnative
+        np.testing.assert_array_equal(have, given)
+
+
 def test_attributes_become_canonical() -> None:
     builder = GraphBuilder("g")
     x = builder.input("x", TensorType(dt.f32, (N, 6)))
@@ -61,7 +71,7 @@ def test_attributes_become_canonical() -> None:
     graph = builder.finish()
     assert graph.nodes[0].attrs["perm"] == (1, 0)
     assert graph.nodes[1].attrs["shape"] == (N, 6)
-    assert type(graph.nodes[1].attrs["shape"][1]) is int  # type: ignore[index]
+    assert type(graph.nodes[1].attrs["shape"][1]) is int
 
 
 def test_dims_of_inputs_become_canonical() -> None:
