@@ -7,8 +7,10 @@ from types import MappingProxyType
 
 from ...target import Target
 from ..ir import Attr, Graph, Node
+from .fold import fold
 from .fuse import fuse
 from .rewrite import merge_duplicates, remove_dead
+from .simplify import simplify
 
 Pass = Callable[[Graph, Target], Graph]
 Trace = Callable[[str, Graph], None]
@@ -26,11 +28,9 @@ def _duplicates(graph: Graph, target: Target) -> Graph:
 
 PASSES: tuple[tuple[str, Pass, str], ...] = (
     ("dead", _dead, "what no output needs must cost no later pass any time"),
-    (
-        "duplicates",
-        _duplicates,
-        "exporters repeat shape arithmetic and masks for every layer",
-    ),
+    ("duplicates", _duplicates, "exporters repeat shape arithmetic and masks for every layer"),
+    ("fold", fold, "weights that exporters cast, transpose or scale are constants again"),
+    ("simplify", simplify, "one form for each thing, so that the passes below need one pattern"),
     ("fuse", fuse, "a kernel per group keeps intermediates in registers and caches"),
 )
 """(name, function, reason), in the order in which they run."""

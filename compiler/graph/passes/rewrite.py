@@ -33,8 +33,8 @@ class Rewriter:
     Attributes:
         constants: data of the constants, old and new.
         producer: the node behind each new value.
-        uses: how often the old graph reads each value. A new value inherits the uses of those
-            that it replaces; use it to judge what pays, not what is right.
+        uses: how often each value is read, at most: reads by nodes that were replaced since
+            still count. A value that stands for another inherits its uses.
     """
 
     def __init__(self, source: Graph) -> None:
@@ -121,8 +121,8 @@ class Rewriter:
         stem = like.outputs[0].name if like.op == op else f"{like.outputs[0].name}.{op}"
         outputs = tuple(Value(self._unique(stem), t) for t in types)
         self._memo[key] = outputs
-        for output in outputs:
-            self.uses.setdefault(output, 1)
+        for value in inputs:
+            self.uses[value] = self.uses.get(value, 0) + 1
         self._append(Node(op, tuple(inputs), MappingProxyType(canonical), outputs, like.origin))
         self.changed = True
         return outputs[0]
@@ -225,5 +225,5 @@ def _frozen(value: Attr) -> object:
 def _constant_key(array: np.ndarray) -> Key:
     if array.nbytes <= SHARED_BYTES:
         return (array.dtype.str, str(array.dtype), array.shape, array.tobytes())
-    pointer = array.__array_interface__["data"][0] if array.dtype.kind != "V" else array.ctypes.data
+    pointer = array.__array_interface__["data"][0]
     return (str(array.dtype), array.shape, array.strides, pointer)

@@ -1,0 +1,68 @@
+"""What a simplification rule may ask and build."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from ...ops.op import same_shape
+from ...tensor.ir import Dim
+from ..ir import Attr, Graph, Node, Value
+from .rewrite import Rewriter
+
+MAX_UNIFORM = 1 << 16
+"""Constants up to this many elements are searched for being all alike."""
+
+Number = int | float | bool
+
+
+class Rules(Rewriter):
+    """A rewriter whose new nodes are simplified as they are made."""
+
+    def __init__(self, source: Graph) -> None:
+        super().__init__(source)
+        self._uniform: dict[Value, Number | None] = {}
+
+    @abstractmethod
+    def make(
+        self, op: str, inputs: Sequence[Value], attrs: Mapping[str, Attr], *, like: Node
+    ) -> Value:
+        """A simplest value equal to the node's; its origin and name are those of ``like``."""
+
+    def behind(self, value: Value, op: str) -> Node | None:
+        """The node behind a value, if it is of this op."""
+        node = self.producer.get(value)
+        return node if node is not None and node.op == op else None
+
+    def behind_once(self, value: Value, op: str) -> Node | None:
+        """The same, if nothing else reads the value, so that the node goes away."""
+        return self.behind(value, op) if self.uses.get(value, 0) <= 1 else None
+
+    def number(self, value: Value) -> Number | None:
+        """The number that all elements of a constant are, or None."""
+        if value in self._uniform:
+            return self._uniform[value]
+        data = self.data(value)
+        found: Number | None = None
+        if data is not None and 0 < data.size <= MAX_UNIFORM:
+            first = data.flat[0]
+            if data.size == 1 or bool((data == first).all()):
+                found = first.item() if hasattr(first, "item") else first
+                if not isinstance(found, int | float):
+                    found = float(first)
+        self._uniform[value] = found
+        return found
+
+    def like_result(self, value: Value, node: Node) -> Value | None:
+        """The value, if it may stand for the node's result as it is."""
+        return value if same_shape(value.shape, node.outputs[0].shape) else None
+
+    def array(self, array: np.ndarray, node: Node) -> Value:
+        """A constant named after a node."""
+        return self.constant(array, f"{node.outputs[0].name}.c")
+
+
+Rule = Callable[[Rules, Node], Value | None]
+Shape = tuple[Dim, ...]

@@ -1,0 +1,147 @@
+"""Reshapes sink: they move behind the nodes that do not care, where they merge or cost nothing.
+
+A reshape between a contraction and its bias, or between two elementwise nodes, would keep them in
+two kernels. Behind them it is a view.
+"""
+
+from __future__ import annotations
+
+from ...ops import OPS
+from ...ops.op import axes_attr, dims_attr, ints_attr, same_shape
+from ...tensor.ir import as_expr
+from ...tensor.simplify import dim, product, same_dim
+from ..ir import Node, Value
+from .rule import Rule, Rules, Shape
+
+
+def reshape_of_reshape(rules: Rules, node: Node) -> Value | None:
+    """Reshapes merge."""
+    inner = rules.behind(node.inputs[0], "reshape")
+    if inner is None:
+        return None
+    return rules.make("reshape", inner.inputs, node.attrs, like=node)
+
+
+def keep_reduced_axes(rules: Rules, node: Node) -> Value | None:
+    """A reduction whose axes are put back at size 1 keeps them in the first place."""
+    inner = rules.behind_once(node.inputs[0], "reduce")
+    if inner is None or inner.attrs["keepdims"]:
+        return None
+    (x,) = inner.inputs
+    axes = axes_attr(inner.attrs, "axes", len(x.shape))
+    kept = tuple(1 if d in axes else size for d, size in enumerate(x.shape))
+    if not same_shape(kept, node.outputs[0].shape):
+        return None
+    return rules.make("reduce", (x,), {**inner.attrs, "keepdims": True}, like=node)
+
+
+def split_before_slice(rules: Rules, node: Node) -> Value | None:
+    """A reshape that splits the one sliced axis may split before: the slice is then of whole rows.
+
+    So the three parts of a joint query-key-value product are slices of one view.
+    """
+    inner = rules.behind(node.inputs[0], "slice")
+    if inner is None:
+        return None
+    (x,) = inner.inputs
+    (narrow,), shape = node.inputs, node.outputs[0].shape
+    starts, sizes = dims_attr(inner.attrs, "starts"), dims_attr(inner.attrs, "sizes")
+    cut = [d for d, (a, b) in enumerate(zip(x.shape, sizes, strict=True)) if not same_dim(a, b)]
+    if len(cut) != 1 or any(s != 1 for s in ints_attr(inner.attrs, "steps")):
+        return None
+    (axis,) = cut
+    tail = len(x.shape) - axis - 1
+    split = shape[axis : len(shape) - tail]
+    fits = (
+        len(shape) > len(x.shape)
+        and same_shape(shape[:axis], narrow.shape[:axis])
+        and same_shape(shape[len(shape) - tail :], narrow.shape[axis + 1 :])
+    )
+    if not fits:
+        return None
+    row = product(split[1:])
+    places = (starts[axis], x.shape[axis])
+    if row == 0 or any(not same_dim(dim(as_expr(p) % row), 0) for p in places):
+        return None
+    start, rows = (dim(as_expr(p) // row) for p in places)
+    wide = (*shape[:axis], rows, *split[1:], *shape[len(shape) - tail :])
+    view = rules.make("reshape", (x,), {"shape": wide}, like=node)
+    begin = tuple(start if d == axis else 0 for d in range(len(shape)))
+    attrs = {"starts": begin, "sizes": shape, "steps": (1,) * len(shape)}
+    return rules.make("slice", (view,), attrs, like=node)
+
+
+def reshape_after_elementwise(rules: Rules, node: Node) -> Value | None:
+    """``f(reshape(x), ...)`` is ``reshape(f(x, ...))`` if the other operands have such a view."""
+    views = [rules.behind(v, "reshape") for v in node.inputs]
+    main = next(
+        (
+            n
+            for v, n in zip(node.inputs, views, strict=True)
+            if n is not None
+            and rules.uses.get(v, 0) <= node.inputs.count(v)
+            and same_shape(v.shape, node.outputs[0].shape)
+        ),
+        None,
+    )
+    if main is None:
+        return None
+    (source,), shape = main.inputs, main.outputs[0].shape
+    wanted: list[Shape] = []
+    for value, view in zip(node.inputs, views, strict=True):
+        if view is not None and same_shape(view.inputs[0].shape, source.shape):
+            seen = source.shape if same_shape(value.shape, shape) else None
+        else:
+            seen = _behind_view(rules, value, source.shape, shape)
+        if seen is None:
+            return None
+        wanted.append(seen)
+    pairs = zip(node.inputs, wanted, strict=True)
+    operands = [rules.make("reshape", (v,), {"shape": s}, like=node) for v, s in pairs]
+    moved = rules.make(node.op, operands, node.attrs, like=node)
+    return rules.make("reshape", (moved,), {"shape": shape}, like=node)
+
+
+def _behind_view(rules: Rules, value: Value, source: Shape, shape: Shape) -> Shape | None:
+    """The shape in which an operand meets the source of a reshape: that of a scalar or last axis."""
+    if len(value.shape) > len(shape):
+        return None
+    if all(same_dim(d, 1) for d in value.shape):
+        return ()
+    *outer, last = value.shape
+    if not source or not all(same_dim(d, 1) for d in outer):
+        return None
+    if not same_dim(last, shape[-1]) or not same_dim(source[-1], shape[-1]):
+        return None
+    return (last,) if rules.data(value) is not None else None
+
+
+def reshape_after_matmul(rules: Rules, node: Node) -> Value | None:
+    """``matmul(reshape(x), w)`` is ``reshape(matmul(x, w))`` if the rows stay whole."""
+    x, w = node.inputs
+    view = rules.behind(x, "reshape")
+    if view is None or len(w.shape) != 2:
+        return None
+    (source,) = view.inputs
+    if len(source.shape) < 2 or not same_dim(source.shape[-1], x.shape[-1]):
+        return None
+    if same_shape(_long(source.shape), _long(x.shape)):
+        return None
+    moved = rules.make("matmul", (source, w), {}, like=node)
+    return rules.make("reshape", (moved,), {"shape": node.outputs[0].shape}, like=node)
+
+
+def _long(shape: Shape) -> Shape:
+    return tuple(d for d in shape if d != 1)
+
+
+def _elementwise() -> dict[str, tuple[Rule, ...]]:
+    names = [o.name for o in OPS.values() if o.kind == "elementwise"]
+    return {name: (reshape_after_elementwise,) for name in names}
+
+
+RULES: dict[str, tuple[Rule, ...]] = {
+    **_elementwise(),
+    "reshape": (reshape_of_reshape, keep_reduced_axes, split_before_slice),
+    "matmul": (reshape_after_matmul,),
+}
