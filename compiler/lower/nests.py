@@ -20,10 +20,11 @@ from tilewright.tensor.ir import (
     Load,
     Reduce,
     ReduceOp,
+    Select,
     Stmt,
     Store,
     Var,
-    lt,
+    as_expr,
 )
 from tilewright.tensor.simplify import same_dim, substitute, symbols
 
@@ -35,6 +36,26 @@ COMBINE: dict[ReduceOp, BinaryOp] = {
     "max": "max",
     "min": "min",
 }
+
+
+def first_position(r: Reduce) -> Expr:
+    """argmax as two plain reductions: the best value, then the least position that holds it.
+
+    A nan is the best of all, in both senses; the first of equals wins.
+    """
+    (axis,) = r.axes
+    other = Axis(Var(axis.var.name + "_best"), axis.extent)
+    best = Reduce(
+        "max" if r.op == "argmax" else "min",
+        (other,),
+        substitute(r.body, {axis.var: other.var}),
+    )
+    found = Binary("eq", r.body, best)
+    if r.body.dtype.is_float:
+        both_nan = Binary("and", Binary("ne", r.body, r.body), Binary("ne", best, best))
+        found = Binary("or", found, both_nan)
+    last = as_expr(axis.extent) - 1
+    return Reduce("min", (axis,), Select(found, axis.var, last))
 
 
 class _Builder:
@@ -82,6 +103,9 @@ class _Builder:
             )
             if inner is None:
                 return expr
+            if inner.op in ("argmax", "argmin"):
+                expr = substitute(expr, {inner: first_position(inner)})
+                continue
             expr = substitute(expr, {inner: self.reduction(inner, stage.axes)})
 
     def reduction(self, r: Reduce, axes: tuple[Axis, ...]) -> Load:
@@ -104,15 +128,12 @@ class _Builder:
         zero = tuple(first[a.var].var for a in spatial)
         self.allocs.append(Alloc(buffer))
         loops = (*own.values(), *over.values())
-        if r.op in ("argmax", "argmin"):
-            self.position(r, buffer, body, loops, (zero, tuple(first.values())), index)
-        else:
-            start = Const(identity(r.op, r.dtype), r.dtype)
-            self.nests.append(
-                self.nest(tuple(first.values()), (Store(buffer, zero, start),))
-            )
-            value = Binary(COMBINE[r.op], Load(buffer, index), body)
-            self.nests.append(self.nest(loops, (Store(buffer, index, value),)))
+        start = Const(identity(r.op, r.dtype), r.dtype)
+        self.nests.append(
+            self.nest(tuple(first.values()), (Store(buffer, zero, start),))
+        )
+        value = Binary(COMBINE[r.op], Load(buffer, index), body)
+        self.nests.append(self.nest(loops, (Store(buffer, index, value),)))
         self.temporaries.append(
             Reduction(
                 buffer,
@@ -127,36 +148,6 @@ class _Builder:
         load = Load(buffer, (a.var for a in spatial))
         self.done[key] = load
         return load
-
-    def position(
-        self,
-        r: Reduce,
-        buffer: Buffer,
-        body: Expr,
-        loops: tuple[Axis, ...],
-        init: tuple[tuple[Var, ...], tuple[Axis, ...]],
-        index: tuple[Var, ...],
-    ) -> None:
-        """A running best value and its position; the first of equals, and the first nan, wins."""
-        dtype = r.body.dtype
-        best = Buffer(buffer.name + "_best", dtype, buffer.shape, "local")
-        self.allocs.append(Alloc(best))
-        worst = dtype.lowest if r.op == "argmax" else dtype.highest
-        zero, axes = init
-        start = (Store(best, zero, Const(worst, dtype)), Store(buffer, zero, Const(0)))
-        if axes:
-            self.nests.append(self.nest(axes, start))
-        else:
-            self.nests += start
-        held = Load(best, index)
-        better = lt(held, body) if r.op == "argmax" else lt(body, held)
-        if dtype.is_float:
-            fresh_nan = Binary(
-                "and", Binary("ne", body, body), Binary("eq", held, held)
-            )
-            better = Binary("or", better, fresh_nan)
-        update = (Store(buffer, index, loops[-1].var), Store(best, index, body))
-        self.nests.append(self.nest(loops, (If(better, update),)))
 
 
 def to_func(group: ComputeGroup, constants: frozenset[str] = frozenset()) -> Nests:

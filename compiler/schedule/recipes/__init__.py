@@ -83,12 +83,7 @@ def can_rows(nests: Nests) -> bool:
         steps = [load_strides(r, load) for load in loads(r.body)]
         if any(st is None for st in steps):
             return False
-        if not any(
-            same_dim((st or {}).get(last, 0), 1) for st in steps
-        ) and r.op not in (
-            "argmax",
-            "argmin",
-        ):
+        if not any(same_dim((st or {}).get(last, 0), 1) for st in steps):
             return False
     for t in nests.temporaries:
         if t in reductions:

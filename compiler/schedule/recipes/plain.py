@@ -21,9 +21,6 @@ def plain(nests: Nests, target: Target, choices: Choices) -> Schedule:
         s.do("compute_at", t.buffer.name, innermost)
         if isinstance(t, Reduction):
             s.do("set_scope", t.buffer.name, "register")
-            if t.op in ("argmax", "argmin"):
-                s.do("compute_at", f"{t.buffer.name}_best", innermost)
-                s.do("set_scope", f"{t.buffer.name}_best", "register")
     axes = nests.axes
     for r in nests.reductions:
         axes = (*axes, *r.reduce)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from tilewright.target import Target
 
-from ..nest import find_loop, loops
+from ..nest import find_loop
 from ..nests import MapStage, Nests, Reduction
 from ..schedule import Schedule
 from .choices import Choices
@@ -26,8 +26,6 @@ def rows(nests: Nests, target: Target, choices: Choices) -> Schedule:
         row = fuse_all(s, outer, "row")
         for t in reversed(nests.temporaries):
             s.do("compute_at", t.buffer.name, row)
-            if isinstance(t, Reduction) and t.op in ("argmax", "argmin"):
-                s.do("compute_at", f"{t.buffer.name}_best", row)
     for t in nests.temporaries:
         match t:
             case Reduction():
@@ -44,9 +42,6 @@ def rows(nests: Nests, target: Target, choices: Choices) -> Schedule:
 
 def _reduce(s: Schedule, t: Reduction, width: int) -> None:
     s.do("set_scope", t.buffer.name, "register")
-    if t.op in ("argmax", "argmin"):
-        s.do("set_scope", f"{t.buffer.name}_best", "register")
-        return
     last = t.reduce[-1].var.name
     extent = find_loop(s.func, last, "rows").extent
     if isinstance(extent, int) and extent <= width:
@@ -54,8 +49,3 @@ def _reduce(s: Schedule, t: Reduction, width: int) -> None:
             s.do("set_kind", last, "vector")
         return
     s.do("rfactor", last, width, f"{t.buffer.name}_p")
-
-
-def names_of(s: Schedule) -> set[str]:
-    """The names of all loops there are now."""
-    return {x.var.name for x in loops(s.func.body)}

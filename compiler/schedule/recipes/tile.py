@@ -19,7 +19,6 @@ from tilewright.tensor.simplify import (
     bounds,
     ceildiv,
     prove,
-    product,
     same_dim,
     symbols,
 )
@@ -83,7 +82,7 @@ def can_tile(nests: Nests) -> bool:
         return False
     column = nests.axes[-1].var.name
     for r in reductions:
-        if r.axes != reductions[0].axes or r.op in ("argmax", "argmin"):
+        if r.axes != reductions[0].axes:
             return False
         if column not in r.axes:
             return False

@@ -1,0 +1,153 @@
+"""Every recipe computes what its group says, for static and symbolic sizes and all vector widths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from tilewright.lower.merge import merge_axes
+from tilewright.lower.nests import to_func
+from tilewright.lower.pack import pack_array
+from tilewright.schedule.nest import loops
+from tilewright.schedule.recipes import kind_of, schedule
+from tilewright.target import Target
+from tilewright.tensor.check import check
+from tilewright.tensor.compute import ComputeGroup
+from tilewright.tensor.interpret import interpret, interpret_group
+from tilewright.tensor.ir import Buffer, symbol
+from tilewright.tensor.simplify import evaluate
+
+from .groups import (
+    AVX2,
+    AVX512,
+    SSE,
+    add,
+    arg_max,
+    conv,
+    matmul,
+    max_pool,
+    softmax,
+    transpose,
+)
+
+N, S = symbol("N"), symbol("S")
+WEIGHTS = frozenset({"x1", "x2"})
+
+
+def shape_of(b: Buffer, dims: Mapping[str, int]) -> tuple[int, ...]:
+    return tuple(evaluate(d, dims) for d in b.shape)
+
+
+def assert_scheduled_equals_group(
+    group: ComputeGroup,
+    target: Target = AVX512,
+    constants: frozenset[str] = frozenset(),
+    recipe: str | None = None,
+    **dims: int,
+) -> None:
+    done = schedule(to_func(merge_axes(group), constants), target)
+    check(done.func)
+    assert recipe is None or done.recipe == recipe
+    rng = np.random.default_rng(0)
+    given = {
+        b.name: rng.standard_normal(shape_of(b, dims)).astype(b.dtype.numpy)
+        for b in group.inputs
+    }
+    expected = interpret_group(group, given, dims)
+    memory: dict[str, np.ndarray] = {}
+    for p in done.func.params:
+        if isinstance(p, Buffer):
+            source = given.get(p.name)
+            empty = np.zeros(shape_of(p, dims), p.dtype.numpy)
+            memory[p.name] = (
+                empty if source is None else source.reshape(shape_of(p, dims))
+            )
+    for packing in done.packings:
+        memory[packing.packed.name] = pack_array(packing, given[packing.source.name])
+    interpret(done.func, memory, dims)
+    for b in group.outputs:
+        got, want = memory[b.name].ravel(), np.asarray(expected[b.name]).ravel()
+        np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("target", [AVX512, AVX2, SSE], ids=lambda t: t.name)
+@pytest.mark.parametrize(
+    "constants", [WEIGHTS, frozenset()], ids=["packed", "unpacked"]
+)
+@pytest.mark.parametrize("shape", [(16, 24, 100), (1, 7, 3), (5, 1, 16), (13, 9, 65)])
+def test_matmul_tiles(
+    shape: tuple[int, int, int], constants: frozenset[str], target: Target
+) -> None:
+    assert_scheduled_equals_group(matmul(*shape), target, constants)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 6, 7, 8, 15])
+def test_matmul_with_symbolic_rows_is_right_above_and_below_one_tile(rows: int) -> None:
+    assert_scheduled_equals_group(matmul(N, 16, 48), AVX512, WEIGHTS, "tile", N=rows)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(9, 4, 20, 3, 1, 1), (17, 3, 20, 5, 2, 2), (8, 4, 40, 1, 1, 0), (5, 4, 20, 7, 2, 3),
+     (3, 2, 4, 3, 1, 1), (30, 2, 33, 3, 1, 1), (12, 5, 7, 3, 3, 0)],
+)  # fmt: skip
+@pytest.mark.parametrize("target", [AVX512, AVX2], ids=lambda t: t.name)
+def test_convolution_tiles_with_edges_of_their_own(
+    shape: tuple[int, int, int, int, int, int], target: Target
+) -> None:
+    assert_scheduled_equals_group(conv(*shape), target, WEIGHTS, "tile")
+
+
+@pytest.mark.parametrize("size", [1, 5, 8, 20, 33])
+def test_convolution_over_a_symbolic_image(size: int) -> None:
+    assert_scheduled_equals_group(
+        conv(N, 3, 20, 3, 1, 1), AVX512, WEIGHTS, "tile", N=size
+    )
+
+
+@pytest.mark.parametrize(
+    "shape", [(9, 20, 3, 2, 1), (8, 16, 2, 2, 0), (7, 33, 3, 1, 1)]
+)
+def test_max_pool_tiles(shape: tuple[int, int, int, int, int]) -> None:
+    assert_scheduled_equals_group(max_pool(*shape), AVX512, frozenset(), "tile")
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(5, 100), (1, 1), (3, 64), (2, 200)])
+def test_softmax_is_one_kernel_of_rows(rows: int, columns: int) -> None:
+    assert_scheduled_equals_group(
+        softmax(rows, columns), recipe="rows" if columns > 1 else None
+    )
+    assert_scheduled_equals_group(softmax(N, S), recipe="rows", N=rows, S=columns)
+
+
+def test_arg_max_takes_the_first_of_equals() -> None:
+    assert_scheduled_equals_group(arg_max(4, 37))
+
+
+@pytest.mark.parametrize("shape", [(4, 5, 6), (1,), (64,), (2, 4097), (1000, 3)])
+def test_elementwise_covers_every_element(shape: tuple[int, ...]) -> None:
+    assert_scheduled_equals_group(add(*shape), recipe="elementwise")
+
+
+@pytest.mark.parametrize("rows", [1, 5, 6, 11])
+def test_elementwise_with_symbolic_rows(rows: int) -> None:
+    assert_scheduled_equals_group(add(N, 768), recipe="elementwise", N=rows)
+
+
+def test_transpose_is_elementwise() -> None:
+    assert_scheduled_equals_group(transpose(9, 33), recipe="elementwise")
+
+
+def test_pointwise_convolution_becomes_one_matrix_product() -> None:
+    nests = to_func(merge_axes(conv(8, 4, 40, 1, 1, 0)))
+    assert [a.extent for a in nests.axes] == [64, 40]
+    assert kind_of(nests) == "tile"
+
+
+def test_large_nests_are_shared_among_threads_and_small_ones_are_not() -> None:
+    large = schedule(to_func(merge_axes(add(1000, 1000))), AVX512).func
+    small = schedule(to_func(merge_axes(add(10, 10))), AVX512).func
+    assert any(x.kind == "parallel" for x in loops(large.body))
+    assert not any(x.kind == "parallel" for x in loops(small.body))
