@@ -11,15 +11,16 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import sys
 from collections.abc import Sequence
 from functools import cache
 
 import llvmlite.binding as llvm
 
 from tilewright.errors import InternalError
-from tilewright.target import Target
 
 from . import pool
+from .program import FRAME_ENTRY
 from .threads import default_threads
 
 _MADV_WIPEONFORK = 18
@@ -56,8 +57,10 @@ class Library:
 
     def close(self) -> None:
         """Frees the code; nothing may be running in it."""
-        self._tracker.close()
-        self._jit.close()
+        # While the interpreter ends, LLVM may already be gone; so is the process, soon.
+        if not sys.is_finalizing():
+            self._tracker.close()
+            self._jit.close()
 
     def keep(self) -> None:
         """Leaves the code in memory until the process ends."""
@@ -66,18 +69,18 @@ class Library:
 
 
 class CpuEntry:
-    """A loaded program: the address of ``tilewright_main`` and the context to call it with.
+    """A loaded program: the address of its entry and the context to call it with.
 
     Args:
-        objects: object code that defines ``tilewright_main`` and all it calls.
+        objects: object code that defines the entry of ``emit_program`` and all it calls.
         threads: how many threads a call may use; None: what affinity and quota allow.
     """
 
     def __init__(self, objects: Sequence[bytes], threads: int | None = None) -> None:
         parallel, state = pool_address()
-        self._library = Library(objects, ["tilewright_main"])
+        self._library = Library(objects, [FRAME_ENTRY])
         self._context = (ctypes.c_int64 * len(pool.CONTEXT_FIELDS))(parallel, state, 1)
-        self.address = self._library.addresses["tilewright_main"]
+        self.address = self._library.addresses[FRAME_ENTRY]
         self.context = ctypes.addressof(self._context)
         self.threads = default_threads() if threads is None else threads
 

@@ -72,12 +72,14 @@ declare i64 @llvm.smin.i64(i64, i64)
 
 ; Sleeps while *word == value (or until a spurious wake-up: callers look again).
 define internal void @futex_wait(ptr %word, i32 %value) {
-  %r = call i64 (i64, ...) @syscall(i64 202, ptr %word, i32 128, i32 %value, ptr null, ptr null, i32 0)
+  %r = call i64 (i64, ...) @syscall(i64 202, ptr %word, i32 128, i32 %value,
+                                    ptr null, ptr null, i32 0)
   ret void
 }
 
 define internal void @futex_wake(ptr %word, i32 %count) {
-  %r = call i64 (i64, ...) @syscall(i64 202, ptr %word, i32 129, i32 %count, ptr null, ptr null, i32 0)
+  %r = call i64 (i64, ...) @syscall(i64 202, ptr %word, i32 129, i32 %count,
+                                    ptr null, ptr null, i32 0)
   ret void
 }
 

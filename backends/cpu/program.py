@@ -2,6 +2,8 @@
 
     i32 tilewright_main(ptr ctx, ptr inputs, ptr outputs, ptr constants, ptr arena, ptr dims)
 
+    i32 tilewright_call(ptr frame)      the same with its six arguments in an array
+
 ``inputs`` and ``outputs`` are arrays of pointers, ``dims`` the i64 values of ``Program.symbols``.
 The result is 0, or 1 + k if the k-th LetElement (in the order of ``walk_steps``) read a value
 outside its variable's range, or -1 if a dim divides by a value that is 0 in this call.
@@ -31,6 +33,7 @@ from tilewright.tensor.ir import Binary, Cast, Const, Dim, Expr, Select, Unary, 
 from tilewright.tensor.simplify import bounds, product
 
 ENTRY = "tilewright_main"
+FRAME_ENTRY = "tilewright_call"
 
 _PLAIN = {
     "add": "add", "sub": "sub", "mul": "mul", "and": "and", "or": "or", "xor": "xor",
@@ -53,6 +56,18 @@ def emit_program(program: Program) -> str:
             not in scope or an operation that dims do not have (TW-E0911).
     """
     return _Writer(program).run()
+
+
+def _frame_entry() -> str:
+    """The entry with one argument: a caller that converts each argument is faster so."""
+    lines = [f"define i32 @{FRAME_ENTRY}(ptr %frame) {{"]
+    for i in range(6):
+        lines.append(f"  %p{i} = getelementptr ptr, ptr %frame, i64 {i}")
+        lines.append(f"  %a{i} = load ptr, ptr %p{i}")
+    arguments = ", ".join(f"ptr %a{i}" for i in range(6))
+    return "\n".join(
+        [*lines, f"  %r = call i32 @{ENTRY}({arguments})", "  ret i32 %r", "}\n"]
+    )
 
 
 class _Writer:
@@ -85,6 +100,7 @@ class _Writer:
                 "division:",
                 "  ret i32 -1",
                 "}\n",
+                _frame_entry(),
             ]
         )
 

@@ -21,6 +21,7 @@ from tilewright.dtype import DType
 
 ALIGNMENT = 64
 
+_BYTE = np.dtype(np.uint8)
 _CPU_DEVICES = frozenset((1, 3))  # kDLCPU, kDLCUDAHost
 _BF16_CODE = 4
 _DLPACK_TYPES: dict[tuple[int, int], DType] = {
@@ -49,29 +50,33 @@ class SupportsDlpack(Protocol):
 # ------------------------------------------------------------------ addresses and allocation
 
 
-def _data_field() -> Callable[[np.ndarray], int]:
-    """How to read an array's address: from the struct's first field after the object header.
+def _documented(array: np.ndarray) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def _direct(
+    array: np.ndarray,
+    read: Callable[[int], ctypes.c_uint64] = ctypes.c_uint64.from_address,
+    header: int = object.__basicsize__,
+) -> int:
+    return read(id(array) + header).value
+
+
+def _reader() -> Callable[[np.ndarray], int]:
+    """How to read an address: from the array's first field after the object header.
 
     ``PyArrayObject`` begins with the header and the data pointer; that is part of NumPy's binary
     interface. It is checked once on real arrays, and the documented way (ten times slower) is
     taken where it does not hold.
     """
-    header = object.__basicsize__
-    read = ctypes.c_void_p.from_address
-
-    def direct(array: np.ndarray) -> int:
-        return read(id(array) + header).value or 0
-
-    def documented(array: np.ndarray) -> int:
-        return int(array.__array_interface__["data"][0])
-
     sample = np.arange(24, dtype=np.float64).reshape(4, 6)
     trials = [sample, sample[1:, 2:], sample[::-1], np.empty((3, 0)), np.array(1.5)]
-    exact = sys.implementation.name == "cpython" and all(direct(t) == documented(t) for t in trials)
-    return direct if exact else documented
+    cpython = sys.implementation.name == "cpython"
+    exact = cpython and all(_direct(t) == _documented(t) for t in trials)
+    return _direct if exact else _documented
 
 
-address_of = _data_field()
+address_of = _reader()
 """The address of an array's first element."""
 
 
@@ -88,7 +93,7 @@ def aligned_bytes(size: int) -> np.ndarray:
 
 def aligned_empty(shape: tuple[int, ...], dtype: np.dtype, size: int) -> tuple[np.ndarray, int]:
     """An uninitialised array of ``size`` bytes at a multiple of 64, and its address."""
-    raw = np.empty(size + ALIGNMENT, np.uint8)
+    raw = np.empty(size + ALIGNMENT, _BYTE)
     address = address_of(raw)
     start = -address % ALIGNMENT
     return np.ndarray(shape, dtype, raw, start), address + start

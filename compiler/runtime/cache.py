@@ -12,10 +12,11 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tilewright.errors import OutputError
 from tilewright.options import Options
 
 _LAYOUT = "v1"
@@ -89,6 +90,40 @@ class Cache:
             return False
         self._account(len(content) + _DIGEST_BYTES)
         return True
+
+    def find(self, key: str) -> Path | None:
+        """The file kept under a key by ``publish``, or None; its reader checks its content."""
+        if self.root is None:
+            return None
+        path = self._path(key)
+        if not path.is_file():
+            return None
+        _touch(path)
+        return path
+
+    def publish(self, key: str, write: Callable[[Path], None]) -> Path | None:
+        """Has a large file written under a key; None where it could not be.
+
+        Args:
+            key: as for ``get``; one key is used either with files or with contents.
+            write: writes the whole file atomically, and raises OutputError where it cannot.
+        """
+        if self.root is None:
+            return None
+        path = self._path(key)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write(path)
+            self._account(path.stat().st_size)
+        except (OSError, OutputError):
+            return None
+        return path if path.is_file() else None
+
+    def discard(self, key: str) -> None:
+        """Removes what is kept under a key, if anything is."""
+        if self.root is not None:
+            with contextlib.suppress(OSError):
+                self._path(key).unlink()
 
     def stats(self) -> CacheStats:
         """What is there now."""

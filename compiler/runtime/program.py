@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from tilewright.dtype import DType
 from tilewright.tensor.ir import Dim, Var
+from tilewright.tensor.text import text
 
 ALIGNMENT = 64
 """Every constant and every arena buffer starts at a multiple of this many bytes."""
@@ -77,6 +78,9 @@ class TensorSpec:
     name: str
     dtype: DType
     shape: tuple[Dim, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{', '.join(map(_short, self.shape))}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +153,10 @@ class Program:
     steps: tuple[Step, ...]
     arena_bytes: Dim = 0
     constants_bytes: int = 0
+
+
+def _short(d: Dim) -> str:
+    return str(d) if isinstance(d, int) else text(d)
 
 
 def walk_steps(steps: tuple[Step, ...]) -> Iterator[Step]:

@@ -1,0 +1,283 @@
+"""The one-file artefact (``.tw``): a compiled model that loads without compiling.
+
+    64 bytes   magic, format version, header size, file size, SHA-256 of the header
+    header     JSON: program text, target, versions, sections with digests, stage texts
+    body       from the next multiple of 4096: object code, then the constants on their own page
+
+Constants are memory-mapped when loaded, so processes share them and nothing is copied. Every
+byte is covered by a digest that is checked before anything is used. A file appears complete, by
+rename, or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import mmap
+import os
+import secrets
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tilewright.errors import ArtifactError, OutputError
+from tilewright.target import Target
+
+from . import text
+from .program import Program
+
+FORMAT_VERSION = 1
+
+_MAGIC = b"\x89TILEW\r\n"
+_PROLOGUE = struct.Struct("<8sIIQQ32s")
+_PAGE = 4096
+_OBJECT_ALIGNMENT = 64
+_DIGEST_CHUNK = 8 << 20
+_FULL_DISK = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Artifact:
+    """A compiled model.
+
+    Attributes:
+        program: what runs, with the names and shapes of its interface.
+        target: what the code was generated for.
+        objects: object code that defines the entry and every kernel.
+        constants: the program's constants, u8 and read-only.
+        versions: what made it (``tilewright``, ``llvm``).
+        stages: texts of stages that were asked to be kept, by name.
+    """
+
+    program: Program
+    target: Target
+    objects: tuple[bytes, ...]
+    constants: np.ndarray
+    versions: Mapping[str, str] = field(default_factory=dict)
+    stages: Mapping[str, str] = field(default_factory=dict)
+
+
+# ------------------------------------------------------------------ writing
+
+
+def write(path: str | os.PathLike[str], artifact: Artifact) -> None:
+    """Writes an artefact; the file is complete and on disk when this returns.
+
+    Raises:
+        OutputError: the place cannot be written (TW-E0601) or is full (TW-E0602); nothing is
+            left behind and a file that was there before is untouched.
+    """
+    constants = memoryview(artifact.constants)
+    sections, offset = [], 0
+    for code in artifact.objects:
+        sections.append({"offset": offset, "size": len(code), "sha256": _digest(code)})
+        offset = _round_up(offset + len(code), _OBJECT_ALIGNMENT)
+    base = _round_up(offset, _PAGE)
+    header = json.dumps(
+        {
+            "versions": dict(artifact.versions),
+            "program": text.text(artifact.program),
+            "target": asdict(artifact.target),
+            "objects": sections,
+            "constants": {
+                "offset": base,
+                "size": constants.nbytes,
+                "sha256": _digests(constants),
+            },
+            "stages": dict(artifact.stages),
+        }
+    ).encode()
+    body = _round_up(_PROLOGUE.size + len(header), _PAGE)
+    total = body + base + constants.nbytes
+    digest = hashlib.sha256(header).digest()
+    with replace_file(Path(path)) as put:
+        put(0, _PROLOGUE.pack(_MAGIC, FORMAT_VERSION, 0, len(header), total, digest))
+        put(_PROLOGUE.size, header)
+        for section, code in zip(sections, artifact.objects, strict=True):
+            put(body + section["offset"], code)
+        put(body + base, constants)
+
+
+@contextlib.contextmanager
+def replace_file(path: Path) -> Iterator[Callable[[int, bytes | memoryview], None]]:
+    """Gives ``put(offset, data)``; what was put becomes the file at the end, or nothing does.
+
+    The gaps between what is put are zeros; the file ends where the last ``put`` ended.
+
+    Raises:
+        OutputError: TW-E0601, or TW-E0602 where the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    try:
+        # Not tempfile: its files are private whatever the user's umask says.
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            end = 0
+
+            def put(offset: int, data: bytes | memoryview) -> None:
+                nonlocal end
+                view = memoryview(data)
+                while view.nbytes:
+                    written = os.pwrite(descriptor, view, offset)
+                    offset, view = offset + written, view[written:]
+                end = max(end, offset)
+
+            yield put
+            os.ftruncate(descriptor, end)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        full = error.errno in _FULL_DISK
+        raise OutputError(
+            f"{path}: cannot be written: {error.strerror or error}; nothing was left behind"
+            + (", free some space or choose another disk" if full else ""),
+            code="TW-E0602" if full else "TW-E0601",
+        ) from error
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename durable, where the file system lets folders be synced."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+# ------------------------------------------------------------------ reading
+
+
+def read(path: str | os.PathLike[str]) -> Artifact:
+    """Reads an artefact and checks all of its digests; its constants stay in the mapped file.
+
+    Whether this machine can run it is the backend's question, asked before it loads the code.
+
+    Raises:
+        ArtifactError: the file cannot be read (TW-E0505), is no artefact (TW-E0501), is of
+            another format version (TW-E0502), is damaged (TW-E0503) or does not say what it
+            must (TW-E0504).
+    """
+    mapped = _map(Path(path))
+    if len(mapped) < _PROLOGUE.size or mapped[: len(_MAGIC)] != _MAGIC:
+        raise ArtifactError(
+            f"{path}: not a Tilewright artefact (its first bytes differ); compile the model anew "
+            f"and save it",
+            code="TW-E0501",
+        )
+    _, version, _, header_size, total, digest = _PROLOGUE.unpack_from(mapped)
+    if version != FORMAT_VERSION:
+        raise ArtifactError(
+            f"{path}: artefact of format version {version}, this Tilewright reads version "
+            f"{FORMAT_VERSION}; compile the model anew with this one",
+            code="TW-E0502",
+        )
+    if total != len(mapped):
+        raise _damaged(path, f"it has {len(mapped)} bytes and should have {total}")
+    header_end = _PROLOGUE.size + header_size
+    if header_end > total:
+        raise _damaged(path, f"its header of {header_size} bytes does not fit the file")
+    header = mapped[_PROLOGUE.size : header_end]
+    if hashlib.sha256(header).digest() != digest:
+        raise _damaged(path, "its header does not have the digest it should have")
+    try:
+        return _unpack(path, mapped, json.loads(header), _round_up(header_end, _PAGE))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(
+            f"{path}: its header is not understood ({type(error).__name__}: {error}); it may come "
+            f"from another version of Tilewright",
+            code="TW-E0504",
+        ) from error
+
+
+def _map(path: Path) -> mmap.mmap | bytes:
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                return b""
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ArtifactError(f"{path}: cannot be read: {why}", code="TW-E0505") from error
+
+
+def _unpack(
+    path: str | os.PathLike[str], mapped: mmap.mmap | bytes, header: dict[str, Any], body: int
+) -> Artifact:
+    memory = np.frombuffer(mapped, np.uint8)
+
+    def section(entry: dict[str, Any]) -> np.ndarray:
+        begin, size = body + int(entry["offset"]), int(entry["size"])
+        if not body <= begin <= begin + size <= len(memory):
+            raise _damaged(path, "a section lies outside the file")
+        return memory[begin : begin + size]
+
+    objects = []
+    for entry in header["objects"]:
+        code = section(entry).tobytes()
+        if _digest(code) != entry["sha256"]:
+            raise _damaged(path, "its object code does not have the digest it should have")
+        objects.append(code)
+    constants = section(header["constants"])
+    if _digests(memoryview(constants)) != header["constants"]["sha256"]:
+        raise _damaged(path, "its constants do not have the digest they should have")
+    program = text.parse(header["program"])
+    if program.constants_bytes != len(constants):
+        raise _damaged(path, f"it holds {len(constants)} bytes of {program.constants_bytes}")
+    return Artifact(
+        program=program,
+        target=_target(header["target"]),
+        objects=tuple(objects),
+        constants=constants,
+        versions={str(k): str(v) for k, v in header["versions"].items()},
+        stages={str(k): str(v) for k, v in header["stages"].items()},
+    )
+
+
+def _target(given: dict[str, Any]) -> Target:
+    names = {f.name for f in fields(Target)}
+    if given.keys() != names:
+        raise ValueError(f"target fields {sorted(given.keys() ^ names)} differ")
+    return Target(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+
+
+def _damaged(path: str | os.PathLike[str], what: str) -> ArtifactError:
+    return ArtifactError(
+        f"{path}: damaged: {what}; copy it again or compile the model anew", code="TW-E0503"
+    )
+
+
+# ------------------------------------------------------------------ digests
+
+
+def _round_up(size: int, step: int) -> int:
+    return -(-size // step) * step
+
+
+def _digest(data: bytes | memoryview) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _digests(data: memoryview) -> list[str]:
+    """One digest for each 8 MB, so that two threads can share the work."""
+    chunks = [data[i : i + _DIGEST_CHUNK] for i in range(0, data.nbytes, _DIGEST_CHUNK)]
+    if len(chunks) < 2:
+        return [_digest(c) for c in chunks]
+    with ThreadPoolExecutor(min(2, len(os.sched_getaffinity(0)))) as workers:
+        return list(workers.map(_digest, chunks))
