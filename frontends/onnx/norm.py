@@ -18,7 +18,7 @@ from .windows import per_channel
 
 
 def softmax_over(ctx: Context, x: Value, axes: Sequence[int]) -> Value:
-    """``exp(x - max) / sum``, in the type of ``x``, which should be wide enough already."""
+    """``exp(x - max) / sum``, in the type of ``x``."""
     shifted = ctx.op("sub", x, ctx.reduce(x, "max", axes, keepdims=True))
     grown = ctx.op("exp", shifted)
     return ctx.op("div", grown, ctx.reduce(grown, "sum", axes, keepdims=True))
@@ -44,10 +44,12 @@ def _softmax_axes(ctx: Context, node: NodeView, x: Value) -> tuple[int, ...]:
 
 
 def softmax(ctx: Context, node: NodeView) -> tuple[Value, ...]:
-    """Non-negative numbers that sum up to 1, in proportion to the exponentials."""
+    """Non-negative numbers that sum up to 1, in proportion to the exponentials.
+
+    Halves are rounded after every step, as the standard's own definition of the operator says.
+    """
     x = node.input(0)
-    axes = _softmax_axes(ctx, node, x)
-    return (ctx.cast(softmax_over(ctx, widened(ctx, x), axes), x.dtype),)
+    return (softmax_over(ctx, x, _softmax_axes(ctx, node, x)),)
 
 
 def log_softmax(ctx: Context, node: NodeView) -> tuple[Value, ...]:
