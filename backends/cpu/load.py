@@ -9,18 +9,22 @@ libraries keeps about 10 KB of each).
 from __future__ import annotations
 
 import ctypes
+import functools
 import mmap
 import os
 import sys
+import threading
 from collections.abc import Sequence
-from functools import cache
 
 import llvmlite.binding as llvm
 
 from tilewright.errors import InternalError
+from tilewright.runtime.cache import NO_CACHE, Cache, digest_key
 
 from . import pool
+from .compile import compile_object
 from .program import FRAME_ENTRY
+from .target import resolve_target
 from .threads import default_threads
 
 _MADV_WIPEONFORK = 18
@@ -74,10 +78,13 @@ class CpuEntry:
     Args:
         objects: object code that defines the entry of ``emit_program`` and all it calls.
         threads: how many threads a call may use; None: what affinity and quota allow.
+        cache: where the pool's object code is kept.
     """
 
-    def __init__(self, objects: Sequence[bytes], threads: int | None = None) -> None:
-        parallel, state = pool_address()
+    def __init__(
+        self, objects: Sequence[bytes], threads: int | None = None, cache: Cache = NO_CACHE
+    ) -> None:
+        parallel, state = pool_address(cache)
         self._library = Library(objects, [FRAME_ENTRY])
         self._context = (ctypes.c_int64 * len(pool.CONTEXT_FIELDS))(parallel, state, 1)
         self.address = self._library.addresses[FRAME_ENTRY]
@@ -98,13 +105,26 @@ class CpuEntry:
         self._library.close()
 
 
-@cache
-def pool_address() -> tuple[int, int]:
+_POOL: list[tuple[int, int]] = []
+_POOL_LOCK = threading.Lock()
+
+
+def pool_address(cache: Cache = NO_CACHE) -> tuple[int, int]:
     """The addresses of this process's ``parallel`` and of its pool's state; made once.
 
     Both stay until the process ends, since the workers run there.
+
+    Args:
+        cache: where the pool's object code is kept.
     """
-    library = Library([_pool_object()], [pool.SYMBOL])
+    with _POOL_LOCK:
+        if not _POOL:
+            _POOL.append(_make_pool(cache))
+        return _POOL[0]
+
+
+def _make_pool(cache: Cache) -> tuple[int, int]:
+    library = Library([_pool_object(cache)], [pool.SYMBOL])
     library.keep()
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
@@ -121,17 +141,17 @@ def pool_address() -> tuple[int, int]:
     return library.addresses[pool.SYMBOL], int(state)
 
 
-def _pool_object() -> bytes:
-    """Compiles the pool for the plainest x86-64, which is all it needs (15 ms)."""
-    _initialize()
-    machine = llvm.Target.from_triple("x86_64-unknown-linux-gnu").create_target_machine(
-        cpu="x86-64", opt=2, reloc="pic", codemodel="default"
-    )
-    module = llvm.parse_assembly(pool.TEXT)
-    return bytes(machine.emit_object(module))
+def _pool_object(cache: Cache) -> bytes:
+    target = resolve_target("x86-64-v2")
+    key = digest_key("pool", pool.TEXT, target.features, str(llvm.llvm_version_info))
+    found = cache.get(key)
+    if found is None:
+        found = compile_object(pool.TEXT, target)
+        cache.put(key, found)
+    return found
 
 
-@cache
+@functools.cache
 def _initialize() -> None:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()

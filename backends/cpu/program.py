@@ -65,9 +65,7 @@ def _frame_entry() -> str:
         lines.append(f"  %p{i} = getelementptr ptr, ptr %frame, i64 {i}")
         lines.append(f"  %a{i} = load ptr, ptr %p{i}")
     arguments = ", ".join(f"ptr %a{i}" for i in range(6))
-    return "\n".join(
-        [*lines, f"  %r = call i32 @{ENTRY}({arguments})", "  ret i32 %r", "}\n"]
-    )
+    return "\n".join([*lines, f"  %r = call i32 @{ENTRY}({arguments})", "  ret i32 %r", "}\n"])
 
 
 class _Writer:

@@ -186,6 +186,10 @@ class Cache:
         return found
 
 
+NO_CACHE = Cache(None, 0)
+"""A cache that keeps nothing."""
+
+
 def open_cache(options: Options) -> Cache:
     """The cache that the options ask for (one that keeps nothing where it is off)."""
     return Cache(options.cache_dir if options.cache else None, options.cache_bytes)
