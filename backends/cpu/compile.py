@@ -13,7 +13,11 @@ def machine_for(target: Target, *, opt: int = 2) -> llvm.TargetMachine:
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     return llvm.Target.from_triple(target.triple).create_target_machine(
-        cpu=target.cpu, features=target.features, opt=opt, reloc="pic", codemodel="small"
+        cpu=target.cpu,
+        features=target.features,
+        opt=opt,
+        reloc="pic",
+        codemodel="small",
     )
 
 
@@ -43,9 +47,7 @@ def compile_assembly(text: str, target: Target, *, opt: int = 2) -> str:
     return str(machine.emit_assembly(_parse(text, target, machine, False)))
 
 
-def _parse(
-    text: str, target: Target, machine: llvm.TargetMachine, verify: bool
-) -> llvm.ModuleRef:
+def _parse(text: str, target: Target, machine: llvm.TargetMachine, verify: bool) -> llvm.ModuleRef:
     try:
         module = llvm.parse_assembly(text)
         if verify:

@@ -390,7 +390,9 @@ class Addresser(Builder):
         op = "urem" if remainder else "udiv"
         text = f"{op} {type_} {narrow.text}, {by.text}"
         result = self.pure(text, type_, dt.i32, a.lanes, a.level)
-        return self.pure(f"zext {type_} {result.text} to {a.type}", a.type, dt.i64, a.lanes, a.level)
+        return self.pure(
+            f"zext {type_} {result.text} to {a.type}", a.type, dt.i64, a.lanes, a.level
+        )
 
     # -------------------------------------------------------------- comparisons and masks
 
@@ -511,7 +513,9 @@ class Addresser(Builder):
             if not carried:
                 plain.append((monomial, k * size))
                 continue
-            step = self._scaled(tuple(steps), k * size) if steps else self.constant(k * size, dt.i64)
+            step = (
+                self._scaled(tuple(steps), k * size) if steps else self.constant(k * size, dt.i64)
+            )
             pointer = self.carried_pointer(level, pointer, step)
         return self.offset(pointer, self._sum(0, tuple(plain))) if plain else pointer
 
@@ -553,9 +557,13 @@ def _decide(op: str, lo: Bound, hi: Bound) -> bool | None:
     """Whether ``d op 0`` holds for all (True) or no (False) values in the interval."""
     match op:
         case "lt":
-            return True if hi is not None and hi < 0 else False if lo is not None and lo >= 0 else None
+            return (
+                True if hi is not None and hi < 0 else False if lo is not None and lo >= 0 else None
+            )
         case "le":
-            return True if hi is not None and hi <= 0 else False if lo is not None and lo > 0 else None
+            return (
+                True if hi is not None and hi <= 0 else False if lo is not None and lo > 0 else None
+            )
         case "eq":
             if lo == 0 and hi == 0:
                 return True

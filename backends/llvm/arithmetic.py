@@ -15,7 +15,14 @@ from .machine import Machine
 from .types import is_half, memory_type, register_type, vector
 
 _FLOAT_OPS = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
-_FLOAT_COMPARE = {"eq": "oeq", "ne": "une", "lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge"}
+_FLOAT_COMPARE = {
+    "eq": "oeq",
+    "ne": "une",
+    "lt": "olt",
+    "le": "ole",
+    "gt": "ogt",
+    "ge": "oge",
+}
 _BITWISE = frozenset({"and", "or", "xor"})
 _NATIVE_CALLS = {
     "sqrt": "sqrt", "floor": "floor", "ceil": "ceil", "trunc": "trunc", "round": "roundeven",
@@ -41,11 +48,11 @@ class Arithmetic(Addresser):
         if a.lanes != b.lanes:
             lanes = max(a.lanes, b.lanes)
             a, b = self.splat(a, lanes), self.splat(b, lanes)
-        level = a.level if a.level > b.level else b.level
+        level = max(a.level, b.level)
         text = f"{opcode} {a.type} {a.text}, {b.text}"
         return self.pure(text, a.type, a.dtype, a.lanes, level)
 
-    def like(self, value: int | float | bool, v: Value) -> Value:
+    def like(self, value: float | bool, v: Value) -> Value:
         """A constant of the type and lanes of ``v``."""
         return self.constant(value, v.dtype, v.lanes)
 
@@ -323,7 +330,11 @@ class Arithmetic(Addresser):
         scaled = self.op("fmul", scaled, self.like(2.0**112, scaled))
         special = self._test("icmp uge", size, self.like(0x7C00 << 13, size))
         moved = self._bitcast(scaled, dt.u32)
-        moved = self.op("or", moved, self.select(special, self.like(0x7F800000, size), self.like(0, size)))
+        moved = self.op(
+            "or",
+            moved,
+            self.select(special, self.like(0x7F800000, size), self.like(0, size)),
+        )
         return self._bitcast(self.op("or", moved, sign), dt.f32)
 
     def narrow(self, x: Value, dtype: DType) -> Value:

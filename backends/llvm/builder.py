@@ -7,6 +7,8 @@ written before is not written again.
 
 from __future__ import annotations
 
+import math
+
 from tilewright import dtype as dt
 from tilewright.dtype import DType
 
@@ -36,7 +38,7 @@ class Value:
         dtype: DType,
         lanes: int,
         level: int,
-        const: int | float | bool | None = None,
+        const: float | bool | None = None,
         lo: Bound = None,
         hi: Bound = None,
     ) -> None:
@@ -59,7 +61,14 @@ class Value:
         if self.level <= level:
             return self
         return Value(
-            self.text, self.type, self.dtype, self.lanes, level, self.const, self.lo, self.hi
+            self.text,
+            self.type,
+            self.dtype,
+            self.lanes,
+            level,
+            self.const,
+            self.lo,
+            self.hi,
         )
 
 
@@ -152,11 +161,11 @@ class Builder:
 
     # -------------------------------------------------------------- values
 
-    def constant(self, value: int | float | bool, dtype: DType, lanes: int = 1) -> Value:
+    def constant(self, value: float | bool, dtype: DType, lanes: int = 1) -> Value:
         """A constant, the same in every lane."""
         key = (value, dtype.name, lanes)
         # 0.0 and -0.0 are equal as keys and nan never is: those are built each time.
-        if value and value == value:
+        if value and not (isinstance(value, float) and math.isnan(value)):
             found = self._constants.get(key)
             if found is not None:
                 return found
@@ -229,7 +238,9 @@ class Builder:
         """Lanes of ``a`` and then ``b`` (of one type) by number; -1 is any lane."""
         count = len(lanes)
         if count == 1:
-            source, lane = (a, lanes[0]) if lanes[0] < a.lanes or b is None else (b, lanes[0] - a.lanes)
+            source, lane = (
+                (a, lanes[0]) if lanes[0] < a.lanes or b is None else (b, lanes[0] - a.lanes)
+            )
             return self.extract(source, lane)
         second = "poison" if b is None else b.text
         level = a.level if b is None else max(a.level, b.level)

@@ -25,12 +25,17 @@ from tilewright.tensor.ir import (
     For,
     Func,
     Let,
-    Load,
     Stmt,
     Store,
     Var,
 )
-from tilewright.tensor.walk import block_loads, expressions, free_vars, loads, statements
+from tilewright.tensor.walk import (
+    block_loads,
+    expressions,
+    free_vars,
+    loads,
+    statements,
+)
 
 from .address import Index
 from .builder import Pointer, Value
@@ -124,9 +129,7 @@ class _Kernel:
             emitter.env[param] = emitter.atom(value) if param.dtype is dt.i64 else value
         return declared
 
-    def _define(
-        self, name: str, params: list[str], emitter: Statements, *, internal: bool
-    ) -> str:
+    def _define(self, name: str, params: list[str], emitter: Statements, *, internal: bool) -> str:
         self.uses_zeros |= emitter.uses_zeros
         scope = emitter.scopes[0]
         linkage = "internal " if internal else ""
@@ -136,13 +139,16 @@ class _Kernel:
 
     # -------------------------------------------------------------- parallel loops
 
-    def _parallel(
-        self, outer: Statements, loop: For, visible: Sequence[Buffer | Var]
-    ) -> None:
+    def _parallel(self, outer: Statements, loop: For, visible: Sequence[Buffer | Var]) -> None:
         number = len(self.outlined) // 2
         names, variables = _needs(loop)
-        captured = [p for p in visible if (p.name in names if isinstance(p, Buffer) else p in variables)]
-        entry, body = f"@{self.func.name}.par{number}", f"@{self.func.name}.loop{number}"
+        captured = [
+            p for p in visible if (p.name in names if isinstance(p, Buffer) else p in variables)
+        ]
+        entry, body = (
+            f"@{self.func.name}.par{number}",
+            f"@{self.func.name}.loop{number}",
+        )
         self.outlined.append(self._loop_function(body, loop, captured))
         types = ["ptr" if isinstance(p, Buffer) else register_type(p.dtype) for p in captured]
         self.outlined.append(_entry_function(entry, body, types))
@@ -151,9 +157,7 @@ class _Kernel:
     def _loop_function(self, name: str, loop: For, captured: Sequence[Buffer | Var]) -> str:
         emitter = self._emitter()
         params = self._bind(emitter, captured)
-        begin, end = (
-            Value(f"%{n}", "i64", dt.i64, 1, 0, None, 0, None) for n in ("begin", "end")
-        )
+        begin, end = (Value(f"%{n}", "i64", dt.i64, 1, 0, None, 0, None) for n in ("begin", "end"))
         emitter.enter(Lane(1, 1))
         extent, start = emitter.index(loop.extent), emitter.index(loop.start)
         if extent.is_const:
@@ -191,16 +195,17 @@ class _Kernel:
             outer.line(f"store {type_} {text}, ptr {slot}, align 8")
         run = f"%{outer.fresh()}"
         outer.line(f"{run} = load ptr, ptr %ctx, align 8")
-        outer.line(
-            f"call void {run}(ptr %ctx, ptr {entry}, ptr {environment}, i64 {extent.text})"
-        )
+        outer.line(f"call void {run}(ptr %ctx, ptr {entry}, ptr {environment}, i64 {extent.text})")
         for name in outer.stored_names(loop.body):
             outer.forget(name)
 
 
 def _entry_function(entry: str, body: str, types: Sequence[str]) -> str:
     """The function the pool calls: it takes the environment apart."""
-    lines = [f"define internal void {entry}(ptr %env, i64 %begin, i64 %end) {_ATTRIBUTES} {{", "entry:"]
+    lines = [
+        f"define internal void {entry}(ptr %env, i64 %begin, i64 %end) {_ATTRIBUTES} {{",
+        "entry:",
+    ]
     args: list[str] = []
     for position, type_ in enumerate(types):
         lines.append(f"  %s{position} = getelementptr i8, ptr %env, i64 {8 * position}")
@@ -279,4 +284,3 @@ def _is_fixed(loop: For, fixed: frozenset[Var]) -> bool:
     if loop.kind in ("unroll", "vector"):
         return is_known(loop.start) and is_known(loop.extent)
     return loop.extent == 1 and is_known(loop.start)
-

@@ -395,7 +395,8 @@ class Memory(Arithmetic):
     def _check_constant(self, buffer: Buffer, at: Index) -> None:
         if at.terms:
             raise InternalError(
-                f"{buffer.name}: a register buffer is indexed by a variable", code="TW-E0914"
+                f"{buffer.name}: a register buffer is indexed by a variable",
+                code="TW-E0914",
             )
 
     def read_span(self, buffer: Buffer, cells: Cells, first: int, count: int, lanes: int) -> Value:

@@ -317,7 +317,8 @@ class Statements(Expressions):
         if stmt.kind == "unroll":
             if not extent.is_const:
                 raise InternalError(
-                    f"{stmt.var.name}: an unrolled loop has a symbolic extent", code="TW-E0915"
+                    f"{stmt.var.name}: an unrolled loop has a symbolic extent",
+                    code="TW-E0915",
                 )
             for i in range(extent.const):
                 self.env[stmt.var] = self.add(start, self.const_index(i))
@@ -458,8 +459,7 @@ class Statements(Expressions):
             self.line(f"{pointer}.n = getelementptr i8, ptr {pointer}, i64 {step}")
         self.line(f"%c.{label} = icmp slt i64 {next_}, {last.text}")
         self.close_scope()
-        head = [f"  {counter.text} = phi i64 [ {first.text}, %{outer.block} ], "
-                f"[ {next_}, %{scope.block} ]"]  # fmt: skip
+        head = [_phi(counter, first.text, outer.block, next_, scope.block)]
         for pointer, initial, _ in scope.pointers:
             head.append(
                 f"  {pointer} = phi ptr [ {initial}, %{outer.block} ], "
@@ -467,10 +467,7 @@ class Statements(Expressions):
             )
         for key, phi in phis.items():
             initial = entry[key[0]][key[1]][1].text
-            head.append(
-                f"  {phi.text} = phi {phi.type} [ {initial}, %{outer.block} ], "
-                f"[ {back[key].text}, %{scope.block} ]"
-            )
+            head.append(_phi(phi, initial, outer.block, back[key].text, scope.block))
         exit_ = f"{label}.end"
         if always:
             self.line(f"br label %{label}")
@@ -494,7 +491,7 @@ class Statements(Expressions):
         guard: str,
         latch: str,
     ) -> None:
-        level = self.level
+        level, lines = self.level, self.scopes[-1].lines
         for name, spans in entry.items():
             cells = self.registers[name]
             if always:
@@ -505,19 +502,13 @@ class Statements(Expressions):
             for position, (count, value) in spans.items():
                 left = back[name, position]
                 phi = Value(f"%{self.fresh()}", value.type, value.dtype, value.lanes, level)
-                self.line(
-                    f"{phi.text} = phi {phi.type} [ {value.text}, %{guard} ], "
-                    f"[ {left.text}, %{latch} ]"
-                )
+                lines.append(_phi(phi, value.text, guard, left.text, latch))
                 after.put(position, count, phi)
             for position, (count, value) in cells.spans.items():
                 if after.overlapping(position, count):
                     continue
                 phi = Value(f"%{self.fresh()}", value.type, value.dtype, value.lanes, level)
-                self.line(
-                    f"{phi.text} = phi {phi.type} [ poison, %{guard} ], "
-                    f"[ {value.text}, %{latch} ]"
-                )
+                lines.append(_phi(phi, "poison", guard, value.text, latch))
                 after.put(position, count, phi)
             self.registers[name] = after
 
@@ -595,10 +586,7 @@ class Statements(Expressions):
                     cells.put(position, count, a.at_level(level))
                     continue
                 phi = Value(f"%{self.fresh()}", a.type, a.dtype, a.lanes, level)
-                self.line(
-                    f"{phi.text} = phi {phi.type} [ {a.text}, %{sources[0]} ], "
-                    f"[ {b.text}, %{sources[1]} ]"
-                )
+                outer.lines.append(_phi(phi, a.text, sources[0], b.text, sources[1]))
                 cells.put(position, count, phi)
             self.registers[name] = cells
 
@@ -632,6 +620,11 @@ class Statements(Expressions):
         return merged
 
 
+def _phi(value: Value, first: str, entry: str, next_: str, latch: str) -> str:
+    """The line that gives ``value`` what the block it was reached from says."""
+    return f"  {value.text} = phi {value.type} [ {first}, %{entry} ], [ {next_}, %{latch} ]"
+
+
 def _identity(op: BinaryOp, dtype: DType) -> int | float | bool:
     """The element that leaves the other operand of ``op`` as it is."""
     match op:
@@ -647,4 +640,3 @@ def _identity(op: BinaryOp, dtype: DType) -> int | float | bool:
             return True if dtype is dt.bool_ else -1
         case _:
             return 0
-

@@ -51,7 +51,7 @@ def is_half(dtype: DType) -> bool:
     return dtype.kind is Kind.FLOAT and dtype.bits == 16
 
 
-def literal(value: int | float | bool, dtype: DType) -> str:
+def literal(value: float | bool, dtype: DType) -> str:
     """A scalar constant, by its exact bits."""
     match dtype.name:
         case "bool_":

@@ -10,7 +10,7 @@ import llvmlite.binding as llvm
 import numpy as np
 
 from tilewright.backends.cpu.compile import compile_object, machine_for
-from tilewright.backends.cpu.target import resolve_target
+from tilewright.backends.cpu.target import missing_features, resolve_target
 from tilewright.backends.llvm.emit import emit_kernel
 from tilewright.target import Target
 from tilewright.tensor.ir import Buffer, Func
@@ -61,14 +61,16 @@ def load_object(data: bytes, func: Func, target: Target) -> Callable[..., None]:
     return run
 
 
-def run_func(func: Func, *args: np.ndarray[Any, Any] | int, target: str | Target = "native") -> None:
+def run_func(
+    func: Func, *args: np.ndarray[Any, Any] | int, target: str | Target = "native"
+) -> None:
     """Compiles and runs once; outputs are written in place."""
     compile_func(func, target)(*args)
 
 
-def block(*stmts: Any) -> tuple[Any, ...]:
-    """A block of statements."""
-    return tuple(stmts)
+def runs_here(target: str) -> bool:
+    """Whether this CPU can run code for a target."""
+    return not missing_features(resolve_target(target))
 
 
 def aligned(shape: Sequence[int] | int, dtype: Any = np.float32, align: int = 64) -> Any:
