@@ -94,7 +94,8 @@ class Context:
         if folded is not None:
             return tuple(self.literal(a) for a in folded)
         try:
-            results = self.builder.add_many(name, *values, origin=self.origin, **attrs)
+            with self.builder.origin(self.origin):
+                results = self.builder.add_many(name, *values, **attrs)  # type: ignore[arg-type]
         except OpError:
             cause = conflict(name, values, attrs)
             if cause is not None:

@@ -70,11 +70,11 @@ def range_(ctx: Context, node: NodeView) -> tuple[Value, ...]:
 
 
 def _range_count(ctx: Context, start: Value, limit: Value, step: float) -> Dim:
-    begin, end = ctx.constant(start), ctx.constant(limit)
-    if begin is not None and end is not None:
-        return max(math.ceil((end.reshape(-1)[0].item() - begin.reshape(-1)[0].item()) / step), 0)
     if start.dtype.is_float:
-        ctx.unsupported("the number of elements is not a constant")
+        begin, end = ctx.constant(start), ctx.constant(limit)
+        if begin is None or end is None:
+            ctx.unsupported("the number of elements is not a constant")
+        return max(math.ceil(float((end - begin).reshape(-1)[0]) / step), 0)
     (low,) = ctx.require_dims(start, "the number of elements")
     (high,) = ctx.require_dims(limit, "the number of elements")
     span = as_expr(high) - low if step > 0 else as_expr(low) - high

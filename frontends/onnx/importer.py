@@ -20,9 +20,10 @@ from .context import Context
 from .equal import DimsDifferError
 from .node import GapError, NodeView, type_name
 from .order import in_order
-from .read import ExternalData, array_of, code_of, dtype_of, read_model
+from .read import ExternalData, array_of, dtype_of, read_model
 from .scope import Binding, Scope, Unknown
 from .signature import DimRange, Signature
+from .standard import function_of, has_function, newest
 from .table import CONVERTERS, key_of
 
 _MAX_DEPTH = 48
@@ -222,7 +223,7 @@ class _Import:
     ) -> Sequence[Value | None] | None:
         key = key_of(node.domain, node.op_type)
         domain = "" if node.domain == "ai.onnx" else node.domain
-        opset = scope.opsets.get(domain, 0) or _newest(domain)
+        opset = scope.opsets.get(domain, 0) or newest(domain)
         context = scope.context
         before = context.opset, context.origin
         context.opset, context.origin = opset, f"{node.op_type}:{name}"
@@ -300,30 +301,7 @@ class _Import:
         self, scope: Scope, view: NodeView, node: onnx.NodeProto
     ) -> tuple[Value | None, ...]:
         """Adds the function body that the ONNX standard gives for an operator."""
-        schema = _schema(view.domain, view.op, view.opset)
-        if schema is None:
-            raise GapError("unknown operator")
-        static = [v for v in schema.function_opset_versions if v <= view.opset]
-        shaped = [v for v in schema.context_dependent_function_opset_versions if v <= view.opset]
-        if static:
-            data = schema.get_function_with_opset_version(max(static))
-        elif shaped:
-            concrete = onnx.NodeProto()
-            concrete.CopyFrom(node)
-            del concrete.attribute[:]
-            concrete.attribute.extend(view.attributes.values())
-            types = [_type_proto(v).SerializeToString() for v in view.inputs]
-            data = schema.get_context_dependent_function_with_opset_version(
-                max(shaped), concrete.SerializeToString(), types
-            )
-        else:
-            raise GapError("operator is not supported")
-        function = onnx.FunctionProto.FromString(data)
-        if not function.node:
-            raise GapError("operator is not supported with these operands")
-        for name, default in schema.attributes.items():
-            if name not in view.attributes and default.default_value.name:
-                function.attribute_proto.append(default.default_value)
+        function = function_of(view, node)
         return self._call(scope, view, function, _opsets(function.opset_import))
 
     # -------------------------------------------------------------- gaps
@@ -351,40 +329,15 @@ class _Import:
         if key in CONVERTERS or (key, node.overload) in self._functions:
             return True
         domain = "" if node.domain == "ai.onnx" else node.domain
-        schema = _schema(domain, node.op_type, scope.opsets.get(domain, 0) or _newest(domain))
-        return schema is not None and (schema.has_function or schema.has_context_dependent_function)
-
-
-# ------------------------------------------------------------------ the standard's tables
+        return has_function(domain, node.op_type, scope.opsets.get(domain, 0) or newest(domain))
 
 
 def _opsets(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
     return {"" if o.domain == "ai.onnx" else o.domain: o.version for o in imports}
 
 
-def _newest(domain: str) -> int:
-    """The version for a domain that the model does not state."""
-    return onnx.defs.onnx_opset_version() if domain == "" else 1
-
-
-def _schema(domain: str, op: str, opset: int) -> onnx.defs.OpSchema | None:
-    # A version newer than all known ones is read as the newest known.
-    try:
-        return onnx.defs.get_schema(op, min(opset, 2**31 - 1), domain)
-    except onnx.defs.SchemaError:
-        return None
-
-
 def _is_symbolic(values: Iterable[Value | None]) -> bool:
     return any(isinstance(d, Expr) for v in values if v is not None for d in v.shape)
-
-
-def _type_proto(value: Value | None) -> onnx.TypeProto:
-    """A value's type as the standard's function builders want it."""
-    if value is None:
-        return onnx.TypeProto()
-    dims = [d if isinstance(d, int) else None for d in value.shape]
-    return onnx.helper.make_tensor_type_proto(code_of(value.dtype), dims)
 
 
 def _identifier(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NoReturn, TypeVar
+from typing import NoReturn, TypeAlias, TypeVar
 
 import numpy as np
 import onnx
@@ -17,6 +17,10 @@ from .read import ExternalData, array_of, dtype_of
 
 _KIND = onnx.AttributeProto
 _T = TypeVar("_T")
+# NodeView has methods called int and float: inside of it these names are not the types.
+_Ints: TypeAlias = tuple[int, ...]
+_Floats: TypeAlias = tuple[float, ...]
+_Kind: TypeAlias = int
 
 
 class GapError(Exception):
@@ -101,12 +105,12 @@ class NodeView:
             self._default(name, default) if found is None else found.s.decode("utf-8", "replace")
         )
 
-    def ints(self, name: str) -> tuple[int, ...] | None:
+    def ints(self, name: str) -> _Ints | None:
         """The list of integers, or None when it is not given."""
         found = self._attribute(name, _KIND.INTS)
         return None if found is None else tuple(found.ints)
 
-    def floats(self, name: str) -> tuple[float, ...] | None:
+    def floats(self, name: str) -> _Floats | None:
         """The list of floats, or None when it is not given."""
         found = self._attribute(name, _KIND.FLOATS)
         return None if found is None else tuple(found.floats)
@@ -167,7 +171,7 @@ class NodeView:
         """
         raise ModelError(f"{self.label}: {reason}", code="TW-E0120")
 
-    def _attribute(self, name: str, kind: int) -> onnx.AttributeProto | None:
+    def _attribute(self, name: str, kind: _Kind) -> onnx.AttributeProto | None:
         found = self.attributes.get(name)
         if found is not None and found.type != kind:
             given, wanted = _KIND.AttributeType.Name, _KIND.AttributeType.Name(kind)

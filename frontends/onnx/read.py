@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PureWindowsPath
 
 import numpy as np
@@ -183,9 +183,51 @@ def _checked(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
             " of another kind",
             code="TW-E0103",
         )
+    # A string that is not UTF-8 comes out of protobuf as bytes.
+    for text in _texts(model):
+        if not isinstance(text, str):
+            raise ModelError(
+                f"{name}: the name {text!r} in it is not UTF-8 text; the file may be damaged",
+                code="TW-E0104",
+            )
     return model
 
 
+def _texts(model: onnx.ModelProto) -> Iterator[object]:
+    """All names in a model."""
+    nodes = [n for f in model.functions for n in f.node]
+    graphs = [model.graph]
+    for function in model.functions:
+        yield from (function.name, function.domain, function.overload)
+        yield from (*function.input, *function.output, *function.attribute)
+    for opset in (*model.opset_import, *(o for f in model.functions for o in f.opset_import)):
+        yield opset.domain
+    while nodes or graphs:
+        if graphs:
+            graph = graphs.pop()
+            nodes += graph.node
+            yield graph.name
+            yield from _declared_texts(graph)
+        else:
+            node = nodes.pop()
+            yield from (node.name, node.op_type, node.domain, node.overload)
+            yield from (*node.input, *node.output)
+            for attribute in node.attribute:
+                yield from (attribute.name, attribute.ref_attr_name)
+                graphs += (attribute.g, *attribute.graphs) if attribute.type in _GRAPHS else ()
+
+
+def _declared_texts(graph: onnx.GraphProto) -> Iterator[object]:
+    for tensor in (*graph.initializer, *(s.values for s in graph.sparse_initializer)):
+        yield tensor.name
+        for entry in tensor.external_data:
+            yield from (entry.key, entry.value)
+    for declared in (*graph.input, *graph.output):
+        yield declared.name
+        yield from (d.dim_param for d in declared.type.tensor_type.shape.dim)
+
+
+_GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"PK\x03\x04", "a zip archive, perhaps of torch.save"),
     (b"\x89HDF", "an HDF5 file"),
@@ -254,9 +296,10 @@ def element_count(shape: Iterable[int], label: str) -> int:
 
 def _view(data: np.ndarray, dtype: DType) -> np.ndarray:
     if dtype is dt.bool_:
-        return data != 0
+        return np.asarray(data != 0)
     # Files are little-endian, as are the machines that code is generated for.
-    return data.view(dtype.numpy)
+    view: np.ndarray = data.view(dtype.numpy)
+    return view
 
 
 def _external_bytes(

@@ -176,16 +176,21 @@ def gather(ctx: Context, node: NodeView) -> tuple[Value, ...]:
     """Slices of one axis at the given places; negative ones count from the end."""
     x, indices = node.input(0), node.input(1)
     axis = ctx.axis(node.int("axis", 0), len(x.shape))
-    place = ctx.dims(indices)
-    if not indices.shape and place is not None and isinstance(place[0], int):
+    at = _known_place(ctx, indices)
+    if at is not None:
         # One known place is a slice, which later passes can merge into what reads it.
-        (at,) = place
         extent = x.shape[axis]
         if isinstance(extent, int) and not -extent <= at < extent:
             node.broken(f"index {at} is not within the {extent} elements of axis {axis}")
         start = at if at >= 0 else dim(as_expr(extent) + at)
         return (ctx.squeeze(ctx.slice_axis(x, axis, start, 1), (axis,)),)
     return (ctx.op("gather", x, indices, axis=axis),)
+
+
+def _known_place(ctx: Context, indices: Value) -> int | None:
+    """The one index of a scalar that is known and a number."""
+    known = None if indices.shape else ctx.dims(indices)
+    return known[0] if known is not None and isinstance(known[0], int) else None
 
 
 def gather_elements(ctx: Context, node: NodeView) -> tuple[Value, ...]:

@@ -1,9 +1,9 @@
 """Runs onnx's own backend suite: every case passes, is refused, is wrong, or crashes.
 
-    python tests/frontends/onnx/backend_suite.py                    counts, and what is wrong
-    python tests/frontends/onnx/backend_suite.py --list refused     one line a case, with the reason
-    python tests/frontends/onnx/backend_suite.py --update           adds new passes to passing.txt
-    python tests/frontends/onnx/backend_suite.py --executor native test_conv
+python tests/frontends/onnx/backend_suite.py                    counts, and what is wrong
+python tests/frontends/onnx/backend_suite.py --list refused     one line a case, with the reason
+python tests/frontends/onnx/backend_suite.py --update           adds new passes to passing.txt
+python tests/frontends/onnx/backend_suite.py --executor native test_conv
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def run_case(name: str, executor: Executor) -> Result:
                 return Result(name, "wrong", problem)
     except UnsupportedError as error:
         return Result(name, "refused", "; ".join(gap.what for gap in error.gaps))
-    except Exception as error:  # a crash is one of the outcomes
+    except Exception as error:  # noqa: BLE001 (a crash is one of the outcomes)
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(place.filename).name}:{place.lineno}"
         return Result(name, "crash", f"{type(error).__name__} at {where}: {error}")
@@ -229,9 +229,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--list", choices=OUTCOMES, action="append", default=[])
     parser.add_argument("--update", action="store_true", help="add new passes to passing.txt")
     options = parser.parse_args(arguments)
-    names = [
-        n for n in all_cases() if not options.pattern or any(p in n for p in options.pattern)
-    ]
+    names = [n for n in all_cases() if not options.pattern or any(p in n for p in options.pattern)]
     results = run_cases(names, options.executor)
     shown = {"wrong", "crash", *options.list}
     for result in results:
