@@ -183,16 +183,22 @@ def _fma(a: Array, b: Array, c: Array) -> Array:
 
     f32 products are exact in f64, where only the sum rounds: it is rounded to odd so that the
     second rounding (to f32) is right. f64 uses error-free transformations (Dekker 1971; Boldo and
-    Melquiond 2008) and is exact but for overflow or underflow inside.
+    Melquiond 2008) on operands scaled to about 1; only a subnormal result is rounded twice.
     """
     if a.dtype.itemsize < 8:
         product = a.astype(np.float64) * b.astype(np.float64)
         return _to_odd_sum(product, c.astype(np.float64)).astype(a.dtype)
-    product, low = _two_product(a, b)
-    partial, lowest = _two_sum(c, low)
+    plain = a * b + c
+    (ma, ea), (mb, eb), (mc, ec) = np.frexp(a), np.frexp(b), np.frexp(c)
+    # Further than 2 ** 200 apart the smaller of product and addend only breaks ties.
+    addend = np.ldexp(mc, np.clip(ec - ea - eb, -200, 200))
+    product, low = _two_product(ma, mb)
+    partial, lowest = _two_sum(addend, low)
     high, middle = _two_sum(product, partial)
-    fused = np.asarray(_to_odd_sum(lowest, middle) + high)
-    return np.where(np.isfinite(fused) & np.isfinite(low), fused, a * b + c)
+    fused = np.ldexp(_to_odd_sum(lowest, middle) + high, ea + eb)
+    fused = np.where((ec - ea - eb > 200) & (c != 0), c, fused)
+    is_plain = (a == 0) | (b == 0) | ~(np.isfinite(a) & np.isfinite(b) & np.isfinite(c))
+    return np.where(is_plain, plain, fused)
 
 
 def _two_sum(a: Array, b: Array) -> tuple[Array, Array]:
