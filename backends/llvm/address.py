@@ -460,7 +460,7 @@ class Addresser(Builder):
     def both(self, a: Value | None, b: Value | None) -> Value | None:
         """The lanes in both masks; None stands for all."""
         if a is None or a.const is True:
-            return b
+            return None if b is not None and b.const is True else b
         if b is None or b.const is True:
             return a
         if a.const is False or b.const is False:

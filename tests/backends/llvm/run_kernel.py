@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +14,12 @@ from tilewright.backends.cpu.compile import compile_object, machine_for
 from tilewright.backends.cpu.target import missing_features, resolve_target
 from tilewright.backends.llvm.emit import emit_kernel
 from tilewright.target import Target
+from tilewright.tensor.interpret import interpret
 from tilewright.tensor.ir import Buffer, Func
+
+Array = np.ndarray[Any, np.dtype[Any]]
+TARGETS = ("x86-64-v2", "x86-64-v3", "x86-64-v4", "native")
+_LIBC = ctypes.CDLL(None, use_errno=True)
 
 _RANGE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
 _PARALLEL = ctypes.CFUNCTYPE(
@@ -61,9 +67,7 @@ def load_object(data: bytes, func: Func, target: Target) -> Callable[..., None]:
     return run
 
 
-def run_func(
-    func: Func, *args: np.ndarray[Any, Any] | int, target: str | Target = "native"
-) -> None:
+def run_func(func: Func, *args: Array | int, target: str | Target = "native") -> None:
     """Compiles and runs once; outputs are written in place."""
     compile_func(func, target)(*args)
 
@@ -73,9 +77,46 @@ def runs_here(target: str) -> bool:
     return not missing_features(resolve_target(target))
 
 
-def aligned(shape: Sequence[int] | int, dtype: Any = np.float32, align: int = 64) -> Any:
-    """A zeroed array at an aligned address."""
-    count = int(np.prod(shape))
-    raw = np.zeros(count * np.dtype(dtype).itemsize + align, np.uint8)
-    offset = -raw.ctypes.data % align
-    return raw[offset : offset + count * np.dtype(dtype).itemsize].view(dtype).reshape(shape)
+def agree(
+    func: Func,
+    arrays: dict[str, Array],
+    symbols: dict[str, int] | None = None,
+    *,
+    targets: Sequence[str] = TARGETS,
+    rtol: float = 0.0,
+) -> dict[str, Array]:
+    """Checks that compiled code leaves in every buffer what the interpreter does.
+
+    Inputs and outputs end at the edge of a page that may not be touched.
+
+    Returns:
+        The arrays as they are afterwards.
+    """
+    symbols = symbols or {}
+    expected = {name: a.copy() for name, a in arrays.items()}
+    interpret(func, expected, symbols)
+    for target in targets:
+        if not runs_here(target):
+            continue
+        fenced = {name: _fenced(a) for name, a in arrays.items()}
+        args = [fenced[p.name] if isinstance(p, Buffer) else symbols[p.name] for p in func.params]
+        compile_func(func, target)(*args)
+        for name, want in expected.items():
+            if rtol:
+                np.testing.assert_allclose(fenced[name], want, rtol=rtol, err_msg=target)
+            else:
+                np.testing.assert_array_equal(fenced[name], want, err_msg=f"{name} on {target}")
+    return expected
+
+
+def _fenced(array: Array) -> Array:
+    """A copy whose last byte is the last one before a page that may not be touched."""
+    page = mmap.PAGESIZE
+    size = -(-max(array.nbytes, 1) // page) * page
+    memory = mmap.mmap(-1, size + page)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    assert _LIBC.mprotect(ctypes.c_void_p(start + size), page, 0) == 0
+    offset = size - array.nbytes
+    new = np.frombuffer(memory, array.dtype, array.size, offset).reshape(array.shape)
+    new[...] = array
+    return new

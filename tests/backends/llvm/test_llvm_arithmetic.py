@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from run_kernel import TARGETS as LEVELS
 from run_kernel import run_func, runs_here
 
 from tilewright import dtype as dt
@@ -25,7 +26,7 @@ from tilewright.tensor.ir import (
     lt,
 )
 
-TARGETS = [t for t in ("x86-64-v2", "x86-64-v3", "x86-64-v4", "native") if runs_here(t)]
+TARGETS = [t for t in LEVELS if runs_here(t)]
 NUMBERS = [t for t in DTYPES.values() if t is not dt.bool_]
 FLOATS = [t for t in NUMBERS if t.is_float]
 INTEGERS = [t for t in NUMBERS if not t.is_float]
