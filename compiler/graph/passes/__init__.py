@@ -9,6 +9,7 @@ from ...target import Target
 from ..ir import Attr, Graph, Node
 from .fold import fold
 from .fuse import fuse
+from .layout import layout
 from .rewrite import merge_duplicates, remove_dead
 from .simplify import simplify
 
@@ -31,6 +32,8 @@ PASSES: tuple[tuple[str, Pass, str], ...] = (
     ("duplicates", _duplicates, "exporters repeat shape arithmetic and masks for every layer"),
     ("fold", fold, "weights that exporters cast, transpose or scale are constants again"),
     ("simplify", simplify, "one form for each thing, so that the passes below need one pattern"),
+    ("layout", layout, "convolution trunks run channels-last, with no transpose inside"),
+    ("simplify again", simplify, "what layout brought together: scales behind a convolution"),
     ("fuse", fuse, "a kernel per group keeps intermediates in registers and caches"),
 )
 """(name, function, reason), in the order in which they run."""
