@@ -11,7 +11,7 @@ from ..errors import InputError, InternalError
 from ..ops import OPS
 from ..ops.op import Attrs, shape_text, type_of, type_text
 from ..tensor.ir import Expr, Var
-from ..tensor.simplify import evaluate
+from ..tensor.simplify import evaluate, multiple_of
 from .ir import Graph, Node, Value
 
 Env = dict[str, int]
@@ -52,7 +52,7 @@ def resolve_attrs(attrs: Attrs, env: Mapping[str, int]) -> Attrs:
 
 
 def bind_symbols(values: Sequence[Value], arrays: Sequence[np.ndarray], outer: Env) -> Env:
-    """Returns the values of the symbols that stand as a whole dim of an input, and ``outer``.
+    """Returns the values of the symbols that are dims of inputs (or by a factor), and ``outer``.
 
     Raises:
         InputError: a dtype, a rank or a dim does not fit, or a symbol leaves its range.
@@ -65,8 +65,10 @@ def bind_symbols(values: Sequence[Value], arrays: Sequence[np.ndarray], outer: E
         if array.ndim != len(value.shape):
             raise InputError(f"{wanted}, got the shape {list(array.shape)}", code="TW-E0304")
         for dim, size in zip(value.shape, array.shape, strict=True):
-            if isinstance(dim, Var) and env.setdefault(dim.name, size) == size:
-                _check_range(dim, size, wanted)
+            found = multiple_of(dim)
+            if found is not None:
+                symbol, factor = found
+                _check_range(symbol, env.setdefault(symbol.name, size // factor), wanted)
     for value, array in zip(values, arrays, strict=True):
         shape = _shape(value, env)
         if shape != array.shape:

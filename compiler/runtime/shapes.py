@@ -1,7 +1,7 @@
 """From the shapes of a call's inputs to everything that depends on them, or the reason why not.
 
-A symbol that is by itself a dim of an input is bound by the first such dim; every other dim is
-then checked. What depends on the symbols (output shapes, the arena) is compiled to one Python
+A symbol that is by itself (or times a number) a dim of an input is bound by the first such dim;
+every other dim is then checked. What depends on the symbols (output shapes, the arena) is compiled to one Python
 function when the executable is made.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from tilewright.dtype import bool_
 from tilewright.errors import InputError, InternalError
 from tilewright.tensor.ir import Binary, Cast, Const, Dim, Expr, Select, Unary, Var
-from tilewright.tensor.simplify import evaluate, symbols
+from tilewright.tensor.simplify import evaluate, multiple_of, symbols
 from tilewright.tensor.text import text
 
 from .program import Program, TensorSpec
@@ -53,16 +53,20 @@ class Planner:
         program: whose interface it is.
 
     Raises:
-        InternalError: a symbol is not by itself a dim of any input (TW-E0912).
+        InternalError: a symbol is neither by itself nor times a number a dim of any input (TW-E0912).
     """
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        sources: dict[Var, tuple[int, int]] = {}
+        sources: dict[Var, tuple[int, int, int]] = {}
         for i, spec in enumerate(program.inputs):
             for axis, d in enumerate(spec.shape):
-                if isinstance(d, Var):
-                    sources.setdefault(d, (i, axis))
+                found = multiple_of(d)
+                if found is None:
+                    continue
+                # The dim that is the symbol itself is the one that messages should name.
+                if found[0] not in sources or (found[1] == 1 < sources[found[0]][2]):
+                    sources[found[0]] = (i, axis, found[1])
         unbound = [s.name for s in program.symbols if s not in sources]
         if unbound:
             raise InternalError(
@@ -91,7 +95,7 @@ class Planner:
                     f"{len(spec.shape)}: {spec}",
                     code="TW-E0303",
                 )
-        values = {s: shapes[i][axis] for s, (i, axis) in self._sources.items()}
+        values = {s: shapes[i][axis] // factor for s, (i, axis, factor) in self._sources.items()}
         for spec, shape in zip(specs, shapes, strict=True):
             self._check_dims(spec, shape, values)
         for var, value in values.items():
@@ -149,7 +153,7 @@ class Planner:
             )
 
     def _origin(self, var: Var) -> str:
-        index, axis = self._sources[var]
+        index, axis, _ = self._sources[var]
         return f"input {self.program.inputs[index].name!r} (dim {axis})"
 
     def _given(self, values: Mapping[Var, int]) -> str:

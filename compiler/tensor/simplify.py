@@ -108,6 +108,17 @@ def prove(condition: Expr, ranges: Ranges = _NO_RANGES) -> bool | None:
     return bool(simple.value) if isinstance(simple, Const) else None
 
 
+def multiple_of(e: Dim) -> tuple[Var, int] | None:
+    """The symbol and the positive factor of a canonical dim ``s`` or ``s*8``, else None."""
+    match e:
+        case Var():
+            return e, 1
+        case Binary(op="mul", a=Var() as variable, b=Const(value=factor)) if factor > 0:
+            return variable, int(factor)
+        case _:
+            return None
+
+
 def symbols(e: Dim) -> frozenset[Var]:
     """The variables that occur in an expression."""
     if isinstance(e, int):
