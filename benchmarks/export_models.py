@@ -1,0 +1,293 @@
+"""Exports seeded PyTorch models to ONNX, each with inputs and float64 reference outputs.
+
+    python benchmarks/export_models.py FOLDER [NAME ...] [--force]
+
+Needs torch and onnxscript; transformers for the language models; torchvision's definitions for
+the vision models (any version: install it with ``pip install --no-deps --target DIR torchvision``
+and set PYTHONPATH=DIR, since only its Python files are used). Nothing is downloaded.
+
+Each model becomes FOLDER/NAME.onnx and, for every set of inputs, FOLDER/NAME.npz (then
+NAME.1.npz, ...) that holds ``in_<input name>`` and ``out_<index>``. Weights are random, and scaled
+so that activations neither vanish nor explode: batch norms take their statistics from a forward
+pass, linear layers get unit gain.
+"""
+
+# mypy: disable-error-code="misc, no-any-return"
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import importlib
+import math
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+
+Inputs = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A module and what to feed it.
+
+    Attributes:
+        module: in evaluation mode.
+        sets: named inputs; the first set is what the export traces.
+        symbols: for inputs with symbolic dims, the name of each such axis.
+        traced: export with the older, tracing exporter.
+    """
+
+    module: nn.Module
+    sets: tuple[Inputs, ...]
+    symbols: dict[str, dict[int, str]] = field(default_factory=dict)
+    traced: bool = False
+
+
+# ------------------------------------------------------------------ vision
+
+
+def declare_operators() -> torch.library.Library:
+    """Lets torchvision be imported where its compiled operators do not fit this torch.
+
+    It registers shapes for two of them at once; transformers imports it, too, where it is there.
+    The declarations live as long as the returned object.
+    """
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        with contextlib.suppress(RuntimeError):  # It is there: the compiled operators do fit.
+            library.define(f"{name}(Tensor dets, Tensor scores, float threshold) -> Tensor")
+    return library
+
+
+def with_statistics(module: nn.Module, *shape: int) -> nn.Module:
+    """Gives batch norms random scales and the statistics of their own inputs."""
+    generator = torch.Generator().manual_seed(123)
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    module.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # Average over everything seen.
+        norm.weight.uniform_(0.7, 1.3, generator=generator)
+        norm.bias.normal_(0, 0.1, generator=generator)
+        norm.train()
+    module(torch.randn(*shape, generator=generator))
+    return module.eval()
+
+
+def image_network(name: str) -> Callable[[], Model]:
+    """A network of torchvision with batch norms, on one picture of 224x224."""
+
+    def build() -> Model:
+        module = getattr(importlib.import_module("torchvision.models"), name)(weights=None)
+        return Model(with_statistics(module, 4, 3, 224, 224), ({"x": torch.randn(1, 3, 224, 224)},))
+
+    return build
+
+
+def vision_transformer() -> Model:
+    """ViT-B/16; its classifier starts as zeros and would hide every error."""
+    module = importlib.import_module("torchvision.models").vit_b_16(weights=None)
+    nn.init.normal_(module.heads.head.weight, std=0.05)
+    return Model(module.eval(), ({"x": torch.randn(1, 3, 224, 224)},))
+
+
+# ------------------------------------------------------------------ language
+
+
+class HiddenState(nn.Module):
+    """An encoder as a function of ids and mask."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """The last layer's states."""
+        return self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+
+
+class Logits(nn.Module):
+    """A decoder as a function of ids, without a cache."""
+
+    def __init__(self, decoder: nn.Module) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """The scores of the next token at each position."""
+        return self.decoder(input_ids=input_ids, use_cache=False).logits
+
+
+class RecurrentLanguageModel(nn.Module):
+    """Embedding, two LSTM layers, projection to the vocabulary."""
+
+    def __init__(self, vocabulary: int, width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, width)
+        self.recurrence = nn.LSTM(width, width, 2, batch_first=True)
+        self.projection = nn.Linear(width, vocabulary)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """The scores of the next token at each position."""
+        return self.projection(self.recurrence(self.embedding(ids))[0])
+
+
+def unit_gain(module: nn.Module, below: int = 5000) -> nn.Module:
+    """Widens linear layers: the customary 0.02 leaves attention nearly uniform, a dull test."""
+    for m in module.modules():
+        if isinstance(m, nn.Linear) and max(m.in_features, m.out_features) < below:
+            nn.init.normal_(m.weight, std=1 / math.sqrt(m.in_features))
+    return module
+
+
+def ids(batch: int, length: int, vocabulary: int) -> torch.Tensor:
+    """Random token ids."""
+    return torch.randint(0, vocabulary, (batch, length))
+
+
+def bert_base() -> Model:
+    """BERT-base; batch and sequence are symbolic, the second set pads its rows unequally."""
+    transformers = importlib.import_module("transformers")
+    config = transformers.BertConfig()
+    encoder = unit_gain(transformers.BertModel(config, add_pooling_layer=False))
+    vocabulary = config.vocab_size
+    ragged = (torch.arange(37)[None] < torch.tensor([[37], [20], [5]])).long()
+    full = torch.ones(1, 128, dtype=torch.long)
+    axes = {0: "batch", 1: "sequence"}
+    return Model(
+        HiddenState(encoder).eval(),
+        (
+            {"input_ids": ids(1, 128, vocabulary), "attention_mask": full},
+            {"input_ids": ids(3, 37, vocabulary), "attention_mask": ragged},
+        ),
+        {"input_ids": axes, "attention_mask": axes},
+    )
+
+
+def gpt2_prefill() -> Model:
+    """GPT-2 small over a prompt of 64 tokens."""
+    transformers = importlib.import_module("transformers")
+    decoder = transformers.GPT2LMHeadModel(transformers.GPT2Config())
+    for name, parameter in decoder.named_parameters():
+        if name.endswith(("c_attn.weight", "c_fc.weight")):
+            nn.init.normal_(parameter, std=1 / math.sqrt(parameter.shape[0]))
+    return Model(Logits(decoder).eval(), ({"input_ids": ids(1, 64, 50257)},))
+
+
+def lstm_language_model() -> Model:
+    """A medium LSTM language model (two layers of 650) over 35 tokens."""
+    # The newer exporter writes the recurrence out step by step.
+    return Model(
+        RecurrentLanguageModel(10000, 650).eval(), ({"ids": ids(1, 35, 10000)},), traced=True
+    )
+
+
+MODELS: dict[str, Callable[[], Model]] = {
+    "resnet18": image_network("resnet18"),
+    "resnet50": image_network("resnet50"),
+    "mobilenet_v2": image_network("mobilenet_v2"),
+    "vit_b_16": vision_transformer,
+    "bert_base": bert_base,
+    "gpt2_prefill64": gpt2_prefill,
+    "lstm_lm": lstm_language_model,
+}
+
+
+# ------------------------------------------------------------------ work
+
+
+def reference(module: nn.Module, inputs: Inputs) -> list[np.ndarray]:
+    """What the module computes in float64."""
+    wide = [v.double() if v.is_floating_point() else v for v in inputs.values()]
+    result = module(*wide)
+    outputs = result if isinstance(result, (tuple, list)) else (result,)
+    arrays = [o.numpy() for o in outputs]
+    if any(a.dtype != np.float64 or not np.isfinite(a).all() for a in arrays):
+        raise SystemExit("a reference output is not finite float64")
+    return arrays
+
+
+def export(model: Model, path: Path) -> None:
+    """Writes the ONNX file in one piece."""
+    first = model.sets[0]
+    arguments, names = tuple(first.values()), list(first)
+    if model.traced:
+        torch.onnx.export(
+            model.module, arguments, str(path), input_names=names, opset_version=17, dynamo=False
+        )
+        return
+    shapes = None
+    if model.symbols:
+        dims = {s: torch.export.Dim(s, min=1) for axes in model.symbols.values()
+                for s in axes.values()}  # fmt: skip
+        shapes = {n: {a: dims[s] for a, s in model.symbols.get(n, {}).items()} for n in names}
+        # A traced size of 1 would be taken for a constant.
+        arguments = tuple(model.sets[-1].values())
+    torch.onnx.export(
+        model.module, arguments, str(path), input_names=names, opset_version=18, dynamo=True,
+        external_data=False, dynamic_shapes=shapes, verbose=False,
+    )  # fmt: skip
+
+
+def write(name: str, folder: Path) -> str:
+    """Builds, exports and records one model; returns a line about it."""
+    torch.manual_seed(0)
+    began = time.perf_counter()
+    model = MODELS[name]()
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        staged = Path(scratch) / f"{name}.onnx"
+        export(model, staged)
+        proto = onnx.load(staged, load_external_data=False)
+        staged.replace(folder / staged.name)
+    wide = copy.deepcopy(model.module).double()
+    spread = []
+    for k, inputs in enumerate(model.sets):
+        outputs = reference(wide, inputs)
+        spread.append(f"{outputs[0].std():.3g}")
+        fed: dict[str, Any] = {f"in_{n}": v.numpy() for n, v in inputs.items()}
+        fed |= {f"out_{i}": o for i, o in enumerate(outputs)}
+        np.savez(folder / (f"{name}.{k}.npz" if k else f"{name}.npz"), **fed)
+    size = (folder / f"{name}.onnx").stat().st_size / 1e6
+    took = time.perf_counter() - began
+    return (
+        f"{name:16} {len(proto.graph.node):5} nodes {size:7.1f} MB  "
+        f"std of output {', '.join(spread)}  {took:.0f} s"
+    )
+
+
+def main() -> int:
+    """Exports what is asked for and not there yet."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(MODELS))
+    parser.add_argument("--force", action="store_true", help="also export what is there")
+    chosen = parser.parse_args()
+    unknown = set(chosen.names) - set(MODELS)
+    if unknown:
+        parser.error(f"unknown {', '.join(sorted(unknown))}; there are {', '.join(MODELS)}")
+    chosen.folder.mkdir(parents=True, exist_ok=True)
+    for name in chosen.names or MODELS:
+        if chosen.force or not (chosen.folder / f"{name}.npz").exists():
+            print(write(name, chosen.folder), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")  # The exporters warn of their own internals.
+    declared = declare_operators()
+    with torch.no_grad():
+        sys.exit(main())
