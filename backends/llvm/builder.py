@@ -7,8 +7,6 @@ written before is not written again.
 
 from __future__ import annotations
 
-import math
-
 from tilewright import dtype as dt
 from tilewright.dtype import DType
 
@@ -120,7 +118,7 @@ class Builder:
         self.memo: dict[object, Value] = {}
         self._pointers: dict[str, Pointer] = {}
         self._next = 0
-        self._constants: dict[tuple[int | float | bool, str, int], Value] = {}
+        self._constants: dict[tuple[float | bool | str, str, int], Value] = {}
 
     # -------------------------------------------------------------- scopes and blocks
 
@@ -163,12 +161,12 @@ class Builder:
 
     def constant(self, value: float | bool, dtype: DType, lanes: int = 1) -> Value:
         """A constant, the same in every lane."""
-        key = (value, dtype.name, lanes)
-        # 0.0 and -0.0 are equal as keys and nan never is: those are built each time.
-        if value and not (isinstance(value, float) and math.isnan(value)):
-            found = self._constants.get(key)
-            if found is not None:
-                return found
+        # 0.0 and -0.0 are equal as keys, and nan is never found again.
+        exact = value if value else repr(value)
+        key = (exact, dtype.name, lanes)
+        found = self._constants.get(key)
+        if found is not None:
+            return found
         scalar = register_type(dtype)
         text = splat_literal(literal(value, dtype), scalar, lanes)
         bound = int(value) if dtype.is_integer else None

@@ -76,6 +76,7 @@ class _Kernel:
         self.machine = machine
         self.uses_zeros = False
         self.outlined: list[str] = []
+        self.free_vars_of: dict[Expr, frozenset[Var]] = {}
         self.memory_registers = _indexed_by_variables(func.body)
         self.written = frozenset(
             s.buffer.name for s in statements(func.body) if isinstance(s, Store)
@@ -84,6 +85,7 @@ class _Kernel:
     def _emitter(self) -> Statements:
         emitter = Statements(self.machine)
         emitter.symbolic_registers = self.memory_registers
+        emitter.free_vars_of = self.free_vars_of
         return emitter
 
     def emit(self) -> list[str]:

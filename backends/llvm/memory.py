@@ -5,7 +5,7 @@ from __future__ import annotations
 from tilewright import dtype as dt
 from tilewright.dtype import DType
 from tilewright.errors import InternalError
-from tilewright.tensor.ir import Buffer, Load, Var
+from tilewright.tensor.ir import Buffer, Expr, Load, Var
 from tilewright.tensor.walk import free_vars, loads
 
 from .address import Form, Index
@@ -42,8 +42,16 @@ class Memory(Arithmetic):
         self.exposed: set[tuple[str, int, int, int]] = set()
         self.uses_zeros = False
         self._dependents: dict[str, list[object]] = {}
+        self.free_vars_of: dict[Expr, frozenset[Var]] = {}
         self._load_forms: dict[Load, Form] = {}
         self._load_facts: dict[Load, tuple[tuple[Var, ...], frozenset[str]]] = {}
+
+    def free_vars(self, e: Expr) -> frozenset[Var]:
+        """The variables that an expression mentions, found once."""
+        found = self.free_vars_of.get(e)
+        if found is None:
+            found = self.free_vars_of[e] = free_vars(e)
+        return found
 
     # -------------------------------------------------------------- masks
 
@@ -83,7 +91,7 @@ class Memory(Arithmetic):
         facts = self._load_facts.get(e)
         if facts is None:
             names = frozenset([name, *(inner.buffer.name for inner in loads(e))])
-            facts = self._load_facts[e] = (tuple(free_vars(e)), names)
+            facts = self._load_facts[e] = (tuple(self.free_vars(e)), names)
         variables, names = facts
         if names & self.registers.keys():
             return self._load_at(e.buffer, self.evaluate(self.load_form(e)), passthru)

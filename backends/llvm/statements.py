@@ -61,12 +61,14 @@ class StoreFacts:
 
     Attributes:
         form: its flat position. value: with calls expanded.
-        op, rest: ``value`` is ``op(old element, rest)``, else None.
+        old: the load of the element it replaces.
+        op, rest: ``value`` is ``op(old, rest)``, else None.
         factors: ``rest`` is their product and may be contracted to a fused multiply-add.
     """
 
     form: Form
     value: Expr
+    old: Load
     op: BinaryOp | None = None
     rest: Expr | None = None
     factors: tuple[Expr, Expr] | None = None
@@ -88,6 +90,7 @@ class Statements(Expressions):
     def __init__(self, machine: Machine) -> None:
         super().__init__(machine)
         self._facts: dict[int, StoreFacts] = {}
+        self._structured: dict[int, bool] = {}
         self._stored: dict[int, frozenset[str]] = {}
         self._pending_sums: dict[object, Pending] = {}
         self._deferring = False
@@ -142,15 +145,17 @@ class Statements(Expressions):
 
     def _is_structured(self, body: Block) -> bool:
         """Whether emitting the body starts new basic blocks (a loop or a scalar branch)."""
-        for stmt in statements(body):
-            if isinstance(stmt, For) and stmt.kind not in ("unroll", "vector"):
-                return True
-            if isinstance(stmt, If) and not self._depends_on_lane(stmt.cond):
-                return True
-        return False
+        found = self._structured.get(id(body))
+        if found is None:
+            found = self._structured[id(body)] = any(
+                (isinstance(s, For) and s.kind not in ("unroll", "vector"))
+                or (isinstance(s, If) and not self._depends_on_lane(s.cond))
+                for s in statements(body)
+            )
+        return found
 
     def _depends_on_lane(self, e: Expr) -> bool:
-        return not self._lane_vars.isdisjoint(free_vars(e))
+        return not self._lane_vars.isdisjoint(self.free_vars(e))
 
     def _let(self, stmt: Let, lane: Lane) -> None:
         value = self.expanded(stmt.value)
@@ -194,9 +199,9 @@ class Statements(Expressions):
         if found is not None:
             return found
         value = self.expanded(stmt.value)
-        facts = StoreFacts(self.flat_form(stmt.buffer.shape, stmt.indices), value)
+        old = Load(stmt.buffer, stmt.indices)
+        facts = StoreFacts(self.load_form(old), value, old)
         if isinstance(value, Binary) and value.op in _REDUCTIONS:
-            old = Load(stmt.buffer, stmt.indices)
             rest = value.b if value.a is old else value.a if value.b is old else None
             if rest is not None:
                 facts.op, facts.rest = value.op, rest
@@ -218,7 +223,11 @@ class Statements(Expressions):
             if self._is_zero(a) or self._is_zero(b):
                 # acc + select(false, x, 0) * w: padding contributes nothing.
                 return
-            old = self.load(Load(stmt.buffer, stmt.indices))
+            cells = self.registers.get(stmt.buffer.name)
+            if cells is None:
+                old = self.load(facts.old)
+            else:
+                old = self.read_register(stmt.buffer, cells, at)
             value = self.contract(self.value(a), self.value(b), old)
         else:
             value = self.value(facts.value)
@@ -346,7 +355,7 @@ class Statements(Expressions):
             chunks.append(Lane(width, active, {**outer.env, stmt.var: position}))
         added = {stmt.var}
         for inner in statements(stmt.body):
-            if isinstance(inner, Let) and not added.isdisjoint(free_vars(inner.value)):
+            if isinstance(inner, Let) and not added.isdisjoint(self.free_vars(inner.value)):
                 added.add(inner.var)
         self._lane_vars |= added
         self.block(stmt.body, chunks)

@@ -109,6 +109,14 @@ def agree(
     return expected
 
 
+def aligned(*shape: int, dtype: Any = np.float32, align: int = 64) -> Array:
+    """A zeroed array at an aligned address."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    raw = np.zeros(size + align, np.uint8)
+    offset = -raw.ctypes.data % align
+    return raw[offset : offset + size].view(dtype).reshape(shape)
+
+
 def _fenced(array: Array) -> Array:
     """A copy whose last byte is the last one before a page that may not be touched."""
     page = mmap.PAGESIZE
