@@ -17,6 +17,7 @@ from tilewright.ops import OPS
 from tilewright.tensor.compute import Compute, ComputeGroup
 from tilewright.tensor.ir import (
     Axis,
+    Binary,
     Buffer,
     Call,
     Const,
@@ -27,7 +28,14 @@ from tilewright.tensor.ir import (
     Var,
     as_expr,
 )
-from tilewright.tensor.simplify import dim, same_dim, simplify, substitute
+from tilewright.tensor.simplify import (
+    dim,
+    product,
+    same_dim,
+    simplify,
+    substitute,
+    symbols,
+)
 
 CHEAP_CALLS = frozenset(
     {"bitcast", "floor", "ceil", "round", "trunc", "fma", "isnan", "isinf"}
@@ -222,12 +230,23 @@ def _is_epilogue(load: Load, consumer: Compute, expr: Expr) -> bool:
     if any(isinstance(e, Reduce) and load in loads_of(e.body) for e in walk(expr)):
         return False
     wide = {a.var for a in consumer.axes if not same_dim(a.extent, 1)}
-    read = [i for i in load.indices if not isinstance(i, Const)]
-    return (
-        len(set(read)) == len(read)
-        and wide <= set(read)
-        and all(isinstance(i, Var) for i in read)
+    read = (
+        frozenset().union(*(symbols(i) for i in load.indices))
+        if load.indices
+        else frozenset()
     )
+    if not wide <= read:
+        return False
+    # A permutation or a split of dims: every element is read once, by steps that do not divide.
+    if any(_divides(i) for i in load.indices):
+        return False
+    return same_dim(
+        product(load.buffer.shape), product(a.extent for a in consumer.axes)
+    )
+
+
+def _divides(e: Expr) -> bool:
+    return any(isinstance(x, Binary) and x.op in ("floordiv", "mod") for x in walk(e))
 
 
 def _at(source: Compute, indices: tuple[Expr, ...]) -> Expr:

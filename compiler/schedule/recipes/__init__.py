@@ -88,6 +88,8 @@ def can_rows(nests: Nests) -> bool:
     for t in nests.temporaries:
         if t in reductions:
             continue
+        if len(t.buffer.shape) == len(held):
+            continue
         if len(t.buffer.shape) != len(held) + 1:
             return False
         _, most = bounds(t.buffer.shape[-1])

@@ -30,6 +30,8 @@ def rows(nests: Nests, target: Target, choices: Choices) -> Schedule:
         match t:
             case Reduction():
                 _reduce(s, t, width)
+            case MapStage() if len(t.buffer.shape) == len(held):
+                s.do("set_scope", t.buffer.name, "register")
             case MapStage():
                 vectorise(s, t.axes[-1].var.name, width)
     if inner:

@@ -153,9 +153,9 @@ def _tile_size(
 ) -> tuple[int, int]:
     """The tile with the least padded work per useful work, weighed by how well it hides latency.
 
-    Accumulators, one row of column vectors and a broadcast must fit the registers. At least
-    about 10 accumulators are needed to hide the latency of an FMA, and loads (MR + V for MR * V
-    multiply-adds) must not be the limit.
+    Accumulators, one row of column vectors and a broadcast must fit the registers. About 12
+    accumulators are needed to hide the latency of an FMA, and loads (MR broadcasts and V vectors
+    for MR * V multiply-adds) must not be the limit.
     """
     lanes = target.lanes(32)
     registers = target.vector_registers
@@ -174,9 +174,11 @@ def _tile_size(
             width = -(-n // (v * lanes)) * v * lanes / n
             height = -(-m // mr) * mr / m if fixed_rows else 1.0 + 0.003 * mr
             hide = min(1.0, accumulators / 12)
-            load_limit = max(1.0, (mr + v) / accumulators / 0.75)
-            tall = 1.0 + 0.02 * max(0, mr - 9)
-            cost = width * height * load_limit * tall / hide * (1 + 0.5 / accumulators)
+            # Column vectors mostly come from L2, at half the rate of L1.
+            pressure = (mr + 2 * v) / accumulators
+            load_limit = max(1.0, pressure) * (1.0 + 0.2 * max(0.0, pressure - 0.5))
+            tall = 1.0 + 0.01 * max(0, mr - 9)
+            cost = width * height * load_limit * tall / hide
             if not contraction:
                 cost *= 1.0 + 0.03 * v
             if cost < best[0]:
@@ -246,7 +248,7 @@ def _shape_final(s: Schedule, nests: Nests, t: Tile, target: Target) -> list[str
     panel = _outer_name(t.column)
     last = rows.pop() if edges and rows else None
     order = [*batch, panel, *rows]
-    if _operand_bytes(nests, t) > target.l2_bytes // 2 and rows:
+    if rows and _worth_blocking(nests, t, target):
         order = _blocked(s, t, batch, panel, rows, last, target)
     final = [*order, *([last] if last else []), *inner]
     s.do("reorder", tuple(final))
@@ -259,13 +261,31 @@ def _shape_final(s: Schedule, nests: Nests, t: Tile, target: Target) -> list[str
     return [outermost, *serial, *([last] if last else [])]
 
 
-def _operand_bytes(nests: Nests, t: Tile) -> int:
-    """The bytes of the operand that every panel of columns reads again."""
+def _worth_blocking(nests: Nests, t: Tile, target: Target) -> bool:
+    """Whether cutting the rows in blocks fetches fewer bytes from beyond L2.
+
+    Without blocks every panel of columns reads the row operand again; with blocks every block
+    reads the column operand again.
+    """
+    rows, columns = (
+        _operand_bytes(t, of_columns=False),
+        _operand_bytes(t, of_columns=True),
+    )
+    panels = -(-size(t.column.extent) // t.nr)
+    blocks = -(-rows // (target.l2_bytes // 4))
+    again = rows * (panels - 1) if rows > target.l2_bytes * 3 // 4 else 0
+    blocked = columns * (blocks - 1) if columns > target.l2_bytes // 2 else 0
+    return again > blocked
+
+
+def _operand_bytes(t: Tile, of_columns: bool) -> int:
+    """The bytes of the operand that varies along the columns, or of the one that does not."""
     own = {a.var for a in t.main.spatial}
     column = t.main.spatial[t.main.axes.index(t.column.var.name)].var
     most = 0
     for load in loads(t.main.body):
-        if column not in symbols_of(load) and symbols_of(load) & own:
+        used = symbols_of(load)
+        if (column in used) == of_columns and used & own:
             most = max(most, size_product(load.buffer.shape) * load.dtype.bytes)
     return most
 
