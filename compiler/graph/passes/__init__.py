@@ -7,10 +7,11 @@ from types import MappingProxyType
 
 from ...target import Target
 from ..ir import Attr, Graph, Node
+from .control import simplify_control
 from .fold import fold
 from .fuse import fuse
 from .layout import layout
-from .rewrite import merge_duplicates, remove_dead
+from .rewrite import merge_duplicates, remove_dead, store_row_major
 from .simplify import simplify
 
 Pass = Callable[[Graph, Target], Graph]
@@ -27,13 +28,20 @@ def _duplicates(graph: Graph, target: Target) -> Graph:
     return merge_duplicates(graph)
 
 
+def _row_major(graph: Graph, target: Target) -> Graph:
+    del target
+    return store_row_major(graph)
+
+
 PASSES: tuple[tuple[str, Pass, str], ...] = (
     ("dead", _dead, "what no output needs must cost no later pass any time"),
     ("duplicates", _duplicates, "exporters repeat shape arithmetic and masks for every layer"),
+    ("control", simplify_control, "weights that a loop captures are constants inside it, too"),
     ("fold", fold, "weights that exporters cast, transpose or scale are constants again"),
     ("simplify", simplify, "one form for each thing, so that the passes below need one pattern"),
     ("layout", layout, "convolution trunks run channels-last, with no transpose inside"),
     ("simplify again", simplify, "what layout brought together: scales behind a convolution"),
+    ("row-major", _row_major, "kernels and files take constants as dense row-major arrays"),
     ("fuse", fuse, "a kernel per group keeps intermediates in registers and caches"),
 )
 """(name, function, reason), in the order in which they run."""

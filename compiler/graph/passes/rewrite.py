@@ -127,6 +127,19 @@ class Rewriter:
         self.changed = True
         return outputs[0]
 
+    def copy(self, node: Node, inputs: tuple[Value, ...]) -> tuple[Value, ...]:
+        """Adds a node of another graph over new operands of the same types, or an equal one."""
+        found = self._memo.get(_key(node.op, inputs, node.attrs))
+        if found is not None:
+            return found
+        outputs = tuple(Value(self._unique(v.name), v.type) for v in node.outputs)
+        self._memo[_key(node.op, inputs, node.attrs)] = outputs
+        for value in inputs:
+            self.uses[value] = self.uses.get(value, 0) + 1
+        self._append(Node(node.op, inputs, node.attrs, outputs, node.origin))
+        self.changed = True
+        return outputs
+
     def constant(self, array: np.ndarray, stem: str) -> Value:
         """Adds a constant without copying it, or reuses an equal one."""
         key = _constant_key(array)
@@ -197,6 +210,18 @@ def merge_duplicates(graph: Graph) -> Graph:
     for node in graph.nodes:
         rewriter.keep(rewriter.adopt(node))
     return rewriter.finish() if rewriter.changed else graph
+
+
+def store_row_major(graph: Graph) -> Graph:
+    """Returns the graph with constants dense in memory: folding leaves transposed views behind."""
+    if all(a.flags.c_contiguous for a in graph.constants.values()):
+        return graph
+    # np.ascontiguousarray would turn a scalar into a vector, but a scalar is dense.
+    constants = {
+        v: a if a.flags.c_contiguous else np.ascontiguousarray(a)
+        for v, a in graph.constants.items()
+    }
+    return prune(graph, graph.inputs, graph.nodes, graph.outputs, constants, graph.output_names)
 
 
 def _node_key(node: Node) -> Key:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from numpy.random import Generator, default_rng
+from tilewright.graph.check import check as require_well_formed
 from tilewright.graph.interpret import interpret
 from tilewright.graph.ir import Graph
 from tilewright.target import Target
@@ -34,7 +35,9 @@ def check(rng: Generator, target: Target) -> Check:
     """
 
     def run(graph: Graph, function: Pass, exact: bool = False, **sizes: int) -> Graph:
+        require_well_formed(graph)
         after = function(graph, target)
+        require_well_formed(after)
         arrays = {}
         for value in graph.inputs:
             shape = tuple(d if isinstance(d, int) else sizes[d.name] for d in value.shape)
