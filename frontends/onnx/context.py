@@ -33,7 +33,7 @@ from tilewright.tensor.simplify import dim, same_dim
 
 from .equal import conflict, solved
 from .node import GapError, NodeView
-from .shapes import Content, content_dims, fold_constants, fold_contents
+from .shapes import Content, content_dims, content_fraction, fold_constants, fold_contents
 
 Number: TypeAlias = int | float | bool
 Operand: TypeAlias = Value | Number
@@ -152,6 +152,11 @@ class Context:
         """The elements of a small integer tensor (rank 0 or 1) as dims, or None if not known."""
         content = self.content(value)
         return None if content is None else content_dims(content, value.type)
+
+    def fraction(self, value: Value) -> tuple[Dim, int] | None:
+        """A float of one element as a dim over a small power of two, where that is exact."""
+        content = self.content(value)
+        return None if content is None else content_fraction(content)
 
     def require_constant(self, value: Value, what: str) -> np.ndarray:
         """The contents of a value; a gap ("`what` depends on data") where they are not known."""

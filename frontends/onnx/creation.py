@@ -73,12 +73,23 @@ def _range_count(ctx: Context, start: Value, limit: Value, step: float) -> Dim:
     if start.dtype.is_float:
         begin, end = ctx.constant(start), ctx.constant(limit)
         if begin is None or end is None:
-            ctx.unsupported("the number of elements is not a constant")
+            return _float_range_count(ctx, start, limit, step)
         return max(math.ceil(float((end - begin).reshape(-1)[0]) / step), 0)
     (low,) = ctx.require_dims(start, "the number of elements")
     (high,) = ctx.require_dims(limit, "the number of elements")
     span = as_expr(high) - low if step > 0 else as_expr(low) - high
     return dim(maximum(as_expr(ceildiv(dim(span), abs(int(step)))), as_expr(0)))
+
+
+def _float_range_count(ctx: Context, start: Value, limit: Value, step: float) -> Dim:
+    """The count where floats are dims in disguise: ``Range(0.0, float(width), 1.0)``."""
+    first, last = ctx.fraction(start), ctx.fraction(limit)
+    if first is None or last is None:
+        ctx.unsupported("the number of elements depends on data")
+    (n, d), (m, e) = first, last
+    above, below = float(step).as_integer_ratio()
+    span = (as_expr(m) * d - as_expr(n) * e) * (below if above > 0 else -below)
+    return dim(maximum(as_expr(ceildiv(dim(span), d * e * abs(above))), as_expr(0)))
 
 
 def eye_like(ctx: Context, node: NodeView) -> tuple[Value, ...]:

@@ -7,12 +7,24 @@ be replaced by the other dim, the import starts again with that known; calls the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from tilewright.graph.ir import Attr, Value
 from tilewright.ops import OPS
 from tilewright.tensor.ir import Dim, Expr, Var, as_expr, eq
-from tilewright.tensor.simplify import bounds, dim, prove, same_dim, substitute, symbols
+from tilewright.tensor.simplify import (
+    bounds,
+    dim,
+    evaluate,
+    prove,
+    same_dim,
+    substitute,
+    symbols,
+)
+
+_MOST_FACTOR = 64
+_MOST_SIZE = 4096
 
 
 class DimsDifferError(Exception):
@@ -37,17 +49,70 @@ class DimsDifferError(Exception):
 
 
 def solved(a: Dim, b: Dim) -> DimsDifferError | None:
-    """The replacement of one symbol that makes two dims equal, or None where there is none."""
+    """The replacement of one symbol that makes two dims equal, or None where none is found.
+
+    A symbol that is one of the dims becomes the other. Else, as in networks that halve an image
+    and double it again, a symbol becomes a multiple of a new one (``h = 32*k``), or has its range
+    narrowed to where the dims are equal. This refuses some sizes that the model would take, never
+    the other way round.
+    """
     if prove(eq(as_expr(a), as_expr(b))) is not None:
         return None  # equal already, or never
     for one, other in ((b, a), (a, b)):
         if isinstance(one, Var) and one.is_symbol and one not in symbols(other):
-            low, high = bounds(other)
-            least = 0 if one.lo == 1 else one.lo
-            above = least is not None and low is not None and low >= least
-            if above and (one.hi is None or (high is not None and high <= one.hi)):
-                return DimsDifferError(one, other)
+            return DimsDifferError(one, other) if _covers(one, other) else None
+    involved = symbols(a) | symbols(b)
+    if len(involved) != 1:
+        return None
+    (symbol,) = involved
+    value = _multiple(symbol, a, b)
+    if value is None:
+        value = _narrowed(symbol, a, b)
+    return None if value is None else DimsDifferError(symbol, value)
+
+
+def _covers(symbol: Var, value: Dim) -> bool:
+    """Whether a value stays in the range of a symbol (1 and up is also said of what may be 0)."""
+    low, high = bounds(value)
+    least = 0 if symbol.lo == 1 else symbol.lo
+    above = least is not None and low is not None and low >= least
+    return above and (symbol.hi is None or (high is not None and high <= symbol.hi))
+
+
+def _multiple(symbol: Var, a: Dim, b: Dim) -> Dim | None:
+    """The smallest multiple of a new symbol that makes two dims equal."""
+    for factor in range(2, _MOST_FACTOR + 1):
+        low = -(-(symbol.lo or 0) // factor)
+        high = None if symbol.hi is None else symbol.hi // factor
+        if high is not None and high < low:
+            break
+        value = Var(_by_name(symbol.name, factor), symbol.dtype, low, high) * factor
+        if same_dim(*(dim(substitute(as_expr(d), {symbol: value})) for d in (a, b))):
+            return dim(value)
     return None
+
+
+def _by_name(name: str, factor: int) -> str:
+    """``h_by_32`` for a 32nd of h, also when that is a 2nd of ``h_by_16``."""
+    found = re.fullmatch(r"(.+)_by_(\d+)", name)
+    return f"{found[1]}_by_{int(found[2]) * factor}" if found else f"{name}_by_{factor}"
+
+
+def _narrowed(symbol: Var, a: Dim, b: Dim) -> Dim | None:
+    """The symbol with the range of sizes, all of them next to each other, where dims are equal."""
+    first = symbol.lo or 0
+    last = _MOST_SIZE if symbol.hi is None else min(symbol.hi, _MOST_SIZE)
+    fits = [
+        n
+        for n in range(first, last + 1)
+        if evaluate(a, {symbol.name: n}) == evaluate(b, {symbol.name: n})
+    ]
+    if not fits or len(fits) != fits[-1] - fits[0] + 1:
+        return None
+    high = symbol.hi if fits[-1] == _MOST_SIZE else fits[-1]
+    value = Var(symbol.name, symbol.dtype, fits[0], high)
+    same = same_dim(*(dim(substitute(as_expr(d), {symbol: value})) for d in (a, b)))
+    return value if same and value is not symbol else None
 
 
 def conflict(op: str, inputs: Sequence[Value], attrs: Mapping[str, Attr]) -> DimsDifferError | None:

@@ -75,6 +75,16 @@ def content_dims(content: Content, type_: TensorType) -> tuple[Dim, ...] | None:
     return tuple(e if isinstance(e, Expr) else int(e) for e in elements)
 
 
+def content_fraction(content: Content) -> tuple[Dim, int] | None:
+    """The one element of a float tensor as a dim over a small power of two, where it is exact."""
+    if content.elements.size != 1:
+        return None
+    try:
+        return _quotient(content.elements.reshape(-1)[0])
+    except _Unknown:
+        return None
+
+
 # ------------------------------------------------------------------ constants
 
 

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import onnx
 import pytest
-from models import imported, parsed, run
+from .models import imported, parsed, run
 from onnx import TensorProto, helper
 
 from tilewright.errors import InputError, ModelError, OptionError, UnsupportedError
@@ -89,6 +89,31 @@ def test_a_sum_of_symbols_replaces_the_dim_that_must_equal_it() -> None:
     assert y.tolist() == [0, 1, 2, 3, 4]
     with pytest.raises(InputError):
         run(graph, np.ones(2, F32), np.ones(3, F32), np.ones(4, F32))
+
+
+def test_a_network_that_halves_and_doubles_takes_multiples() -> None:
+    graph = imported(
+        """agraph (float[1, H, 1] x) => (y)
+        <int64[1] zero = {0}, int64[1] end = {9999999999}, int64[1] one = {1}, int64[1] two = {2}, int64[3] r = {1, 2, 1}> {
+            half = Slice(x, zero, end, one, two)  back = Tile(half, r)  y = Add(x, back) }"""
+    )
+    (y,) = run(graph, np.ones((1, 6, 1), F32))
+    assert y.shape == (1, 6, 1)
+    with pytest.raises(InputError):
+        run(graph, np.ones((1, 7, 1), F32))
+
+
+def test_a_dim_that_must_be_a_number_narrows_the_range_of_its_symbol() -> None:
+    graph = imported(
+        """agraph (float[H] x, float[2] z) => (y)
+        <int64[1] zero = {0}, int64[1] end = {9999999999}, int64[1] three = {3}> {
+            some = Slice(x, zero, end, zero, three)  y = Concat <axis = 1> (u, v)
+            u = Unsqueeze(some, zero)  v = Unsqueeze(some, zero)  w = Mul(some, z) }""".replace(
+            "=> (y)", "=> (w)"
+        )
+    )
+    h = graph.inputs[0].shape[0]
+    assert isinstance(h, Var) and (h.lo, h.hi) == (4, 6)
 
 
 # ------------------------------------------------------------------ broken graphs

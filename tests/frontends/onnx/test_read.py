@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from models import external, parsed, run, with_weight
+from .models import external, parsed, run, with_weight
 from onnx import TensorProto, numpy_helper
 
 from tilewright.errors import ModelError, TilewrightError, UnsupportedError

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import imported, run
+from .models import imported, run
 
 from tilewright.graph.ir import Graph
 
@@ -60,6 +60,15 @@ def test_a_range_over_a_symbolic_dim_is_an_iota() -> None:
             s = Size(x)  y = Range(zero, s, two) }"""
     )
     agree(graph, [0, 2, 4], np.zeros(5, F32))
+
+
+@pytest.mark.parametrize("step", [1.0, 0.5, -1.0])
+def test_a_float_range_up_to_a_dim_has_a_symbolic_size(step: float) -> None:
+    graph = imported(
+        f"""agraph (float[N] x) => (y) <float zero = {{0}}, float step = {{{step}}}> {{
+            s = Size(x)  f = Cast <to = 1> (s)  y = Range(zero, f, step) }}"""
+    )
+    agree(graph, np.arange(0, 3, step, dtype=F32), np.zeros(3, F32))
 
 
 def test_a_shape_used_as_data_has_its_run_time_value() -> None:
