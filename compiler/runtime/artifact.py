@@ -5,7 +5,7 @@
     body       from the next multiple of 4096: object code, then the constants on their own page
 
 Constants are memory-mapped when loaded, so processes share them and nothing is copied. Every
-byte is covered by a digest that is checked before anything is used. A file appears complete, by
+byte that is used is covered by a digest that is checked first. A file appears complete, by
 rename, or not at all.
 """
 
@@ -36,7 +36,7 @@ from .program import Program
 FORMAT_VERSION = 1
 
 _MAGIC = b"\x89TILEW\r\n"
-_PROLOGUE = struct.Struct("<8sIIQQ32s")
+_PROLOGUE = struct.Struct("<8sQQQ32s")
 _PAGE = 4096
 _OBJECT_ALIGNMENT = 64
 _DIGEST_CHUNK = 8 << 20
@@ -98,7 +98,7 @@ def write(path: str | os.PathLike[str], artifact: Artifact) -> None:
     total = body + base + constants.nbytes
     digest = hashlib.sha256(header).digest()
     with replace_file(Path(path)) as put:
-        put(0, _PROLOGUE.pack(_MAGIC, FORMAT_VERSION, 0, len(header), total, digest))
+        put(0, _PROLOGUE.pack(_MAGIC, FORMAT_VERSION, len(header), total, digest))
         put(_PROLOGUE.size, header)
         for section, code in zip(sections, artifact.objects, strict=True):
             put(body + section["offset"], code)
@@ -181,7 +181,7 @@ def read(path: str | os.PathLike[str]) -> Artifact:
             f"and save it",
             code="TW-E0501",
         )
-    _, version, _, header_size, total, digest = _PROLOGUE.unpack_from(mapped)
+    _, version, header_size, total, digest = _PROLOGUE.unpack_from(mapped)
     if version != FORMAT_VERSION:
         raise ArtifactError(
             f"{path}: artefact of format version {version}, this Tilewright reads version "
