@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from run_kernel import TARGETS as LEVELS
-from run_kernel import run_func, runs_here
+from .run_kernel import TARGETS as LEVELS
+from .run_kernel import run_func, runs_here
 
 from tilewright import dtype as dt
 from tilewright.dtype import DTYPES, DType

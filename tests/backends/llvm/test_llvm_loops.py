@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from run_kernel import agree
+from .run_kernel import agree
 
 from tilewright import dtype as dt
 from tilewright.tensor.ir import (

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from run_kernel import agree
+from .run_kernel import agree
 
 from tilewright import dtype as dt
 from tilewright.dtype import DTYPES, DType
@@ -222,7 +222,7 @@ def test_an_accumulation_of_padding_vanishes() -> None:
         vector(16, Store(y, (J,), a[J])),
     )
     weights = np.array([np.inf, 1, 2, 3, np.inf], np.float32)
-    from run_kernel import run_func
+    from .run_kernel import run_func
 
     x_data, got = np.array([1, 2, 3], np.float32), np.zeros(16, np.float32)
     run_func(Func("k", (x, w, y), body), x_data, weights, got)
