@@ -1,0 +1,74 @@
+"""Tilewright: models in, native code out.
+
+    import tilewright as tw
+
+    exe = tw.compile("model.onnx")
+    (y,) = exe(x)
+
+Importing this package loads neither a frontend nor a backend nor LLVM; the first compilation does.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from .errors import (
+    ArtifactError,
+    Gap,
+    InputError,
+    InternalError,
+    ModelError,
+    OptionError,
+    OutputError,
+    ScheduleError,
+    TargetError,
+    TilewrightError,
+    UnsupportedError,
+)
+from .version import __version__
+
+if TYPE_CHECKING:
+    from .api import compile, load  # noqa: A004
+    from .runtime.executable import Executable
+    from .runtime.program import TensorSpec
+
+_LAZY = {
+    "Executable": "tilewright.runtime.executable",
+    "TensorSpec": "tilewright.runtime.program",
+    "compile": "tilewright.api",
+    "load": "tilewright.api",
+}
+
+__all__ = [
+    "ArtifactError",
+    "Executable",
+    "Gap",
+    "InputError",
+    "InternalError",
+    "ModelError",
+    "OptionError",
+    "OutputError",
+    "ScheduleError",
+    "TargetError",
+    "TensorSpec",
+    "TilewrightError",
+    "UnsupportedError",
+    "__version__",
+    "compile",
+    "load",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Loads a public name when it is first asked for."""
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
