@@ -5,22 +5,38 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from tilewright.backends import load_backend
+from tilewright.backends.backend import Backend
 from tilewright.errors import ModelError, OptionError
 from tilewright.frontends import FRONTENDS
 from tilewright.graph.ir import Graph
-from tilewright.options import Options, from_environment
-from tilewright.pipeline import STAGES, Built, Log, Progress, build, fingerprint
+from tilewright.options import from_environment
+from tilewright.pipeline import (
+    GRAPH_STAGES,
+    KERNEL_STAGES,
+    Built,
+    Log,
+    Progress,
+    build,
+    fingerprint,
+    graph_stage,
+)
 from tilewright.runtime import artifact
 from tilewright.runtime.artifact import Artifact
 from tilewright.runtime.cache import Cache, digest_key, open_cache
 from tilewright.runtime.executable import Executable
+from tilewright.target import Target
+
+Shapes = Mapping[str, Sequence[int | str]]
+DimRanges = Mapping[str, tuple[int, int | None]]
 
 
 def compile(  # noqa: A001
@@ -28,8 +44,8 @@ def compile(  # noqa: A001
     *,
     target: str | None = None,
     threads: int | None = None,
-    shapes: Mapping[str, Sequence[int | str]] | None = None,
-    dim_ranges: Mapping[str, tuple[int, int | None]] | None = None,
+    shapes: Shapes | None = None,
+    dim_ranges: DimRanges | None = None,
     cache: bool | None = None,
     debug: int | None = None,
     progress: Progress | None = None,
@@ -49,29 +65,24 @@ def compile(  # noqa: A001
     Raises:
         ModelError, UnsupportedError, OptionError, TargetError: see their classes.
     """
-    options = from_environment(
-        None, target=target, threads=threads, cache=cache, debug=debug
-    )
+    options = from_environment(None, target=target, threads=threads, cache=cache, debug=debug)
     log = Log(progress)
     store = open_cache(options)
-    backend = load_backend(options.target)
+    backend = load_backend(backend_of(options.target))
     wanted = backend.resolve(options.target)
-    backend.require(wanted)
-    key = (
-        _model_key(source, options, shapes, dim_ranges)
-        if store.root is not None
-        else None
-    )
+    key = _model_key(source, wanted, shapes, dim_ranges) if store.root is not None else None
     found = None if key is None else _cached(store, key)
     made: Built | None = None
     if found is None:
         graph = _import(source, shapes, dim_ranges, log)
-        made = build(graph, options, store, log)
+        made = build(graph, wanted, backend, store, log)
         found = made.artifact
         if key is not None and not _has_external_data(source):
             _keep(store, key, found)
-    entry = backend.load(found.objects, options.threads)
-    return Executable(found, entry, _stages(made, source, options, shapes, dim_ranges))
+    entry = backend.load(found.target, found.objects, store, options.threads)
+    again = _Again(source, wanted, backend, shapes, dim_ranges, made)
+    _report(options.debug, log, again)
+    return Executable(found, entry, again.stages())
 
 
 def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Executable:
@@ -84,14 +95,19 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Executa
     options = from_environment(None, threads=threads)
     found = artifact.read(path)
     backend = load_backend(found.target.backend)
-    backend.require(found.target)
-    return Executable(found, backend.load(found.objects, options.threads), {})
+    entry = backend.load(found.target, found.objects, open_cache(options), options.threads)
+    return Executable(found, entry, {})
+
+
+def backend_of(target: str) -> str:
+    """The backend of a target's name: what stands before a colon, else the CPU's."""
+    return target.partition(":")[0] if ":" in target else "cpu"
 
 
 def import_graph(
     source: Any,
-    shapes: Mapping[str, Sequence[int | str]] | None = None,
-    dim_ranges: Mapping[str, tuple[int, int | None]] | None = None,
+    shapes: Shapes | None = None,
+    dim_ranges: DimRanges | None = None,
 ) -> Graph:
     """The graph of a model, as imported."""
     return _import(source, shapes, dim_ranges, Log())
@@ -99,15 +115,13 @@ def import_graph(
 
 def _import(
     source: Any,
-    shapes: Mapping[str, Sequence[int | str]] | None,
-    dim_ranges: Mapping[str, tuple[int, int | None]] | None,
+    shapes: Shapes | None,
+    dim_ranges: DimRanges | None,
     log: Log,
 ) -> Graph:
     if isinstance(source, Graph):
         if shapes or dim_ranges:
-            raise OptionError(
-                "shapes and dim_ranges do not apply to a Graph", code="TW-E0804"
-            )
+            raise OptionError("shapes and dim_ranges do not apply to a Graph", code="TW-E0804")
         return source
     with log.stage("import"):
         importer = _frontend("onnx")
@@ -133,9 +147,7 @@ def _is_onnx(source: object) -> bool:
 
 
 def _is_proto(source: object) -> bool:
-    return type(source).__name__ == "ModelProto" and hasattr(
-        source, "SerializeToString"
-    )
+    return type(source).__name__ == "ModelProto" and hasattr(source, "SerializeToString")
 
 
 # ------------------------------------------------------------------ whole models on disk
@@ -143,9 +155,9 @@ def _is_proto(source: object) -> bool:
 
 def _model_key(
     source: object,
-    options: Options,
-    shapes: Mapping[str, Sequence[int | str]] | None,
-    dim_ranges: Mapping[str, tuple[int, int | None]] | None,
+    target: Target,
+    shapes: Shapes | None,
+    dim_ranges: DimRanges | None,
 ) -> str | None:
     """A key for everything that decides the compiled model; None where it has none."""
     if isinstance(source, str | os.PathLike):
@@ -156,8 +168,6 @@ def _model_key(
         return None
     if content is None:
         return None
-    backend = load_backend(options.target)
-    target = backend.resolve(options.target)
     choices = repr((sorted((shapes or {}).items()), sorted((dim_ranges or {}).items())))
     return digest_key("model", content, repr(target), choices, fingerprint())
 
@@ -202,22 +212,44 @@ def _has_external_data(source: object) -> bool:
 # ------------------------------------------------------------------ stages as text
 
 
-def _stages(
-    made: Built | None,
-    source: object,
-    options: Options,
-    shapes: Mapping[str, Sequence[int | str]] | None,
-    dim_ranges: Mapping[str, tuple[int, int | None]] | None,
-) -> dict[str, str | Callable[[], str]]:
-    """Texts of all stages; a model that came from the cache is compiled again when one is asked."""
-    held: list[Built] = [made] if made is not None else []
+@dataclass
+class _Again:
+    """Texts of the stages; what is not held is made again from the source when it is asked for.
 
-    def text(stage: str) -> str:
-        if not held:
-            graph = _import(source, shapes, dim_ranges, Log())
-            held.append(
-                build(graph, replace(options, cache=False), Cache(None, 0), Log())
-            )
-        return held[0].text(stage, load_backend(options.target))
+    The weights of the source are not kept for this: only texts of graphs need them.
+    """
 
-    return {stage: (lambda s=stage: text(s)) for stage in STAGES}  # type: ignore[misc]
+    source: object
+    target: Target
+    backend: Backend
+    shapes: Shapes | None
+    dim_ranges: DimRanges | None
+    made: Built | None
+
+    def stages(self) -> dict[str, str | Callable[[], str]]:
+        """A function for every stage, in the order of the pipeline."""
+        names = (*GRAPH_STAGES, *KERNEL_STAGES, *self.backend.stages)
+        return {name: partial(self.text, name) for name in names}
+
+    def text(self, stage: str) -> str:
+        """The text of one stage."""
+        if stage in GRAPH_STAGES:
+            return graph_stage(stage, self._graph(), self.target)
+        if self.made is None:
+            self.made = build(self._graph(), self.target, self.backend, Cache(None, 0), Log())
+        if stage in KERNEL_STAGES:
+            return KERNEL_STAGES[stage](self.made)
+        return self.backend.stages[stage](self.made.unit)
+
+    def _graph(self) -> Graph:
+        return _import(self.source, self.shapes, self.dim_ranges, Log())
+
+
+def _report(debug: int, log: Log, texts: _Again) -> None:
+    """The ladder: 1 stage times, 2 chosen schedules, 3 loops, 4 generated source, 5 graphs."""
+    if debug >= 1:
+        times = ", ".join(f"{k} {v * 1e3:.0f} ms" for k, v in log.seconds.items())
+        print(f"tilewright: {times or 'from the cache'}", file=sys.stderr)
+    for level, stage in ((2, "schedule"), (3, "loops"), (4, "llvm"), (5, "graph"), (5, "passes")):
+        if debug >= level:
+            print(texts.text(stage), file=sys.stderr)

@@ -15,19 +15,19 @@ from pathlib import Path
 
 import numpy as np
 
-from tilewright.backends import load_backend
-from tilewright.backends.backend import Backend
+from tilewright import backends, frontends
+from tilewright.backends.backend import Backend, Unit
 from tilewright.graph import text as graph_text
 from tilewright.graph.ir import Graph
 from tilewright.graph.passes import run_passes
+from tilewright.lower.kernels import Kernel
 from tilewright.lower.model import Lowered, lower_graph
-from tilewright.options import Options
-from tilewright.runtime import text as program_text
 from tilewright.runtime.artifact import Artifact
 from tilewright.runtime.buffer import aligned_bytes
-from tilewright.runtime.cache import Cache, digest_key
+from tilewright.runtime.cache import Cache
 from tilewright.target import Target
 from tilewright.tensor.text import text as func_text
+from tilewright.version import __version__
 
 Progress = Callable[[str], None]
 
@@ -38,6 +38,11 @@ class Log:
 
     progress: Progress | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+
+    def objects(self, done: int, total: int) -> None:
+        """Tells how many objects are done."""
+        if self.progress is not None:
+            self.progress(f"code {done}/{total}")
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -51,67 +56,53 @@ class Log:
 
 @dataclass(frozen=True)
 class Built:
-    """Everything that compiling a graph made.
+    """What compiling a graph made.
 
     Attributes:
-        graph, fused: as imported, and after all passes.
-        lowered: the program and its kernels.
-        code: LLVM IR (or another backend's source) by module name.
         artifact: what runs.
+        unit: the program and its kernels, as the backend got them.
+        kernels: how each kernel came to be.
         seconds: by stage.
     """
 
-    graph: Graph
-    fused: Graph
-    lowered: Lowered
-    code: Mapping[str, str]
     artifact: Artifact
+    unit: Unit
+    kernels: tuple[Kernel, ...]
     seconds: Mapping[str, float]
 
-    def text(self, stage: str, backend: Backend) -> str:
-        """The text of one stage."""
-        kernels = self.lowered.kernels.values()
-        match stage:
-            case "graph":
-                return graph_text.text(self.graph)
-            case "passes":
-                return graph_text.text(self.fused)
-            case "compute":
-                return "\n\n".join(k.compute for k in kernels)
-            case "loops":
-                return "\n\n".join(func_text(k.func) for k in kernels)
-            case "schedule":
-                return "\n\n".join(
-                    f"# {k.func.name}: {k.recipe}\n{k.steps}" for k in kernels
-                )
-            case "program":
-                return program_text.text(self.lowered.program)
-            case "llvm":
-                return "\n".join(self.code.values())
-        return backend.text(stage, self.code, self.artifact.target)
+
+GRAPH_STAGES = ("graph", "passes")
+"""Stages whose text needs the model's weights, for their digests."""
+
+KERNEL_STAGES: Mapping[str, Callable[[Built], str]] = {
+    "compute": lambda built: "\n\n".join(k.compute for k in built.kernels),
+    "loops": lambda built: "\n\n".join(func_text(k.func) for k in built.kernels),
+    "schedule": lambda built: "\n\n".join(
+        f"# {k.func.name}: {k.recipe}\n{k.steps}" for k in built.kernels
+    ),
+}
+"""Stages that every backend shares, from tensor expressions to scheduled loops."""
 
 
-STAGES = ("graph", "passes", "compute", "loops", "schedule", "program", "llvm", "asm")
-
-
-def build(graph: Graph, options: Options, store: Cache, log: Log) -> Built:
-    """Compiles a graph for the target of the options."""
-    backend = load_backend(options.target)
-    target = backend.resolve(options.target)
+def build(graph: Graph, target: Target, backend: Backend, store: Cache, log: Log) -> Built:
+    """Compiles a graph for a target."""
     with log.stage("passes"):
         fused = run_passes(graph, target)
     with log.stage("lower"):
         lowered = lower_graph(fused, target)
-    with log.stage("emit"):
-        code = backend.emit(
-            lowered.program, [k.func for k in lowered.kernels.values()], target
-        )
+    unit = Unit(lowered.program, tuple(k.func for k in lowered.kernels.values()), target)
     with log.stage("code"):
-        objects = tuple(_object(backend, text, target, store) for text in code.values())
+        objects = backend.compile(unit, store, log.objects)
     with log.stage("constants"):
         constants = constants_of(lowered)
-    made = Artifact(lowered.program, target, objects, constants, backend.versions(), {})
-    return Built(graph, fused, lowered, code, made, log.seconds)
+    versions = {"tilewright": __version__, **backend.versions}
+    made = Artifact(lowered.program, target, objects, constants, versions, {})
+    return Built(made, unit, tuple(lowered.kernels.values()), log.seconds)
+
+
+def graph_stage(stage: str, graph: Graph, target: Target) -> str:
+    """The text of the graph as imported, or after all passes."""
+    return graph_text.text(graph if stage == "graph" else run_passes(graph, target))
 
 
 def constants_of(lowered: Lowered) -> np.ndarray:
@@ -122,32 +113,11 @@ def constants_of(lowered: Lowered) -> np.ndarray:
     return block
 
 
-def _object(backend: Backend, text: str, target: Target, store: Cache) -> bytes:
-    key = digest_key(
-        "object",
-        text,
-        target.triple,
-        target.cpu,
-        target.features,
-        repr(backend.versions()),
-    )
-    found = store.get(key)
-    if found is None:
-        found = backend.compile(text, target)
-        store.put(key, found)
-    return found
-
-
 @cache
 def fingerprint() -> str:
     """A digest of the compiler's own source, so that no cache outlives the code that filled it."""
     state = hashlib.sha256()
-    root = Path(__file__).parent
-    places = {root}
-    for package in ("frontends", "backends"):
-        module = __import__(f"tilewright.{package}", fromlist=["__file__"])
-        places.add(Path(str(module.__file__)).parent)
-    for place in sorted(places):
-        for path in sorted(place.rglob("*.py")):
+    for place in (Path(__file__), Path(str(backends.__file__)), Path(str(frontends.__file__))):
+        for path in sorted(place.parent.rglob("*.py")):
             state.update(path.read_bytes())
     return state.hexdigest()
