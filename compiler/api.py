@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,8 @@ def compile(  # noqa: A001
     """Compiles a model to native code and returns it ready to run.
 
     Args:
-        source: a path of an ONNX file, its bytes, an ``onnx.ModelProto``, or a Graph.
+        source: a path of an ONNX file, its bytes, an ``onnx.ModelProto``, a Graph, or
+            ``zoo:NAME`` for a network of the zoo (``zoo:resnet50``).
         target: ``native`` (this CPU) or a level (``x86-64-v3``).
         threads: the most threads a call may use; by default what affinity and quota allow.
         shapes: dims by input name in place of the declared ones: numbers or symbol names.
@@ -124,6 +125,8 @@ def _import(
             raise OptionError("shapes and dim_ranges do not apply to a Graph", code="TW-E0804")
         return source
     with log.stage("import"):
+        if _is_zoo(source):
+            source = _frontend("zoo")(source)
         importer = _frontend("onnx")
         if not _is_onnx(source):
             raise ModelError(
@@ -146,6 +149,10 @@ def _is_onnx(source: object) -> bool:
     return isinstance(source, str | bytes | os.PathLike) or _is_proto(source)
 
 
+def _is_zoo(source: object) -> bool:
+    return isinstance(source, str) and source.startswith("zoo:")
+
+
 def _is_proto(source: object) -> bool:
     return type(source).__name__ == "ModelProto" and hasattr(source, "SerializeToString")
 
@@ -160,7 +167,11 @@ def _model_key(
     dim_ranges: DimRanges | None,
 ) -> str | None:
     """A key for everything that decides the compiled model; None where it has none."""
-    if isinstance(source, str | os.PathLike):
+    content: str | None
+    if _is_zoo(source):
+        # Its weights follow from the graph in the onnx package and from our own source.
+        content = f"{source} {metadata.version('onnx')}"
+    elif isinstance(source, str | os.PathLike):
         content = _file_digest(Path(source))
     elif isinstance(source, bytes):
         content = hashlib.sha256(source).hexdigest()
@@ -200,7 +211,7 @@ def _keep(store: Cache, key: str, made: Artifact) -> None:
 
 def _has_external_data(source: object) -> bool:
     """Whether weights lie in files that the key does not cover."""
-    if not isinstance(source, str | os.PathLike):
+    if not isinstance(source, str | os.PathLike) or _is_zoo(source):
         return False
     with (
         open(source, "rb") as file,

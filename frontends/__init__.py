@@ -4,4 +4,5 @@ from __future__ import annotations
 
 FRONTENDS: dict[str, str] = {
     "onnx": "tilewright.frontends.onnx:import_onnx",
+    "zoo": "tilewright.frontends.onnx.zoo:load_zoo",
 }

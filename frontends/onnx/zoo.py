@@ -49,13 +49,13 @@ def load_zoo(name: str) -> onnx.ModelProto:
         name: one of NAMES, with or without the prefix ``zoo:``.
 
     Raises:
-        OptionError: there is no such network (TW-E0804).
+        OptionError: there is no such network (TW-E0820).
         ModelError: the installed onnx package does not hold it (TW-E0105).
     """
     name = name.removeprefix(PREFIX)
     if name not in NAMES:
         raise OptionError(
-            f"zoo: there is no {name!r}; there are {', '.join(NAMES)}", code="TW-E0804"
+            f"zoo: there is no {name!r}; there are {', '.join(NAMES)}", code="TW-E0820"
         )
     path = _FOLDER / f"light_{name}.onnx"
     if not path.is_file():
