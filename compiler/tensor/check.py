@@ -243,7 +243,11 @@ class _Checker:
 
 
 def _first_lines(stmt: Stmt, most: int = 3) -> str:
-    lines = text(stmt).splitlines()
+    try:
+        lines = text(stmt).splitlines()
+    except InternalError:
+        # The statement itself is what has no text: a name or a variable that none can hold.
+        return repr(stmt)[:200]
     return "\n        ".join([*lines[:most], *(["..."] if len(lines) > most else [])])
 
 

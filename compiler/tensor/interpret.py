@@ -108,27 +108,29 @@ def interpret(
     given = dict(symbols or {})
     variables: dict[Var, Array] = {}
     machine = _Machine(poison)
-    for param in func.params:
-        if isinstance(param, Var):
-            if param.name not in given:
-                raise InterpretError(f"{func.name}: symbol {param.name} has no value")
-            value = given[param.name]
-            if value < (param.lo or 0) or (param.hi is not None and value > param.hi):
-                raise InterpretError(
-                    f"{func.name}: {param.name} = {value} is outside {param.lo}..{param.hi}"
-                )
-            variables[param] = np.asarray(value, np.int64)
-            continue
-        array = buffers.get(param.name)
+    for var in (p for p in func.params if isinstance(p, Var)):
+        if var.name not in given:
+            raise InterpretError(f"{func.name}: symbol {var.name} has no value")
+        value = given[var.name]
+        if not (var.lo is None or var.lo <= value) or not (var.hi is None or value <= var.hi):
+            raise InterpretError(
+                f"{func.name}: {var.name} = {value} is outside {var.lo}..{var.hi or ''}"
+            )
+        variables[var] = np.asarray(value, np.int64)
+    for buffer in (p for p in func.params if isinstance(p, Buffer)):
+        array = buffers.get(buffer.name)
         if array is None:
-            raise InterpretError(f"{func.name}: buffer {param.name} was not given")
-        _require_fit(func.name, param, array, given)
-        machine.storages[param.name] = _Storage(array, None, 0)
+            raise InterpretError(f"{func.name}: buffer {buffer.name} was not given")
+        _require_fit(func.name, buffer, array, given)
+        machine.storages[buffer.name] = _Storage(array, None, 0)
     machine.block(func.body, _Frame(variables))
 
 
 def _require_fit(name: str, buffer: Buffer, array: Array, symbols: Mapping[str, int]) -> None:
-    shape = tuple(dim_value(d, symbols) for d in buffer.shape)
+    try:
+        shape = tuple(dim_value(d, symbols) for d in buffer.shape)
+    except KeyError as missing:
+        raise InterpretError(f"{name}: symbol {missing.args[0]} has no value") from missing
     if array.shape != shape or array.dtype != buffer.dtype.numpy:
         raise InterpretError(
             f"{name}: {buffer.name} is {buffer.dtype}{list(shape)}, "

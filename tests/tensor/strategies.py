@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hypothesis import strategies as st
+
 from tilewright import dtype as dt
 from tilewright.dtype import DTYPES, DType
 from tilewright.tensor.compute import Compute, ComputeGroup

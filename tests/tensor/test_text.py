@@ -7,6 +7,7 @@ import ast
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from tilewright import dtype as dt
 from tilewright.dtype import DTYPES
 from tilewright.errors import ArtifactError, InternalError

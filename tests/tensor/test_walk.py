@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tilewright import dtype as dt
 from tilewright.tensor.ir import (
     Alloc,
