@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from types import MappingProxyType
+from typing import NoReturn
 
 import numpy as np
 import onnx
@@ -29,6 +30,11 @@ def _scalar(ctx: Context, value: Value) -> Value:
 
 def _same_type(a: TensorType, b: TensorType) -> bool:
     return a.dtype is b.dtype and same_shape(a.shape, b.shape)
+
+
+def _refuse_change(ctx: Context, before: Value, after: Value) -> NoReturn:
+    was, now = type_text(before.type), type_text(after.type)
+    ctx.unsupported(f"a state that starts as {was} and becomes {now}")
 
 
 # ------------------------------------------------------------------ If
@@ -152,9 +158,7 @@ def _step_body(ctx: Context, graph: Graph, states: Sequence[Value]) -> Graph:
         ctx.unsupported("a condition that depends on data")
     for before, after in zip(states, results, strict=False):
         if not _same_type(before.type, after.type):
-            ctx.unsupported(
-                f"a state that starts as {type_text(before.type)} and becomes {type_text(after.type)}"
-            )
+            _refuse_change(ctx, before, after)
     count = len(states)
     constants = {**graph.constants, go: np.array(True)}
     return replace(
@@ -190,9 +194,7 @@ def scan(ctx: Context, node: NodeView) -> tuple[Value, ...]:
     (graph,), captured = ctx.bodies((body, (*(s.type for s in states), *slices)))
     for before, after in zip(states, graph.outputs, strict=False):
         if not _same_type(before.type, after.type):
-            ctx.unsupported(
-                f"a state that starts as {type_text(before.type)} and becomes {type_text(after.type)}"
-            )
+            _refuse_change(ctx, before, after)
     results = ctx.ops(
         "scan", *states, *rows, *captured,
         body=graph, carried=carried, scanned=scanned, reverse=False,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
 
 from tilewright import dtype as dt
 from tilewright.dtype import DType
@@ -26,6 +30,8 @@ from .windows import (
 )
 
 _HALVES = (dt.f16, dt.bf16)
+# Above so many entries a table of places is too large to build while importing.
+_MOST_ENTRIES = 1 << 22
 
 
 def widened(ctx: Context, x: Value) -> Value:
@@ -193,13 +199,15 @@ def _stretched(
     )  # fmt: skip
     if not any(a or b for a, b in cut):
         return result
-    inner = zip(result.shape[1:-1], cut, strict=True)
+    batch, *inner, channels = result.shape
+    left = (dim(as_expr(d) - (a + b)) for d, (a, b) in zip(inner, cut, strict=True))
     return ctx.op(
-        "slice", result,
+        "slice",
+        result,
         starts=(0, *(a for a, _ in cut), 0),
-        sizes=(result.shape[0], *(dim(as_expr(d) - (a + b)) for d, (a, b) in inner), result.shape[-1]),
+        sizes=(batch, *left, channels),
         steps=(1,) * (rank + 2),
-    )  # fmt: skip
+    )
 
 
 def _negative(padding: Dim) -> int:
@@ -259,6 +267,50 @@ def causal_conv_with_state(ctx: Context, node: NodeView) -> tuple[Value, ...]:
     start = dim(as_expr(whole.shape[2]) - (taps - 1))
     state = ctx.slice_axis(whole, 2, start, taps - 1)
     return channels_first(ctx, result), state
+
+
+# ------------------------------------------------------------------ Col2Im
+
+
+def col2im(ctx: Context, node: NodeView) -> tuple[Value, ...]:
+    """Adds up overlapping blocks of an image, which are the columns of a matrix."""
+    x = node.input(0)
+    sizes = ctx.require_ints(node.input(1), "image_shape")
+    kernel = ctx.require_ints(node.input(2), "block_shape")
+    rank = len(sizes)
+    dilations = node.ints("dilations") or (1,) * rank
+    strides = node.ints("strides") or (1,) * rank
+    pads = node.ints("pads") or (0,) * (2 * rank)
+    if not len(x.shape) == 3 or not len(kernel) == len(dilations) == len(strides) == rank:
+        node.broken(f"blocks {kernel} of an image {sizes}, in a tensor of rank {len(x.shape)}")
+    taps, area = math.prod(kernel), math.prod(sizes)
+    batch, columns, blocks = x.shape
+    if not isinstance(columns, int) or not isinstance(blocks, int) or columns % taps:
+        node.broken(f"{columns} rows are not a multiple of {taps} elements of a block")
+    room = [s + pads[i] + pads[rank + i] for i, s in enumerate(sizes)]
+    reach = spans(kernel, dilations)
+    steps = [range((r - k) // s + 1) for r, k, s in zip(room, reach, strides, strict=True)]
+    if math.prod(map(len, steps)) != blocks:
+        node.broken(f"{blocks} columns for {math.prod(map(len, steps))} blocks")
+    if taps * blocks > _MOST_ENTRIES:
+        ctx.unsupported(f"{blocks} blocks of {taps} elements")
+    sources, targets = [], []
+    for source, (tap, block) in enumerate(product(product(*map(range, kernel)), product(*steps))):
+        at = [
+            b * strides[i] - pads[i] + t * dilations[i]
+            for i, (t, b) in enumerate(zip(tap, block, strict=True))
+        ]
+        if all(0 <= a < s for a, s in zip(at, sizes, strict=True)):
+            sources.append(source)
+            targets.append(int(np.ravel_multi_index(at, sizes)))
+    channels = columns // taps
+    flat = ctx.reshape(x, (batch, channels, taps * blocks))
+    seen = ctx.op("gather", flat, ctx.literal(np.array(sources, np.int64)), axis=2)
+    places = ctx.literal(np.array(targets, np.int64).reshape(1, 1, -1))
+    places = ctx.broadcast_to(places, seen.shape)
+    empty = ctx.full((batch, channels, area), 0, x.dtype)
+    summed = ctx.op("scatter_elements", empty, places, seen, axis=2, reduction="add")
+    return (ctx.reshape(summed, (batch, channels, *sizes)),)
 
 
 # ------------------------------------------------------------------ statistics over the batch
@@ -400,6 +452,7 @@ def dropout(ctx: Context, node: NodeView) -> tuple[Value | None, ...]:
 CONVERTERS: dict[str, Converter] = {
     "BatchNormalization": batch_normalization,
     "CausalConvWithState": causal_conv_with_state,
+    "Col2Im": col2im,
     "Conv": conv,
     "ConvTranspose": conv_transpose,
     "Dropout": dropout,

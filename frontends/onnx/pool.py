@@ -193,9 +193,10 @@ def _elements(
     cut = tuple(max(0, -m) if isinstance(m, int) else 0 for m in more)
     added = tuple(max(0, m) if isinstance(m, int) else 0 for m in more)
     if any(cut):
+        left = (dim(as_expr(d) - c) for d, c in zip(inside.shape[1:-1], cut, strict=True))
         inside = ctx.op(
             "slice", inside, starts=(0,) * len(x.shape), steps=(1,) * len(x.shape),
-            sizes=(1, *(dim(as_expr(d) - c) for d, c in zip(inside.shape[1:-1], cut, strict=True)), 1),
+            sizes=(1, *left, 1),
         )  # fmt: skip
     zeros = (0,) * len(windows.kernel)
     rest = Windows(windows.kernel, windows.strides, windows.dilations, zeros, added)

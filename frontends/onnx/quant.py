@@ -1,4 +1,4 @@
-"""Converters of ONNX's quantised operators: integers that stand for ``(q - zero_point) * scale``."""
+"""Converters of ONNX's quantised operators: ``q`` stands for ``(q - zero_point) * scale``."""
 
 from __future__ import annotations
 

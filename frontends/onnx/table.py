@@ -16,6 +16,7 @@ from . import (
     elementwise,
     linalg,
     loss,
+    ml,
     nn,
     norm,
     pool,
@@ -23,9 +24,11 @@ from . import (
     recurrent,
     reduce,
     resize,
+    sampling,
     scatter,
     shape,
     slicing,
+    spectral,
 )
 from .context import Converter
 
@@ -37,6 +40,7 @@ _FAMILIES: tuple[Mapping[str, Converter], ...] = (
     elementwise.CONVERTERS,
     linalg.CONVERTERS,
     loss.CONVERTERS,
+    ml.CONVERTERS,
     nn.CONVERTERS,
     norm.CONVERTERS,
     pool.CONVERTERS,
@@ -44,9 +48,11 @@ _FAMILIES: tuple[Mapping[str, Converter], ...] = (
     recurrent.CONVERTERS,
     reduce.CONVERTERS,
     resize.CONVERTERS,
+    sampling.CONVERTERS,
     scatter.CONVERTERS,
     shape.CONVERTERS,
     slicing.CONVERTERS,
+    spectral.CONVERTERS,
 )
 
 
