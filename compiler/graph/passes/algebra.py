@@ -130,7 +130,7 @@ def minus_one(rules: Rules, node: Node) -> Value | None:
 
 
 def extreme(rules: Rules, node: Node) -> Value | None:
-    """``max(x, x)``, ``max(x, lowest)`` are ``x``; ``max(max(x, a), b)`` is ``max(x, max(a, b))``."""
+    """``max(x, x)``, ``max(x, lowest)`` are ``x``; the maxima with two constants merge."""
     x, y = node.inputs
     if x is y:
         return x

@@ -32,7 +32,8 @@ def layout(graph: Graph, target: Target) -> Graph:
     if not any(n.op == "transpose" for n in graph.nodes):
         return graph
     every = frozenset(range(len(graph.nodes)))
-    trials = [Pusher(graph, Plan(gather=every)), Pusher(graph, Plan(gather=frozenset()))]
+    plans = (Plan(gather=every, trial=True), Plan(gather=frozenset(), trial=True))
+    trials = [Pusher(graph, plan) for plan in plans]
     results = [t.run() for t in trials]
     component = _components(len(graph.nodes), [link for t in trials for link in t.links])
     costs = [_costs(r, t.owner, component) for r, t in zip(results, trials, strict=True)]

@@ -21,7 +21,7 @@ from ...tensor.simplify import evaluate, symbols
 from ..ir import Attr, Graph, Node, Value
 from .movement import keeps_order
 from .regroup import Regrouped, regroup
-from .rewrite import Rewriter
+from .rewrite import Rewriter, dense
 
 Perm = tuple[int, ...]
 NOMINAL = 64
@@ -44,10 +44,12 @@ class Plan:
         stay: nodes whose operands are stored as written: no transpose is pushed through them.
         gather: reshapes that merge axes which do not lie together make only those adjacent,
             and stay turned otherwise; the others store their operand as written.
+        trial: whether only the cost counts: large constants need not hold the right numbers.
     """
 
     stay: frozenset[int] = frozenset()
     gather: frozenset[int] | None = None
+    trial: bool = False
 
 
 class Pusher(Rewriter):
@@ -76,6 +78,7 @@ class Pusher(Rewriter):
                 self._readers.setdefault(value, []).append(node)
 
     def run(self) -> Graph:
+        """Walks over the source, and returns the new graph."""
         for index, node in enumerate(self.source.nodes):
             self.index = index
             if index in self.plan.stay or not self._push(node):
@@ -204,12 +207,25 @@ class Pusher(Rewriter):
     def _with_mixed_rows(self, node: Node, adopted: Node) -> Node:
         sizes, order = self._mixed[node.inputs[0]]
         data = self.constants[adopted.inputs[1]]
-        rows = data.reshape(*sizes, data.shape[-1]).transpose(*order, len(order))
-        weights = self.constant(
-            np.ascontiguousarray(rows).reshape(data.shape), adopted.inputs[1].name
-        )
+        if self.plan.trial:
+            mixed = np.broadcast_to(np.zeros((), data.dtype), data.shape)
+        else:
+            mixed = _permuted_rows(data, sizes, order)
+        weights = self.constant(mixed, adopted.inputs[1].name)
         inputs = (adopted.inputs[0], weights)
         return Node(node.op, inputs, node.attrs, node.outputs, node.origin)
+
+
+def _permuted_rows(matrix: np.ndarray, sizes: tuple[int, ...], order: Perm) -> np.ndarray:
+    """Reorders the rows of a matrix, which are numbered by several axes, as those are permuted.
+
+    A matrix that lies transposed in memory stays so: large ones are only read in order.
+    """
+    if matrix.flags.f_contiguous:
+        columns = matrix.T.reshape(-1, *sizes).transpose(0, *(1 + p for p in order))
+        return dense(columns).reshape(matrix.T.shape).T
+    rows = matrix.reshape(*sizes, -1).transpose(*order, len(order))
+    return dense(rows).reshape(matrix.shape)
 
 
 def inverse(perm: Perm) -> Perm:

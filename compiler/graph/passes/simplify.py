@@ -35,7 +35,7 @@ RULES: dict[str, tuple[Rule, ...]] = _merged(
 
 
 def simplify(graph: Graph, target: Target) -> Graph:
-    """Returns the graph in simplest form: constants folded, duplicates merged, all rules applied."""
+    """Returns the graph in simplest form: folded, without duplicates, with all rules applied."""
     del target
     for _ in range(MAX_SWEEPS):
         simplifier = _Simplifier(graph)

@@ -103,7 +103,7 @@ def reshape_after_elementwise(rules: Rules, node: Node) -> Value | None:
 
 
 def _behind_view(rules: Rules, value: Value, source: Shape, shape: Shape) -> Shape | None:
-    """The shape in which an operand meets the source of a reshape: that of a scalar or last axis."""
+    """The shape in which an operand meets the source of a reshape: a scalar or a last axis."""
     if len(value.shape) > len(shape):
         return None
     if all(same_dim(d, 1) for d in value.shape):
@@ -137,7 +137,7 @@ def _long(shape: Shape) -> Shape:
 
 def _elementwise() -> dict[str, tuple[Rule, ...]]:
     names = [o.name for o in OPS.values() if o.kind == "elementwise"]
-    return {name: (reshape_after_elementwise,) for name in names}
+    return dict.fromkeys(names, (reshape_after_elementwise,))
 
 
 RULES: dict[str, tuple[Rule, ...]] = {

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from numpy.random import Generator, default_rng
+
 from tilewright.graph.check import check as require_well_formed
 from tilewright.graph.interpret import interpret
 from tilewright.graph.ir import Graph

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.random import Generator, default_rng
+
 from tilewright import dtype as dt
 from tilewright.graph.build import GraphBuilder
 from tilewright.graph.interpret import interpret

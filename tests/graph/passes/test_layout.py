@@ -8,6 +8,7 @@ from math import prod
 import numpy as np
 import pytest
 from numpy.random import Generator, default_rng
+
 from tilewright import dtype as dt
 from tilewright.graph.build import GraphBuilder
 from tilewright.graph.ir import Graph, TensorType, Value

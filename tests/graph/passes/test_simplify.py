@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from numpy.random import Generator, default_rng
+
 from tilewright import dtype as dt
 from tilewright.dtype import DType
 from tilewright.graph.build import GraphBuilder
