@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
+import numpy as np
 import onnx
 
 from tilewright.errors import Gap, ModelError, UnsupportedError
@@ -20,13 +21,14 @@ from .context import Context
 from .equal import DimsDifferError
 from .node import GapError, NodeView, type_name
 from .order import in_order
-from .read import ExternalData, array_of, dtype_of, read_model
+from .read import Source, array_of, dtype_of, read_model
 from .scope import Binding, Scope, Unknown
 from .signature import DimRange, Signature
-from .standard import function_of, has_function, newest
+from .standard import function_of, gap_of, newest
 from .table import CONVERTERS, key_of
 
 _MAX_DEPTH = 48
+_NONE_CUT: Mapping[int, np.ndarray] = MappingProxyType({})
 
 
 def import_onnx(
@@ -51,11 +53,11 @@ def import_onnx(
         UnsupportedError: what it needs is not all supported; lists every gap (TW-E02xx).
         OptionError: ``shapes`` or ``dim_ranges`` do not fit the model (TW-E08xx).
     """
-    model, external, name = read_model(source, base_dir)
+    read = read_model(source, base_dir)
     known: dict[Var, Dim] = {}
     while True:
         try:
-            return _Import(model, external, name).run(Signature(shapes, dim_ranges, known))
+            return _Import(read).run(Signature(shapes, dim_ranges, known))
         except DimsDifferError as cause:
             # Each round replaces one symbol of the inputs, so there are no more than those.
             known = cause.added_to(known)
@@ -68,27 +70,26 @@ class _Skip(Exception):
 class _Import:
     """One import: the model's functions, the current scope and the gaps so far."""
 
-    def __init__(self, model: onnx.ModelProto, external: ExternalData | None, name: str) -> None:
-        self._model = model
-        self._external = external
-        self._name = name
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        model = source.model
         self._functions = {(key_of(f.domain, f.name), f.overload): f for f in model.functions}
         self._gaps: dict[str, list[str]] = {}
         self._scope: Scope | None = None
         self._depth = 0
 
     def run(self, signature: Signature) -> Graph:
-        graph = self._model.graph
+        graph = self._source.model.graph
         builder = GraphBuilder(_identifier(graph.name))
         context = Context(builder, self)
-        scope = Scope(context, _opsets(self._model.opset_import))
-        self._initializers(scope, graph)
+        scope = Scope(context, _opsets(self._source.model.opset_import))
+        self._initializers(scope, graph, self._source.weights)
         inputs = [v for v in graph.input if v.name not in scope.names]
         for declared in inputs:
             scope.define(declared.name, self._input(builder, declared, signature))
         signature.finish([v.name for v in inputs])
         if not graph.output:
-            raise ModelError(f"{self._name}: its graph has no outputs", code="TW-E0110")
+            raise ModelError(f"{self._source.name}: its graph has no outputs", code="TW-E0110")
         self._nodes(scope, graph.node)
         results = [(v.name, scope.lookup(v.name)) for v in graph.output]
         for name, result in results:
@@ -96,7 +97,8 @@ class _Import:
                 self._gap(result.reason, name)
         if self._gaps:
             raise UnsupportedError(
-                [Gap(what, tuple(nodes)) for what, nodes in self._gaps.items()], model=self._name
+                [Gap(what, tuple(nodes)) for what, nodes in self._gaps.items()],
+                model=self._source.name,
             )
         for name, result in results:
             assert isinstance(result, Value), name
@@ -160,8 +162,10 @@ class _Import:
             self._gap(gap.reason, declared.name)
             return Unknown()
 
-    def _initializers(self, scope: Scope, graph: onnx.GraphProto) -> None:
-        for tensor in graph.initializer:
+    def _initializers(
+        self, scope: Scope, graph: onnx.GraphProto, cut: Mapping[int, np.ndarray] = _NONE_CUT
+    ) -> None:
+        for i, tensor in enumerate(graph.initializer):
             label = f"initializer {tensor.name}"
             if dtype_of(tensor.data_type) is None:
                 scope.define(
@@ -169,7 +173,7 @@ class _Import:
                     Unknown(f"initializer of element type {type_name(tensor.data_type)}"),
                 )
                 continue
-            array = array_of(tensor, self._external, label)
+            array = array_of(tensor, self._source.external, label, cut.get(i))
             scope.define(tensor.name, scope.context.literal(array, name=tensor.name))
         for sparse in graph.sparse_initializer:
             scope.define(sparse.values.name, Unknown("sparse initializer"))
@@ -182,8 +186,8 @@ class _Import:
         self._depth += 1
         if self._depth > _MAX_DEPTH:
             raise ModelError(
-                f"{self._name}: functions or graphs are nested more than {_MAX_DEPTH} deep, or a"
-                " function calls itself",
+                f"{self._source.name}: functions or graphs are nested more than {_MAX_DEPTH}"
+                " deep, or a function calls itself",
                 code="TW-E0115",
             )
         try:
@@ -236,7 +240,7 @@ class _Import:
                 values,
                 tuple(node.output),
                 self._attributes(scope, node),
-                self._external,
+                self._source.external,
             )
             function = self._functions.get((key, node.overload))
             if function is not None:
@@ -317,19 +321,21 @@ class _Import:
         while pending:
             node = pending.pop()
             key = key_of(node.domain, node.op_type)
-            if not self._handles(scope, node):
+            gap = self._gap_of(scope, node)
+            if gap:
                 name = node.name or next((o for o in node.output if o), node.op_type)
-                self._gap(f"{key}: operator is not supported", scope.path + name)
+                self._gap(f"{key}: {gap}", scope.path + name)
             for attribute in node.attribute:
                 for graph in (attribute.g, *attribute.graphs):
                     pending.extend(graph.node)
 
-    def _handles(self, scope: Scope, node: onnx.NodeProto) -> bool:
+    def _gap_of(self, scope: Scope, node: onnx.NodeProto) -> str:
+        """Why nothing handles a node's operator; "" where something does."""
         key = key_of(node.domain, node.op_type)
         if key in CONVERTERS or (key, node.overload) in self._functions:
-            return True
+            return ""
         domain = "" if node.domain == "ai.onnx" else node.domain
-        return has_function(domain, node.op_type, scope.opsets.get(domain, 0) or newest(domain))
+        return gap_of(domain, node.op_type, scope.opsets.get(domain, 0) or newest(domain))
 
 
 def _opsets(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
 import numpy as np
@@ -18,6 +19,8 @@ from google.protobuf.message import DecodeError
 from tilewright import dtype as dt
 from tilewright.dtype import DType
 from tilewright.errors import ModelError
+
+from .wire import without_weights
 
 _T = onnx.TensorProto
 _DTYPES: dict[int, DType] = {
@@ -125,55 +128,74 @@ class ExternalData:
         return real
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A model as it was read.
+
+    Attributes:
+        model: the message, perhaps without the data of large initializers.
+        weights: that data, by the initializer's index in the main graph; views of the file.
+        external: the files beside it, None where there is no folder.
+        name: what messages call it.
+    """
+
+    model: onnx.ModelProto
+    weights: Mapping[int, np.ndarray]
+    external: ExternalData | None
+    name: str
+
+
 def read_model(
     source: str | os.PathLike[str] | bytes | onnx.ModelProto,
     base_dir: str | os.PathLike[str] | None,
-) -> tuple[onnx.ModelProto, ExternalData | None, str]:
-    """Parses a model.
+) -> Source:
+    """Parses a model; the weights of a file are mapped, not read.
 
     Args:
         source: a path, the bytes of a file, or a model that is parsed already.
         base_dir: where external data lies; a path's own folder by default.
-
-    Returns:
-        The model, its external data (None where there is no folder), and a name for messages.
 
     Raises:
         ModelError: there is no such file, or it is no ONNX model.
     """
     external = None if base_dir is None else ExternalData(Path(base_dir))
     if isinstance(source, onnx.ModelProto):
-        return _checked(source, "the model"), external, "the model"
+        return Source(_checked(source, "the model"), {}, external, "the model")
     if isinstance(source, bytes | bytearray | memoryview):
-        return _parse(bytes(source), "the model"), external, "the model"
+        return _parse(np.frombuffer(bytes(source), np.uint8), external, "the model")
     path = Path(source)
     name = str(path)
     try:
-        if path.stat().st_size > _MAX_MODEL_BYTES:
+        size = path.stat().st_size
+        if size > _MAX_MODEL_BYTES:
             raise ModelError(
-                f"{name} has {path.stat().st_size} bytes; an ONNX file holds at most 2 GiB, with"
-                " the weights of larger models beside it as external data",
+                f"{name} has {size} bytes; an ONNX file holds at most 2 GiB, with the weights of"
+                " larger models beside it as external data",
                 code="TW-E0102",
             )
-        data = path.read_bytes()
+        if not path.is_file():
+            raise ModelError(f"{name} is not a regular file", code="TW-E0101")
+        data = np.memmap(path, np.uint8, "r") if size else np.empty(0, np.uint8)
     except OSError as error:
         raise ModelError(
             f"{name} cannot be read: {error.strerror or error}", code="TW-E0101"
         ) from None
-    return _parse(data, name), external or ExternalData(path.parent), name
+    return _parse(data, external or ExternalData(path.parent), name)
 
 
-def _parse(data: bytes, name: str) -> onnx.ModelProto:
+def _parse(data: np.ndarray, external: ExternalData | None, name: str) -> Source:
+    cut = without_weights(data)
+    message, weights = (data.tobytes(), {}) if cut is None else cut
     model = onnx.ModelProto()
     try:
-        model.ParseFromString(data)
+        model.ParseFromString(message)
     except (DecodeError, RecursionError, ValueError):
         raise ModelError(
-            f"{name} is not an ONNX model: its {len(data)} bytes{_looks_like(data)} are not a"
-            " complete ModelProto; the file may be cut off or of another kind",
+            f"{name} is not an ONNX model: its {data.size} bytes{_looks_like(message[:32])} are"
+            " not a complete ModelProto; the file may be cut off or of another kind",
             code="TW-E0103",
         ) from None
-    return _checked(model, name)
+    return Source(_checked(model, name), weights, external, name)
 
 
 def _checked(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
@@ -249,13 +271,19 @@ def _looks_like(data: bytes) -> str:
     )
 
 
-def array_of(tensor: onnx.TensorProto, external: ExternalData | None, label: str) -> np.ndarray:
+def array_of(
+    tensor: onnx.TensorProto,
+    external: ExternalData | None,
+    label: str,
+    cut: np.ndarray | None = None,
+) -> np.ndarray:
     """The contents of a tensor as a read-only array; raw and external data are views.
 
     Args:
         tensor: of an element type that ``dtype_of`` knows.
         external: where external data lies.
         label: what it is, for messages.
+        cut: its raw data, where that was cut out of the message.
 
     Raises:
         ModelError: dims that are negative or overflow, or data that does not fit them.
@@ -267,11 +295,11 @@ def array_of(tensor: onnx.TensorProto, external: ExternalData | None, label: str
         raise ModelError(f"{label}: tensors in segments are not defined for files", code="TW-E0134")
     if tensor.data_location == _T.EXTERNAL:
         data = _external_bytes(tensor, count * dtype.bytes, external, label)
-    elif tensor.HasField("raw_data"):
-        raw = tensor.raw_data
+    elif cut is not None or tensor.HasField("raw_data"):
+        raw = tensor.raw_data if cut is None else cut
         if len(raw) != count * dtype.bytes:
             raise _size_error(label, shape, dtype, count * dtype.bytes, len(raw), "bytes")
-        data = np.frombuffer(raw, np.uint8)
+        data = np.frombuffer(raw, np.uint8) if cut is None else cut
     else:
         return _typed_data(tensor, dtype, shape, count, label)
     return _view(data, dtype).reshape(shape)

@@ -38,10 +38,13 @@ def newest(domain: str) -> int:
     return onnx.defs.onnx_opset_version() if domain == "" else 1
 
 
-def has_function(domain: str, op: str, opset: int) -> bool:
-    """Whether the standard defines an operator by a function of others."""
+def gap_of(domain: str, op: str, opset: int) -> str:
+    """Why an operator without converter cannot be imported; "" where a function defines it."""
     schema = _schema(domain, op, opset)
-    return schema is not None and bool(_static(schema, opset) or _shaped(schema, opset))
+    if schema is None:
+        return "unknown operator"
+    defined = _static(schema, opset) or _shaped(schema, opset)
+    return "" if defined else "operator is not supported"
 
 
 def function_of(view: NodeView, node: onnx.NodeProto) -> onnx.FunctionProto:
@@ -51,12 +54,13 @@ def function_of(view: NodeView, node: onnx.NodeProto) -> onnx.FunctionProto:
         GapError: the operator is unknown, or no function defines it.
     """
     schema = _schema(view.domain, view.op, view.opset)
-    if schema is None:
-        raise GapError("unknown operator")
+    gap = gap_of(view.domain, view.op, view.opset)
+    if gap or schema is None:
+        raise GapError(gap)
     static, shaped = _static(schema, view.opset), _shaped(schema, view.opset)
     if static:
         data = schema.get_function_with_opset_version(max(static))
-    elif shaped:
+    else:
         concrete = onnx.NodeProto()
         concrete.CopyFrom(node)
         del concrete.attribute[:]
@@ -65,8 +69,6 @@ def function_of(view: NodeView, node: onnx.NodeProto) -> onnx.FunctionProto:
         data = schema.get_context_dependent_function_with_opset_version(
             max(shaped), concrete.SerializeToString(), types
         )
-    else:
-        raise GapError("operator is not supported")
     function = onnx.FunctionProto()
     function.ParseFromString(data)
     if not function.node:

@@ -147,3 +147,35 @@ def test_raw_weights_are_views_of_the_file_data() -> None:
     model.graph.initializer.append(numpy_helper.from_array(array, "w"))
     (weight,) = import_onnx(model).constants.values()
     assert not weight.flags.owndata and not weight.flags.writeable
+
+
+@pytest.mark.parametrize("sizes", [[8], [2000], [5, 3000, 7, 1024, 255, 256, 40000]])
+def test_weights_cut_out_of_the_message_are_the_same_weights(sizes: list[int]) -> None:
+    names = [f"w{i}" for i in range(len(sizes))]
+    model = parsed(f"agraph (float[1] x) => (y) {{ y = Concat <axis = 0> ({', '.join(names)}) }}")
+    arrays = [np.random.default_rng(n).random(n, np.float32) for n in sizes]
+    for name, array in zip(names, arrays, strict=True):
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    (y,) = run(import_onnx(model.SerializeToString()), np.zeros(1, np.float32))
+    np.testing.assert_array_equal(y, np.concatenate(arrays))
+
+
+def test_the_weights_of_a_file_are_mapped_not_read(tmp_path: Path) -> None:
+    array = np.arange(5000, dtype=np.float32)
+    model = parsed("agraph (float[5000] x) => (y) { y = Add(x, w) }")
+    model.graph.initializer.append(numpy_helper.from_array(array, "w"))
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    (weight,) = import_onnx(tmp_path / "m.onnx").constants.values()
+    base: object = weight
+    while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
+        base = base.base
+    assert isinstance(base, np.memmap)
+
+
+def test_a_file_cut_off_inside_its_weights_is_refused(tmp_path: Path) -> None:
+    model = parsed("agraph (float[5000] x) => (y) { y = Add(x, w) }")
+    array = np.arange(5000, dtype=np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(array, "w"))
+    data = model.SerializeToString()
+    for length in (len(data) - 1, len(data) // 2, 100):
+        assert code_of(data[:length]) == "TW-E0103"

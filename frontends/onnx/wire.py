@@ -1,0 +1,124 @@
+"""Cutting the weights out of a serialised model, so that protobuf never copies them.
+
+A ModelProto is a message of fields; weights are the ``raw_data`` of the tensors in its graph's
+``initializer``. The walk below finds where they lie in the file (protobuf's encoding document,
+"Message Structure": a field is a varint of number and wire type, then its payload) and puts
+together the same message without them, which is what protobuf parses. Anything unexpected stops
+the walk, and the whole file is parsed as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+_GRAPH = onnx.ModelProto.GRAPH_FIELD_NUMBER
+_INITIALIZER = onnx.GraphProto.INITIALIZER_FIELD_NUMBER
+_RAW_DATA = onnx.TensorProto.RAW_DATA_FIELD_NUMBER
+_WORTH_CUTTING = 1024
+
+
+class _Odd(Exception):
+    """The bytes are not what this walk expects."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """A field of a message: its number, where it starts, its payload and where it ends."""
+
+    number: int
+    start: int
+    body: int
+    end: int
+
+
+def without_weights(data: np.ndarray) -> tuple[bytes, dict[int, np.ndarray]] | None:
+    """The message without its large weights, and these by the index of their initializer.
+
+    Args:
+        data: the bytes of a ModelProto, u8.
+
+    Returns:
+        None where the bytes are not understood; views of ``data`` otherwise.
+    """
+    view = data.data
+    try:
+        return _cut(view, data)
+    except _Odd:
+        return None
+
+
+def _cut(view: memoryview, data: np.ndarray) -> tuple[bytes, dict[int, np.ndarray]] | None:
+    fields = list(_fields(view, 0, len(view)))
+    graphs = [f for f in fields if f.number == _GRAPH]
+    if len(graphs) != 1:
+        return None
+    (graph,) = graphs
+    weights: dict[int, np.ndarray] = {}
+    parts: list[bytes | memoryview] = []
+    index = 0
+    for field in _fields(view, graph.body, graph.end):
+        if field.number != _INITIALIZER:
+            parts.append(view[field.start : field.end])
+            continue
+        raw = [f for f in _fields(view, field.body, field.end) if f.number == _RAW_DATA]
+        if len(raw) == 1 and raw[0].end - raw[0].body >= _WORTH_CUTTING:
+            weights[index] = data[raw[0].body : raw[0].end]
+            rest = (view[field.body : raw[0].start], view[raw[0].end : field.end])
+            parts += (_header(_INITIALIZER, sum(map(len, rest))), *rest)
+        else:
+            parts.append(view[field.start : field.end])
+        index += 1
+    inner = b"".join(parts)
+    return b"".join(
+        (view[: graph.start], _header(_GRAPH, len(inner)), inner, view[graph.end :])
+    ), weights
+
+
+def _fields(view: memoryview, start: int, end: int) -> Iterator[_Field]:
+    at = start
+    while at < end:
+        key, body = _varint(view, at, end)
+        match key & 7:
+            case 0:  # varint
+                _, after = _varint(view, body, end)
+            case 1:  # 64 bits
+                after = body + 8
+            case 2:  # a length, then as many bytes
+                length, body = _varint(view, body, end)
+                after = body + length
+            case 5:  # 32 bits
+                after = body + 4
+            case _:
+                raise _Odd
+        if after > end:
+            raise _Odd
+        yield _Field(key >> 3, at, body, after)
+        at = after
+
+
+def _varint(view: memoryview, at: int, end: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 64, 7):
+        if at >= end:
+            raise _Odd
+        byte = view[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at
+    raise _Odd
+
+
+def _header(number: int, length: int) -> bytes:
+    """The start of a field of ``length`` bytes."""
+    result = bytearray()
+    for value in (number << 3 | 2, length):
+        while value > 127:
+            result.append(value & 127 | 128)
+            value >>= 7
+        result.append(value)
+    return bytes(result)
