@@ -74,9 +74,12 @@ def write(path: str | os.PathLike[str], artifact: Artifact) -> None:
         OutputError: the place cannot be written (TW-E0601) or is full (TW-E0602); nothing is
             left behind and a file that was there before is untouched.
     """
-    constants = memoryview(artifact.constants)
-    sections, offset = [], 0
+    constants = artifact.constants.data
+    sections: list[dict[str, int | str]] = []
+    offsets: list[int] = []
+    offset = 0
     for code in artifact.objects:
+        offsets.append(offset)
         sections.append({"offset": offset, "size": len(code), "sha256": _digest(code)})
         offset = _round_up(offset + len(code), _OBJECT_ALIGNMENT)
     base = _round_up(offset, _PAGE)
@@ -100,8 +103,8 @@ def write(path: str | os.PathLike[str], artifact: Artifact) -> None:
     with replace_file(Path(path)) as put:
         put(0, _PROLOGUE.pack(_MAGIC, FORMAT_VERSION, len(header), total, digest))
         put(_PROLOGUE.size, header)
-        for section, code in zip(sections, artifact.objects, strict=True):
-            put(body + section["offset"], code)
+        for offset, code in zip(offsets, artifact.objects, strict=True):
+            put(body + offset, code)
         put(body + base, constants)
 
 
@@ -235,7 +238,7 @@ def _unpack(
             raise _damaged(path, "its object code does not have the digest it should have")
         objects.append(code)
     constants = section(header["constants"])
-    if _digests(memoryview(constants)) != header["constants"]["sha256"]:
+    if _digests(constants.data) != header["constants"]["sha256"]:
         raise _damaged(path, "its constants do not have the digest they should have")
     program = text.parse(header["program"])
     if program.constants_bytes != len(constants):
@@ -254,7 +257,8 @@ def _target(given: dict[str, Any]) -> Target:
     names = {f.name for f in fields(Target)}
     if given.keys() != names:
         raise ValueError(f"target fields {sorted(given.keys() ^ names)} differ")
-    return Target(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    return Target(**values)
 
 
 def _damaged(path: str | os.PathLike[str], what: str) -> ArtifactError:

@@ -101,7 +101,7 @@ class Cache:
         _touch(path)
         return path
 
-    def publish(self, key: str, write: Callable[[Path], None]) -> Path | None:
+    def publish(self, key: str, write: Callable[[Path], object]) -> Path | None:
         """Has a large file written under a key; None where it could not be.
 
         Args:

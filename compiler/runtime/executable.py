@@ -87,7 +87,7 @@ class _CallContext:
             self.plan = self.arena = None
             self.arena = aligned_bytes(plan.arena_bytes)
             self.frame[4] = address_of(self.arena)
-        self.dims[:] = plan.dims
+        self.dims[:] = list(plan.dims)
         self.plan = plan
 
 

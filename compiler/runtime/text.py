@@ -196,8 +196,8 @@ class _Printer:
             case Var():
                 return self.declare(e)
             case Unary():
-                word = "invert" if e.op == "not" else e.op
-                return f"{word}({self.expr(e.x)})"
+                prefix = "invert" if e.op == "not" else e.op
+                return f"{prefix}({self.expr(e.x)})"
             case Binary() if e.op in _INFIX:
                 return f"{self.operand(e.a)} {_INFIX[e.op]} {self.operand(e.b)}"
             case Binary():
@@ -413,9 +413,9 @@ class _Parser:
                 return self.binary(_BINARY_NODES[type(op)], node, [a, b], scope)
             case ast.Call(ast.Name("const"), [value]):
                 return Const(self.integer(value))
-            case ast.Call(ast.Name("const"), [ast.Constant(value), ast.Name(word)]) if (
-                word in DTYPES
-            ):
+            case ast.Call(
+                ast.Name("const"), [ast.Constant(bool() | int() | float() as value), ast.Name(word)]
+            ) if word in DTYPES:
                 return Const(value, DTYPES[word])
             case ast.Call(ast.Name("neg"), [x]):
                 return Unary("neg", self.expr(x, scope))

@@ -100,7 +100,7 @@ def test_a_cache_that_is_off_keeps_nothing(tmp_path: Path) -> None:
 
 def test_published_files_are_found_evicted_and_discarded(tmp_path: Path) -> None:
     cache, key = Cache(tmp_path, 1000), digest_key("x")
-    path = cache.publish(key, lambda p: p.write_bytes(bytes(500)) and None)
+    path = cache.publish(key, lambda p: p.write_bytes(bytes(500)))
     assert path is not None and cache.find(key) == path
     cache.discard(key)
     assert cache.find(key) is None

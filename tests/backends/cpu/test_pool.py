@@ -129,8 +129,16 @@ def regions() -> Iterator[Regions]:
     yield Regions()
 
 
-def workers() -> int:
-    """How many pool threads this process has."""
+def workers(wanted: int = 0) -> int:
+    """How many pool threads this process has; a new one needs a moment to take its name."""
+    for _ in range(5000):
+        if (found := count_workers()) >= wanted:
+            break
+        threading.Event().wait(0.001)
+    return found
+
+
+def count_workers() -> int:
     names = (Path(f"/proc/self/task/{t}/comm") for t in os.listdir("/proc/self/task"))
     return sum(n.read_text().strip() == "tilewright" for n in names)
 
@@ -161,6 +169,13 @@ def test_pool_is_right_when_workers_sleep_between_regions(regions: Regions) -> N
         threading.Event().wait(0.001)
 
 
+def test_pool_wakes_a_caller_that_waits_for_a_slow_worker(regions: Regions) -> None:
+    # The worker sleeps at first, so it ends its half well after the caller's 20 to 50 us of spin.
+    for _ in range(30):
+        assert regions.run(threads=2, n=2, regions=1, spin=5000) == 0
+        threading.Event().wait(0.001)
+
+
 def test_pool_serves_several_python_threads_at_once(regions: Regions) -> None:
     wrong: list[int] = []
 
@@ -177,12 +192,12 @@ def test_pool_serves_several_python_threads_at_once(regions: Regions) -> None:
 
 def test_pool_starts_again_in_a_forked_child(regions: Regions) -> None:
     assert regions.run(threads=3, n=64, regions=10) == 0
-    assert workers() >= 2
+    assert workers(2) >= 2
     child = os.fork()
     if child == 0:
         before = workers()
         wrong = regions.run(threads=3, n=64, regions=2000, spin=10)
-        os._exit(0 if (wrong, before, workers()) == (0, 0, 2) else 1)
+        os._exit(0 if (wrong, before, workers(2)) == (0, 0, 2) else 1)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
     assert regions.run(threads=3, n=64, regions=10) == 0
