@@ -1,4 +1,4 @@
-"""What the ONNX package knows of operators: versions, and the functions that define some of them."""
+"""What the ONNX package knows of operators: versions, and functions that define some of them."""
 
 from __future__ import annotations
 
