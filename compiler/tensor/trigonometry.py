@@ -134,21 +134,21 @@ def _sign_bit(x: Expr, form: Format) -> Expr:
 
 
 def sin(x: Expr) -> Expr:
-    """The sine, within 1.5 ULP for |x| < 2 ** 50 (f32) and 2 ** 26 (f64)."""
+    """The sine, within 2 ULP for |x| < 2 ** 50 (f32) and 2 ** 26 (f64)."""
     form = format_of(x)
     r, q = _reduce(x, form)
     return from_bits(Binary("xor", _by_quadrant(r, q, form), _sign_bit(x, form)), form)
 
 
 def cos(x: Expr) -> Expr:
-    """The cosine, within 1.5 ULP for |x| < 2 ** 50 (f32) and 2 ** 26 (f64)."""
+    """The cosine, within 2 ULP for |x| < 2 ** 50 (f32) and 2 ** 26 (f64)."""
     form = format_of(x)
     r, q = _reduce(x, form)
     return from_bits(_by_quadrant(r, q + 1, form), form)
 
 
 def tan(x: Expr) -> Expr:
-    """The tangent, within 3 ULP for |x| < 2 ** 50 (f32) and 2 ** 26 (f64)."""
+    """The tangent, within 3.5 ULP for |x| < 2 ** 50 (f32) and 2 ** 26 (f64)."""
     form = format_of(x)
     r, q = _reduce(x, form)
     sine, cosine, is_odd = _sine(r, form), _cosine(r, form), _is_odd(q, form)
@@ -166,7 +166,7 @@ def _asin_parts(x: Expr, form: Format) -> tuple[Expr, Expr, Expr]:
 
 
 def asin(x: Expr) -> Expr:
-    """The inverse sine, within 3 ULP (f32, f64); nan beyond 1.
+    """The inverse sine, within 2.5 ULP (f32, f64); nan beyond 1.
 
     Beyond 1/2 it is pi / 2 - 2 * asin(sqrt((1 - x) / 2)).
     """
@@ -178,7 +178,7 @@ def asin(x: Expr) -> Expr:
 
 
 def acos(x: Expr) -> Expr:
-    """The inverse cosine, within 2 ULP (f32, f64); nan beyond 1."""
+    """The inverse cosine, within 1.5 ULP (f32, f64); nan beyond 1."""
     form = format_of(x)
     high, low = _HALF_PI_PARTS[form.dtype]
     is_far, _, v = _asin_parts(x, form)
@@ -190,7 +190,7 @@ def acos(x: Expr) -> Expr:
 
 
 def atan(x: Expr) -> Expr:
-    """The inverse tangent, within 2.5 ULP (f32, f64).
+    """The inverse tangent, within 2 ULP (f32, f64).
 
     ``atan(a) == c + atan(z)`` with z = a, (a - 1) / (a + 1) or -1 / a, and c a multiple of pi / 4.
     """

@@ -14,6 +14,7 @@ from tilewright.tensor.ir import (
     Alloc,
     Axis,
     Binary,
+    BinaryOp,
     Block,
     Buffer,
     Cast,
@@ -25,19 +26,27 @@ from tilewright.tensor.ir import (
     If,
     Let,
     Load,
+    LoopKind,
     Reduce,
+    ReduceOp,
+    Scope,
     Select,
     Stmt,
     Store,
     Unary,
+    UnaryOp,
     Var,
     symbol,
 )
 
+LOGICAL: list[BinaryOp] = ["and", "or", "xor"]
+REDUCTIONS: list[ReduceOp] = ["sum", "prod", "max", "min"]
+LOOPS: list[LoopKind] = ["serial", "vector", "unroll"]
+SCOPES: list[Scope] = ["local", "register", "shared"]
 NUMBERS = [t for t in DTYPES.values() if t is not dt.bool_]
-ARITHMETIC = ["add", "sub", "mul", "div", "min", "max"]
-INTEGER_ONLY = ["floordiv", "mod", "and", "or", "xor", "shl", "shr"]
-COMPARISONS = ["eq", "ne", "lt", "le", "gt", "ge"]
+ARITHMETIC: list[BinaryOp] = ["add", "sub", "mul", "div", "min", "max"]
+INTEGER_ONLY: list[BinaryOp] = ["floordiv", "mod", "and", "or", "xor", "shl", "shr"]
+COMPARISONS: list[BinaryOp] = ["eq", "ne", "lt", "le", "gt", "ge"]
 N = symbol("N")
 M = symbol("M", 2, 64)
 
@@ -63,11 +72,15 @@ def expressions(
     """A random expression of a type over given names."""
 
     def inner(t: DType, less: int = 1) -> Expr:
-        return draw(expressions(t, variables, buffers, max(0, depth - less), reductions))
+        e: Expr = draw(expressions(t, variables, buffers, max(0, depth - less), reductions))
+        return e
 
     leaves: list[Expr] = [v for v in variables if v.dtype is dtype]
     if depth == 0 or draw(st.integers(0, 5)) == 0:
-        return draw(st.one_of(constants(dtype), *([st.sampled_from(leaves)] if leaves else [])))
+        leaf: Expr = draw(
+            st.one_of(constants(dtype), *([st.sampled_from(leaves)] if leaves else []))
+        )
+        return leaf
     kinds = ["binary", "select", "cast", "unary", "load", "call", "compare"]
     match draw(st.sampled_from(kinds + (["reduce"] if reductions else []))):
         case "select":
@@ -77,7 +90,8 @@ def expressions(
         case "unary" if dtype is dt.bool_:
             return Unary("not", inner(dtype))
         case "unary":
-            ops = ["neg", "abs"] if dtype.is_float else ["neg", "abs", "not"]
+            ops: list[UnaryOp] = ["neg", "abs"]
+            ops += [] if dtype.is_float else ["not"]
             return Unary(draw(st.sampled_from(ops)), inner(dtype))
         case "load":
             fitting = [b for b in buffers if b.dtype is dtype]
@@ -97,24 +111,25 @@ def expressions(
             axes = [Axis(Var("r1"), 3), Axis(Var("r2"), N)][: draw(st.integers(1, 2))]
             names = [*variables, *(a.var for a in axes)]
             body = draw(expressions(dtype, names, buffers, depth - 1, False))
-            op = draw(st.sampled_from(["sum", "prod", "max", "min"]))
+            op = draw(st.sampled_from(REDUCTIONS))
             return Reduce(op, axes, body)
     if dtype is dt.bool_:
         if draw(st.booleans()):
             t = draw(st.sampled_from(NUMBERS))
             return Binary(draw(st.sampled_from(COMPARISONS)), inner(t), inner(t))
-        return Binary(draw(st.sampled_from(["and", "or", "xor"])), inner(dtype), inner(dtype))
-    ops = ARITHMETIC if dtype.is_float else ARITHMETIC + INTEGER_ONLY
-    return Binary(draw(st.sampled_from(ops)), inner(dtype), inner(dtype))
+        return Binary(draw(st.sampled_from(LOGICAL)), inner(dtype), inner(dtype))
+    choices = ARITHMETIC if dtype.is_float else ARITHMETIC + INTEGER_ONLY
+    return Binary(draw(st.sampled_from(choices)), inner(dtype), inner(dtype))
 
 
 @st.composite
 def dims(draw: st.DrawFn) -> Dim:
-    return draw(st.sampled_from([1, 2, 7, N, M, N * 2 + 1, (M + 3) // 4]))
+    choices: list[Dim] = [1, 2, 7, N, M, N * 2 + 1, (M + 3) // 4]
+    return draw(st.sampled_from(choices))
 
 
 @st.composite
-def declared_buffers(draw: st.DrawFn, name: str, scope: str = "global") -> Buffer:
+def declared_buffers(draw: st.DrawFn, name: str, scope: Scope = "global") -> Buffer:
     extents = st.integers(1, 8) if scope == "register" else dims()
     shape = tuple(draw(st.lists(extents, max_size=3)))
     return Buffer(name, draw(st.sampled_from(list(DTYPES.values()))), shape, scope)
@@ -142,10 +157,11 @@ def _blocks(
         kind = draw(st.sampled_from(["for", "if", "alloc", "let", "store"] if depth else ["store"]))
         match kind:
             case "for":
-                loop_kind = draw(st.sampled_from(["serial", "vector", "unroll"]))
+                loop_kind = draw(st.sampled_from(LOOPS))
                 constant = loop_kind != "serial"
                 extent = draw(st.integers(1, 9) if constant else dims())
-                start = draw(st.sampled_from([0, 0, 2, N]))
+                starts: list[Dim] = [0, 0, 2, N]
+                start = draw(st.sampled_from(starts))
                 var = Var(names.new("i"))
                 body = draw(_blocks(names, (*variables, var), buffers, depth - 1))
                 block.append(For(var, extent, body, loop_kind, start))
@@ -155,7 +171,7 @@ def _blocks(
                 orelse = draw(_blocks(names, variables, buffers, depth - 1))
                 block.append(If(cond, then, orelse))
             case "alloc":
-                scope = draw(st.sampled_from(["local", "register", "shared"]))
+                scope = draw(st.sampled_from(SCOPES))
                 buffer = draw(declared_buffers(names.new("b"), scope))
                 buffers = (*buffers, buffer)
                 block.append(Alloc(buffer))

@@ -240,7 +240,7 @@ def _nests(draw: st.DrawFn, variables: list[Var], depth: int) -> Block:
             var = Var(f"i{len(variables)}_{draw(st.integers(0, 10**9))}")
             body = draw(_nests([*variables, var], depth - 1))
             extent: Any = draw(st.integers(0, 5))
-            if variables and draw(st.booleans()):
+            if len(variables) > 0 and draw(st.booleans()):
                 extent = Binary("min", Const(3), variables[-1] + draw(st.integers(0, 1)))
             statements.append(For(var, extent, body, "serial", draw(st.integers(0, 2))))
             continue

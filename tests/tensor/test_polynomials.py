@@ -152,7 +152,7 @@ def test_sin_and_cos_stay_within_one_for_huge_angles(dtype: DType) -> None:
 
 @pytest.mark.parametrize("dtype", [dt.f32, dt.f64])
 def test_bounded_functions_never_leave_their_range(dtype: DType) -> None:
-    x = _samples(dtype, 20_000)
+    x = _samples(dtype, 2000)
     x = x[~np.isnan(x)]
     for name in ("tanh", "erf", "sin", "cos"):
         kept = x[np.isfinite(x)] if name in PERIODIC else x

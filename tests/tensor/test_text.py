@@ -21,7 +21,7 @@ from .strategies import M, N, expressions, functions, groups
 
 VARIABLES = [N, M, *(Var(f"v_{t.name}", t) for t in DTYPES.values())]
 BUFFERS = [Buffer(f"B_{t.name}", t, (4, N)) for t in DTYPES.values()]
-NAMES = [*VARIABLES, *BUFFERS]
+NAMES: list[Var | Buffer] = [*VARIABLES, *BUFFERS]
 SLOW = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 
 MATMUL = """\
