@@ -99,7 +99,7 @@ def _unrolled(
     node: NodeView,
     body: onnx.GraphProto,
     states: Sequence[Value],
-    count: int | Dim | None,
+    count: int | None,
 ) -> tuple[Value, ...]:
     """Writes the steps out, one after the other."""
     carried = list(states)

@@ -281,7 +281,7 @@ def col2im(ctx: Context, node: NodeView) -> tuple[Value, ...]:
     dilations = node.ints("dilations") or (1,) * rank
     strides = node.ints("strides") or (1,) * rank
     pads = node.ints("pads") or (0,) * (2 * rank)
-    if not len(x.shape) == 3 or not len(kernel) == len(dilations) == len(strides) == rank:
+    if len(x.shape) != 3 or not len(kernel) == len(dilations) == len(strides) == rank:
         node.broken(f"blocks {kernel} of an image {sizes}, in a tensor of rank {len(x.shape)}")
     taps, area = math.prod(kernel), math.prod(sizes)
     batch, columns, blocks = x.shape

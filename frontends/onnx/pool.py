@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import product
 
 from tilewright import dtype as dt
-from tilewright.graph.ir import Value
+from tilewright.graph.ir import Attr, Value
 from tilewright.tensor.ir import Dim, as_expr
 from tilewright.tensor.simplify import dim
 from tilewright.tensor.simplify import product as product_of
@@ -65,7 +65,7 @@ def _positions_of_maxima(ctx: Context, x: Value, largest: Value, windows: Window
     flat = ctx.op("iota", shape=(count,), axis=0, dtype=dt.i64)
     places = ctx.reshape(flat, (1, *spatial, 1))
     beyond = ctx.dim_value(count)
-    room = {
+    room: dict[str, Attr] = {
         "lo": (0, *windows.lo, 0),
         "hi": (0, *windows.hi, 0),
         "interior": (0,) * len(x.shape),

@@ -53,7 +53,8 @@ def _spread(ctx: Context, node: NodeView, value: Value, x: Value, along: list[in
     repeated = ctx.reshape(wide, (*shape[:axis], extent, *shape[axis + 1 :]))
     if same_dim(extent, x.shape[axis]):
         return repeated
-    if not isinstance(extent, int) or not isinstance(x.shape[axis], int) or extent < x.shape[axis]:
+    given = x.shape[axis]
+    if not isinstance(extent, int) or not isinstance(given, int) or extent < given:
         node.broken(f"{shape[axis]} blocks of {block} do not cover {x.shape[axis]} elements")
     return ctx.slice_axis(repeated, axis, 0, x.shape[axis])
 

@@ -325,7 +325,7 @@ def _nearest_table(axis: _Axis, rule: _Rule) -> np.ndarray:
             # Before opset 11 nothing was said: up when shrinking, down when growing.
             shrinks = (axis.scale or axis.size / axis.extent) < 1
             index = np.ceil(found) if shrinks else np.floor(found)
-    return np.clip(index, 0, axis.extent - 1).astype(np.int64)
+    return np.asarray(np.clip(index, 0, axis.extent - 1), np.int64)
 
 
 def _static(ctx: Context, x: Value, axis: _Axis, rule: _Rule) -> Value:
@@ -368,10 +368,10 @@ def _cubic_taps(rest: np.ndarray, a: float) -> list[tuple[int, np.ndarray]]:
     """Keys' cubic convolution: weights of the elements at -1, 0, 1, 2 around a coordinate."""
 
     def near(s: np.ndarray) -> np.ndarray:
-        return ((a + 2) * s - (a + 3)) * s * s + 1
+        return np.asarray(((a + 2) * s - (a + 3)) * s * s + 1)
 
     def far(s: np.ndarray) -> np.ndarray:
-        return ((a * s - 5 * a) * s + 8 * a) * s - 4 * a
+        return np.asarray(((a * s - 5 * a) * s + 8 * a) * s - 4 * a)
 
     return [(-1, far(rest + 1)), (0, near(rest)), (1, near(1 - rest)), (2, far(2 - rest))]
 

@@ -12,8 +12,8 @@ import numpy as np
 from tilewright import dtype as dt
 from tilewright.graph.ir import Value
 from tilewright.tensor.ir import Dim
-from tilewright.tensor.simplify import same_dim
 from tilewright.tensor.simplify import product as product_of
+from tilewright.tensor.simplify import same_dim
 
 from .context import Context, Converter
 from .nn import widened

@@ -162,15 +162,15 @@ def _window(shape: Callable[[np.ndarray], np.ndarray]) -> Converter:
 
 
 def _hann(phase: np.ndarray) -> np.ndarray:
-    return np.sin(phase / 2) ** 2
+    return np.asarray(np.sin(phase / 2) ** 2)
 
 
 def _hamming(phase: np.ndarray) -> np.ndarray:
-    return 25 / 46 - 21 / 46 * np.cos(phase)
+    return np.asarray(25 / 46 - 21 / 46 * np.cos(phase))
 
 
 def _blackman(phase: np.ndarray) -> np.ndarray:
-    return 0.42 - 0.5 * np.cos(phase) + 0.08 * np.cos(2 * phase)
+    return np.asarray(0.42 - 0.5 * np.cos(phase) + 0.08 * np.cos(2 * phase))
 
 
 def mel_weight_matrix(ctx: Context, node: NodeView) -> tuple[Value, ...]:
