@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
+
 from tilewright import dtype as dt
 from tilewright.dtype import DType
 from tilewright.errors import InternalError

@@ -2,8 +2,8 @@
 
 Reduction: Cody and Waite (1980) with ln 2 in two parts, the first short enough that its product
 with the exponent is exact. Coefficients: weighted least squares on Chebyshev nodes in 200-bit
-arithmetic, lowest coefficient first, each rounded to the format before the rest is fitted again. The stated
-bounds are those that tests/tensor/test_polynomials.py holds them to.
+arithmetic, lowest coefficient first, each rounded to the format before the rest is fitted again.
+The stated bounds are those that tests/tensor/test_polynomials.py holds them to.
 """
 
 from __future__ import annotations

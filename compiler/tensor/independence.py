@@ -31,7 +31,7 @@ _MOST_ACCESSES = 32
 
 @dataclass(frozen=True, slots=True)
 class _Access:
-    """One read or write: its index and the inclusive ranges of the loops inside the one in question."""
+    """One read or write: its index, and the inclusive ranges of the loops around it."""
 
     indices: tuple[Expr, ...]
     ranges: tuple[tuple[Var, Dim, Dim], ...]

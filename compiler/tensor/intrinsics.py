@@ -13,6 +13,7 @@ from math import erf
 from typing import Any, Literal
 
 import numpy as np
+
 from tilewright import dtype as dt
 from tilewright.dtype import DType
 
