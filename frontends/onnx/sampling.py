@@ -122,6 +122,9 @@ def grid_sample(ctx: Context, node: NodeView) -> tuple[Value, ...]:
     padding = node.string("padding_mode", "zeros")
     if mode not in ("nearest", "linear", "cubic") or padding not in _PADDINGS:
         node.broken(f"mode {mode!r} with padding {padding!r} is not known")
+    if mode == "cubic" and padding == "border":
+        # The standard's reference moves coordinates to the edge, runtimes only the taps.
+        ctx.unsupported("cubic interpolation with border padding")
     aligned = bool(node.int("align_corners", 0))
     coordinates = widened(ctx, grid)
     axes: list[list[_Tap]] = []

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from . import (
     activation,
     attention,
+    contrib,
     control,
     creation,
     elementwise,
@@ -35,6 +36,7 @@ from .context import Converter
 _FAMILIES: tuple[Mapping[str, Converter], ...] = (
     activation.CONVERTERS,
     attention.CONVERTERS,
+    contrib.CONVERTERS,
     control.CONVERTERS,
     creation.CONVERTERS,
     elementwise.CONVERTERS,
