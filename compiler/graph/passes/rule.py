@@ -19,10 +19,20 @@ Number = int | float | bool
 
 
 class Rules(Rewriter):
-    """A rewriter whose new nodes are simplified as they are made."""
+    """A rewriter whose new nodes are simplified as they are made.
+
+    Attributes:
+        readers: the old nodes that read each old value; a value made since has none listed.
+        results: the old graph's outputs.
+    """
 
     def __init__(self, source: Graph) -> None:
         super().__init__(source)
+        self.results = frozenset(source.outputs)
+        self.readers: dict[Value, list[Node]] = {}
+        for node in source.nodes:
+            for value in dict.fromkeys(node.inputs):
+                self.readers.setdefault(value, []).append(node)
         self._uniform: dict[Value, Number | None] = {}
 
     @abstractmethod

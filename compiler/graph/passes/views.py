@@ -7,7 +7,7 @@ two kernels. Behind them it is a view.
 from __future__ import annotations
 
 from ...ops import OPS
-from ...ops.op import axes_attr, dims_attr, ints_attr, same_shape
+from ...ops.op import dims_attr, ints_attr, same_shape
 from ...tensor.ir import as_expr
 from ...tensor.simplify import dim, product, same_dim
 from ..ir import Node, Value
@@ -23,16 +23,14 @@ def reshape_of_reshape(rules: Rules, node: Node) -> Value | None:
 
 
 def keep_reduced_axes(rules: Rules, node: Node) -> Value | None:
-    """A reduction whose axes are put back at size 1 keeps them in the first place."""
-    inner = rules.behind_once(node.inputs[0], "reduce")
-    if inner is None or inner.attrs["keepdims"]:
+    """A reduction keeps its axes at size 1; dropping them is a view.
+
+    The nodes between the reductions of a row then have its shape, and stay in one kernel.
+    """
+    if node.attrs["keepdims"]:
         return None
-    (x,) = inner.inputs
-    axes = axes_attr(inner.attrs, "axes", len(x.shape))
-    kept = tuple(1 if d in axes else size for d, size in enumerate(x.shape))
-    if not same_shape(kept, node.outputs[0].shape):
-        return None
-    return rules.make("reduce", (x,), {**inner.attrs, "keepdims": True}, like=node)
+    kept = rules.make("reduce", node.inputs, {**node.attrs, "keepdims": True}, like=node)
+    return rules.make("reshape", (kept,), {"shape": node.outputs[0].shape}, like=node)
 
 
 def split_before_slice(rules: Rules, node: Node) -> Value | None:
@@ -79,8 +77,8 @@ def reshape_after_elementwise(rules: Rules, node: Node) -> Value | None:
             n
             for v, n in zip(node.inputs, views, strict=True)
             if n is not None
-            and rules.uses.get(v, 0) <= node.inputs.count(v)
             and same_shape(v.shape, node.outputs[0].shape)
+            and _sinks_everywhere(rules, v, node)
         ),
         None,
     )
@@ -100,6 +98,21 @@ def reshape_after_elementwise(rules: Rules, node: Node) -> Value | None:
     operands = [rules.make("reshape", (v,), {"shape": s}, like=node) for v, s in pairs]
     moved = rules.make(node.op, operands, node.attrs, like=node)
     return rules.make("reshape", (moved,), {"shape": shape}, like=node)
+
+
+def _sinks_everywhere(rules: Rules, view: Value, node: Node) -> bool:
+    """Whether no reader of a view needs it as it is.
+
+    One that does, such as a reduction over its rows, computes what it reads in its own kernel.
+    """
+    readers = rules.readers.get(view)
+    if readers is None:
+        return rules.uses.get(view, 0) <= node.inputs.count(view)
+    return view not in rules.results and all(
+        n.op == "reshape"
+        or (OPS[n.op].kind == "elementwise" and same_shape(n.outputs[0].shape, view.shape))
+        for n in readers
+    )
 
 
 def _behind_view(rules: Rules, value: Value, source: Shape, shape: Shape) -> Shape | None:
@@ -142,6 +155,7 @@ def _elementwise() -> dict[str, tuple[Rule, ...]]:
 
 RULES: dict[str, tuple[Rule, ...]] = {
     **_elementwise(),
-    "reshape": (reshape_of_reshape, keep_reduced_axes, split_before_slice),
+    "reshape": (reshape_of_reshape, split_before_slice),
+    "reduce": (keep_reduced_axes,),
     "matmul": (reshape_after_matmul,),
 }
