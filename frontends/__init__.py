@@ -6,3 +6,8 @@ FRONTENDS: dict[str, str] = {
     "onnx": "tilewright.frontends.onnx:import_onnx",
     "zoo": "tilewright.frontends.onnx.zoo:load_zoo",
 }
+
+SUPPORTED: dict[str, str] = {
+    "onnx": "tilewright.frontends.onnx.table:CONVERTERS",
+}
+"""Of each frontend, the mapping whose keys are the source operators that it knows."""

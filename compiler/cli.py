@@ -1,0 +1,118 @@
+"""The command line: ``tilewright compile | run | bench | inspect | ops | doctor``.
+
+Exit codes: 0 ok, 1 results differ, 2 wrong usage or input, 3 unsupported model, 4 internal error.
+Every error is one paragraph on standard error; TILEWRIGHT_DEBUG=1 adds the traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+
+import click
+
+from tilewright.errors import InternalError, OptionError, TilewrightError
+from tilewright.options import from_environment
+from tilewright.version import __version__
+
+INTERRUPTED = 130
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "compile": ("tilewright.commands.compile:compile_model", "Compile a model to a .tw file."),
+    "run": ("tilewright.commands.run:run", "Run a model on random or given inputs."),
+    "bench": ("tilewright.commands.bench:bench", "Measure models, also against other runtimes."),
+    "inspect": ("tilewright.commands.stages:inspect", "Show a model at any stage of compilation."),
+    "ops": ("tilewright.commands.ops:ops", "List operators, or what a model lacks."),
+    "doctor": ("tilewright.commands.doctor:doctor", "Show the machine, the versions, a self-test."),
+}
+"""Each command's function, loaded when it is called, and its line in the list of commands."""
+
+
+class Commands(click.Group):
+    """A group whose commands are imported only when they are needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order of COMMANDS."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, function = COMMANDS[cmd_name][0].split(":")
+        found = getattr(import_module(module), function)
+        assert isinstance(found, click.Command)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Lists the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Example: tilewright run zoo:resnet50",
+)
+@click.version_option(__version__, prog_name="tilewright")
+def tilewright() -> None:
+    """Compile deep-learning models to native code, run and measure them.
+
+    A MODEL is an ONNX file, a compiled .tw file, or zoo:NAME for a network that comes with the
+    onnx package and needs no download.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line and exits with its code."""
+    sys.exit(run_command(arguments))
+
+
+def run_command(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code; errors become one paragraph."""
+    try:
+        result = tilewright.main(
+            None if arguments is None else list(arguments), "tilewright", standalone_mode=False
+        )
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as leaving:
+        return leaving.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader has had enough. Python would complain once more while it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except TilewrightError as error:
+        return _report(error)
+    except MemoryError as error:
+        return _report(OptionError("there is not enough memory for this", code="TW-E0805"), error)
+    except Exception as error:
+        message = (
+            f"a defect of Tilewright, not of the model or its use: {type(error).__name__}: {error}."
+            " Please report it with the output of the same command under TILEWRIGHT_DEBUG=1"
+        )
+        return _report(InternalError(message, code="TW-E0900"), error)
+
+
+def _report(error: TilewrightError, cause: BaseException | None = None) -> int:
+    if _shows_tracebacks():
+        traceback.print_exception(cause or error)
+    click.echo(f"error: {error}", err=True)
+    return error.exit_code
+
+
+def _shows_tracebacks() -> bool:
+    try:
+        return from_environment().debug > 0
+    except OptionError:
+        return False

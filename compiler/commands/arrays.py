@@ -1,0 +1,155 @@
+"""Arrays of a run: inputs from files or random ones that fit the model, outputs to files."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tilewright.dtype import DType, Kind
+from tilewright.errors import InputError, OptionError
+from tilewright.runtime.artifact import replace_file
+from tilewright.runtime.program import TensorSpec
+from tilewright.tensor.ir import Dim, Var
+from tilewright.tensor.simplify import evaluate, symbols
+
+_INNER = 16
+"""A symbolic dim that is not the first of any input is this large unless it is chosen."""
+
+
+def symbols_of(specs: Sequence[TensorSpec]) -> dict[str, Var]:
+    """The symbols of input shapes by name, in order of appearance."""
+    found: dict[str, Var] = {}
+    for spec in specs:
+        for dim in spec.shape:
+            if not isinstance(dim, int):
+                found |= {v.name: v for v in sorted(symbols(dim), key=lambda v: v.name)}
+    return found
+
+
+def choose_dims(specs: Sequence[TensorSpec], chosen: Mapping[str, int]) -> dict[str, int]:
+    """A size for every symbol: the chosen one, else 1 for batches and 16 for the rest, in range.
+
+    Raises:
+        OptionError: a name is not a symbol of the inputs (TW-E0823).
+    """
+    known = symbols_of(specs)
+    unknown = sorted(chosen.keys() - known.keys())
+    if unknown:
+        raise OptionError(
+            f"dims: {', '.join(unknown)} is no symbol of the inputs; "
+            f"there are {', '.join(known) or 'none'}",
+            code="TW-E0823",
+        )
+    first = {s.shape[0].name for s in specs if s.shape and isinstance(s.shape[0], Var)}
+    sizes = {}
+    for name, var in known.items():
+        size = chosen.get(name, 1 if name in first else _INNER)
+        if name not in chosen:
+            size = max(size, 1 if var.lo is None else var.lo)
+            size = size if var.hi is None else min(size, var.hi)
+        sizes[name] = size
+    return sizes
+
+
+def size_of(dim: Dim, sizes: Mapping[str, int]) -> int:
+    """The value of a dim where every symbol has one."""
+    return dim if isinstance(dim, int) else evaluate(dim, dict(sizes))
+
+
+def random_inputs(
+    specs: Sequence[TensorSpec], sizes: Mapping[str, int], seed: int
+) -> dict[str, np.ndarray]:
+    """Seeded inputs: floats are normal; integers, which are often indices, are 0 or 1."""
+    generator = np.random.default_rng(seed)
+    return {
+        spec.name: _random(spec.dtype, tuple(size_of(d, sizes) for d in spec.shape), generator)
+        for spec in specs
+    }
+
+
+def _random(dtype: DType, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
+    if dtype.kind is Kind.FLOAT:
+        return generator.standard_normal(shape, dtype=np.float32).astype(dtype.numpy)
+    return generator.integers(0, 2, shape).astype(dtype.numpy)
+
+
+def read_inputs(
+    specs: Sequence[TensorSpec], files: Sequence[tuple[str, Path]], archive: Path | None
+) -> dict[str, np.ndarray]:
+    """Arrays by input name from ``.npy`` files and from one ``.npz`` archive.
+
+    Raises:
+        InputError: a file cannot be read, or names no input (TW-E0310, TW-E0301).
+    """
+    names = [s.name for s in specs]
+    given = {} if archive is None else _read_archive(archive)
+    for name, path in files:
+        given[name] = _read_array(path)
+    unknown = [n for n in given if n not in names]
+    if unknown:
+        raise InputError(
+            f"there is no input {', '.join(map(repr, unknown))}; "
+            f"the model takes {', '.join(map(str, specs)) or 'none'}",
+            code="TW-E0301",
+        )
+    return given
+
+
+def _read_array(path: Path) -> np.ndarray:
+    found = _load(path)
+    if not isinstance(found, np.ndarray):
+        raise InputError(f"{path} holds several arrays; give it with --inputs", code="TW-E0310")
+    return found
+
+
+def _read_archive(path: Path) -> dict[str, np.ndarray]:
+    found = _load(path)
+    if isinstance(found, np.ndarray):
+        raise InputError(
+            f"{path} holds one array; give it with --input NAME={path}", code="TW-E0310"
+        )
+    return found
+
+
+def _load(path: Path) -> np.ndarray | dict[str, np.ndarray]:
+    try:
+        found = np.load(path, allow_pickle=False)
+        return found if isinstance(found, np.ndarray) else {k: found[k] for k in found.files}
+    except (OSError, ValueError, EOFError, KeyError, NotImplementedError) as error:
+        raise InputError(f"{path} cannot be read as NumPy data: {error}", code="TW-E0310") from None
+    except Exception as error:
+        # A damaged archive raises zipfile's and zlib's own errors.
+        raise InputError(f"{path} is damaged: {error}", code="TW-E0310") from None
+
+
+def dims_from(specs: Sequence[TensorSpec], given: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """The sizes of symbols that given arrays settle."""
+    sizes: dict[str, int] = {}
+    for spec in specs:
+        array = given.get(spec.name)
+        if array is not None and array.ndim == len(spec.shape):
+            for dim, size in zip(spec.shape, array.shape, strict=True):
+                if isinstance(dim, Var):
+                    sizes.setdefault(dim.name, size)
+    return sizes
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes an ``.npz`` file in one step; bf16, which NumPy's files do not know, becomes f32.
+
+    Raises:
+        OutputError: it cannot be written; nothing is left behind.
+    """
+    buffer = io.BytesIO()
+    # Not np.savez, which takes names as keywords and stumbles over one that is its own.
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, array in arrays.items():
+            known = array if array.dtype.kind in "biufc" else array.astype(np.float32)
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(known), allow_pickle=False)
+    with replace_file(path) as put:
+        put(0, buffer.getbuffer())

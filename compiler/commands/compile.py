@@ -1,0 +1,66 @@
+"""``tilewright compile``: a model file in, a ``.tw`` file out."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from tilewright.errors import OptionError
+
+from .model import ARTIFACT, NO_CACHE, RANGE, SHAPE, TARGET, THREADS, is_artifact, ready
+
+
+@click.command("compile", epilog="Example: tilewright compile zoo:resnet50 -o resnet50.tw")
+@click.argument("model")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="File to write."
+)
+@TARGET
+@THREADS
+@SHAPE
+@RANGE
+@NO_CACHE
+@click.option(
+    "--keep",
+    "stages",
+    multiple=True,
+    metavar="STAGE",
+    help="Keep the text of a stage in the file, for inspect.",
+)
+def compile_model(
+    model: str,
+    output: Path,
+    target: str | None,
+    threads: int | None,
+    shapes: tuple[tuple[str, tuple[int | str, ...]], ...],
+    ranges: tuple[tuple[str, tuple[int, int | None]], ...],
+    no_cache: bool,
+    stages: tuple[str, ...],
+) -> None:
+    """Compile MODEL to native code in one file that loads in milliseconds.
+
+    The file holds code and weights; tilewright.load() and the other commands take it.
+    """
+    if is_artifact(model):
+        raise OptionError(f"{model} is compiled already", code="TW-E0821")
+    began = time.perf_counter()
+    exe = ready(
+        model,
+        shapes=dict(shapes),
+        ranges=dict(ranges),
+        target=target,
+        threads=threads,
+        cache=not no_cache,
+    )
+    exe.save(output, stages=stages)
+    took = time.perf_counter() - began
+    size = output.stat().st_size / 1e6
+    click.echo(f"{output}: {size:.1f} MB for {exe.target.name}, {took:.2f} s")
+    for spec in exe.inputs:
+        click.echo(f"  in   {spec}")
+    for spec in exe.outputs:
+        click.echo(f"  out  {spec}")
+    if output.suffix != ARTIFACT:
+        click.echo(f"note: commands take a file for compiled by its suffix {ARTIFACT}", err=True)

@@ -1,0 +1,107 @@
+"""``tilewright doctor``: what this machine offers, and whether compiling works on it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Iterator
+from importlib import metadata
+
+import click
+import numpy as np
+
+from tilewright import api
+from tilewright import dtype as dt
+from tilewright.backends import load_backend
+from tilewright.backends.cpu.threads import cpu_quota, default_threads
+from tilewright.errors import InternalError, TargetError
+from tilewright.graph.build import GraphBuilder
+from tilewright.graph.ir import Graph, TensorType
+from tilewright.options import Options, from_environment
+from tilewright.peers import PEERS, peer_version
+from tilewright.runtime.cache import open_cache
+from tilewright.target import Target
+from tilewright.tensor.ir import symbol
+from tilewright.version import __version__
+
+_PACKAGES = ("numpy", "llvmlite", "onnx", "ml_dtypes", "click", "rich")
+
+
+@click.command(epilog="Example: tilewright doctor")
+def doctor() -> None:
+    """Show versions, CPU, target, threads, cache and peers; then compile and run a small model."""
+    options = from_environment()
+    for label, value in _facts(options):
+        click.echo(f"{label:12} {value}")
+    took = _self_test()
+    click.echo(f"{'self-test':12} ok: a small model compiled and ran in {took:.2f} s")
+
+
+def _facts(options: Options) -> Iterator[tuple[str, str]]:
+    backend = load_backend(api.backend_of(options.target))
+    packages = ", ".join(f"{name} {metadata.version(name)}" for name in _PACKAGES)
+    tools = ", ".join(f"{name} {version}" for name, version in backend.versions.items())
+    yield "tilewright", __version__
+    yield "python", f"{platform.python_version()} on {platform.platform()}"
+    yield "packages", f"{packages} ({tools})"
+    try:
+        yield from _target_facts(backend.resolve(options.target))
+    except TargetError as error:
+        yield "target", str(error)
+    quota = cpu_quota()
+    yield (
+        "threads",
+        f"{options.threads or default_threads()} "
+        f"(affinity {len(os.sched_getaffinity(0))}, quota {quota or 'none'}, "
+        f"machine {os.cpu_count()})",
+    )
+    cache = open_cache(options)
+    stats = cache.stats()
+    yield (
+        "cache",
+        f"{cache.root or 'off'}: {stats.entries} entries, {stats.bytes / 1e6:.1f} MB of at most "
+        f"{options.cache_bytes / 1e6:.0f} MB",
+    )
+    peers = (f"{name} {peer_version(name) or 'not installed'}" for name in PEERS)
+    yield "peers", ", ".join(peers)
+
+
+def _target_facts(target: Target) -> Iterator[tuple[str, str]]:
+    yield (
+        "target",
+        f"{target.name}: {target.cpu}, {target.vector_registers} vector registers of "
+        f"{target.vector_bits} bit",
+    )
+    yield "features", " ".join(target.required)
+    sizes = (target.l1_bytes, target.l2_bytes, target.l3_bytes)
+    yield "caches", ", ".join(f"L{i} {s >> 10} KiB" for i, s in enumerate(sizes, 1))
+
+
+def _self_test() -> float:
+    """Compiles a layer with a symbolic batch, runs it, and compares with NumPy."""
+    began = time.perf_counter()
+    generator = np.random.default_rng(0)
+    weights = generator.standard_normal((20, 30), dtype=np.float32)
+    exe = api.compile(_layer(weights), cache=False)
+    for batch in (1, 5):
+        x = generator.standard_normal((batch, 20), dtype=np.float32)
+        (y,) = exe(x)
+        wanted = np.maximum(x @ weights, np.float32(0))
+        if not np.allclose(y, wanted, rtol=1e-5, atol=1e-5):
+            raise InternalError(
+                f"doctor: a layer of 20 to 30 on a batch of {batch} gives a wrong result, off by "
+                f"{np.abs(y - wanted).max():.3g}",
+                code="TW-E0931",
+            )
+    return time.perf_counter() - began
+
+
+def _layer(weights: np.ndarray) -> Graph:
+    builder = GraphBuilder("layer")
+    batch = symbol("N", 1)
+    x = builder.input("x", TensorType(dt.f32, (batch, weights.shape[0])))
+    product = builder.add("matmul", x, builder.constant(weights, "w"))
+    zero = builder.constant(np.zeros((), np.float32), "zero")
+    builder.output(builder.add("max", product, zero), "y")
+    return builder.finish()

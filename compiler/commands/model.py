@@ -1,0 +1,179 @@
+"""What the commands share: naming a model and its sizes, and getting it ready to run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+
+from tilewright import api
+from tilewright.errors import OptionError
+from tilewright.graph.ir import Graph
+from tilewright.runtime.executable import Executable
+
+ARTIFACT = ".tw"
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Sizes that the user chose.
+
+    Attributes:
+        shapes: dims by input name, ints or symbol names; these the code is compiled for.
+        dims: values by symbol name, for the inputs of a run.
+    """
+
+    shapes: Mapping[str, tuple[int | str, ...]]
+    dims: Mapping[str, int]
+
+
+class ShapeParameter(click.ParamType):
+    """``x:1x3x224x224``; a dim that is not a number is the name of a symbol."""
+
+    name = "name:dims"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, tuple[int | str, ...]]:
+        """The input's name and its dims."""
+        name, colon, dims = str(value).rpartition(":")
+        if not colon or not name:
+            self.fail(f"{value!r}: write an input's name and its dims, x:1x3x224x224", param, ctx)
+        parts = re.split(r"x(?=[\dA-Za-z_])", dims) if dims else []
+        if not all(re.fullmatch(r"\d{1,18}|[A-Za-z_]\w*", p) for p in parts):
+            self.fail(f"{value!r}: dims are numbers or names with x between", param, ctx)
+        return name, tuple(int(p) if p.isdigit() else p for p in parts)
+
+
+class DimParameter(click.ParamType):
+    """``N=4``: the size of a symbolic dim."""
+
+    name = "symbol=size"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, int]:
+        """The symbol and its value."""
+        name, equals, size = str(value).partition("=")
+        if not equals or not name or not re.fullmatch(r"\d{1,18}", size):
+            self.fail(f"{value!r}: write a symbol's name and its size, N=4", param, ctx)
+        return name, int(size)
+
+
+class RangeParameter(click.ParamType):
+    """``N=1..64`` or ``N=8``: the sizes a symbolic dim may take."""
+
+    name = "symbol=low..high"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, tuple[int, int | None]]:
+        """The symbol and its inclusive range."""
+        match = re.fullmatch(r"([^=]+)=(\d{1,18})(?:\.\.(\d{1,18})?)?", str(value))
+        if match is None:
+            self.fail(f"{value!r}: write a symbol's name and its range, N=1..64", param, ctx)
+        low = int(match[2])
+        high = int(match[3]) if match[3] else None if ".." in str(value) else low
+        return match[1], (low, high)
+
+
+SHAPE = click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    type=ShapeParameter(),
+    help="Dims of an input, compiled in: x:1x3x224x224. Names make symbols: x:Nx3x224x224.",
+)
+DIM = click.option(
+    "--dim",
+    "dims",
+    multiple=True,
+    type=DimParameter(),
+    help="Size of a symbolic dim in this run: N=4.",
+)
+RANGE = click.option(
+    "--range",
+    "ranges",
+    multiple=True,
+    type=RangeParameter(),
+    help="Sizes a symbolic dim may take: N=1..64. The default is 1 and more.",
+)
+TARGET = click.option(
+    "--target",
+    metavar="NAME",
+    help="CPU to compile for: native (the default), x86-64-v2, x86-64-v3 or x86-64-v4.",
+)
+THREADS = click.option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    help="Threads of a call. The default is what CPU affinity and quota allow.",
+)
+NO_CACHE = click.option(
+    "--no-cache", is_flag=True, help="Neither look for compiled code on disk nor keep it there."
+)
+
+
+def is_artifact(model: str) -> bool:
+    """Whether a model's name is that of a compiled file."""
+    return Path(model).suffix == ARTIFACT
+
+
+def ready(
+    model: str,
+    *,
+    shapes: Mapping[str, tuple[int | str, ...]] | None = None,
+    ranges: Mapping[str, tuple[int, int | None]] | None = None,
+    target: str | None = None,
+    threads: int | None = None,
+    cache: bool = True,
+) -> Executable:
+    """The model, loaded if it is compiled already and else compiled, with progress shown."""
+    if is_artifact(model):
+        if shapes or ranges or target:
+            raise OptionError(
+                f"{model} is compiled already; shapes, ranges and target are chosen when it is",
+                code="TW-E0821",
+            )
+        return api.load(model, threads=threads)
+    with progress() as tell:
+        return api.compile(
+            model,
+            target=target,
+            threads=threads,
+            shapes=shapes or None,
+            dim_ranges=ranges or None,
+            cache=None if cache else False,
+            progress=lambda stage: tell(f"{model}: {stage}"),
+        )
+
+
+def graph_of(model: str, shapes: Mapping[str, tuple[int | str, ...]] | None = None) -> Graph:
+    """The graph of a model that is not compiled yet.
+
+    Raises:
+        OptionError: it is compiled, and its graph is not in the file (TW-E0822).
+    """
+    if is_artifact(model):
+        raise OptionError(
+            f"{model} is compiled and does not hold the model's graph; give the ONNX file",
+            code="TW-E0822",
+        )
+    return api.import_graph(model, shapes or None)
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str], None]]:
+    """Gives a function that shows what is going on, where someone watches a terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    with console.status("") as status:
+        yield status.update

@@ -1,0 +1,70 @@
+"""``tilewright ops``: the operators, and what a model lacks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from importlib import import_module
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from tilewright.errors import UnsupportedError
+from tilewright.frontends import SUPPORTED
+from tilewright.graph.ir import Graph, Node
+from tilewright.ops import OPS
+
+from .model import SHAPE, graph_of
+
+
+@click.command(epilog="Example: tilewright ops --for model.onnx")
+@click.option("--for", "model", metavar="MODEL", help="List what is missing for a model.")
+@SHAPE
+def ops(model: str | None, shapes: tuple[tuple[str, tuple[int | str, ...]], ...]) -> int:
+    """List the primitive operators and the source operators that become them.
+
+    With --for, list everything that a model needs and that is not supported (exit code 3), or
+    the primitives that it becomes.
+    """
+    if model is None:
+        _print_tables()
+        return 0
+    try:
+        graph = graph_of(model, dict(shapes))
+    except UnsupportedError as error:
+        click.echo(f"{model}: not supported, {len(error.gaps)} things are missing")
+        for gap in error.gaps:
+            click.echo(f"  {gap.what}")
+            click.echo(f"      {len(gap.nodes)} nodes: {', '.join(gap.nodes)}")
+        return error.exit_code
+    counts = Counter(node.op for node in _all_nodes(graph))
+    click.echo(f"{model}: all operators are supported; it becomes {counts.total()} primitives")
+    for name, count in counts.most_common():
+        click.echo(f"  {count:5}  {name}")
+    return 0
+
+
+def _print_tables() -> None:
+    console = Console(highlight=False, width=None if Console().is_terminal else 160)
+    table = Table(box=None, pad_edge=False)
+    for column in ("primitive", "kind", "attributes", "meaning"):
+        table.add_column(column, overflow="fold")
+    for op in OPS.values():
+        table.add_row(op.name, op.kind, ", ".join(op.attrs), op.summary)
+    console.print(f"{len(OPS)} primitive operators")
+    console.print(table, markup=False)
+    for frontend, place in SUPPORTED.items():
+        module, names = place.split(":")
+        supported = sorted(getattr(import_module(module), names))
+        console.print(f"\n{len(supported)} operators of {frontend} become them")
+        console.print(", ".join(supported), markup=False)
+
+
+def _all_nodes(graph: Graph) -> list[Node]:
+    found: list[Node] = []
+    pending = [graph]
+    while pending:
+        body = pending.pop()
+        found += body.nodes
+        pending += [a for n in body.nodes for a in n.attrs.values() if isinstance(a, Graph)]
+    return found

@@ -1,0 +1,180 @@
+"""``tilewright run``: a model on random or given inputs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from tilewright.peers import REFERENCE, agreements, as_file, open_peer, run_reference
+from tilewright.runtime.executable import Executable
+
+from .arrays import choose_dims, dims_from, random_inputs, read_inputs, write_arrays
+from .model import DIM, NO_CACHE, SHAPE, TARGET, THREADS, is_artifact, ready
+
+
+class InputParameter(click.ParamType):
+    """``x=file.npy``: the file of an input."""
+
+    name = "name=file"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, Path]:
+        """The input's name and the file."""
+        name, equals, path = str(value).rpartition("=")
+        if not equals or not name or not path:
+            self.fail(f"{value!r}: write an input's name and a file, x=x.npy", param, ctx)
+        return name, Path(path)
+
+
+@click.command(epilog="Example: tilewright run zoo:squeezenet --check onnxruntime")
+@click.argument("model")
+@click.option(
+    "--input",
+    "files",
+    multiple=True,
+    type=InputParameter(),
+    help="A .npy file for an input: x=x.npy.",
+)
+@click.option(
+    "--inputs",
+    "archive",
+    type=click.Path(path_type=Path),
+    help="A .npz file with arrays by input name.",
+)
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="A .npz file to write the outputs to."
+)
+@click.option(
+    "--check",
+    type=click.Choice(["onnxruntime", "reference"]),
+    help="Compare with ONNX Runtime, or with NumPy; exit 1 where they differ.",
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0),
+    default=1e-4,
+    show_default=True,
+    help="Largest |a-b| as a part of the largest |b|, for --check.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the random inputs."
+)
+@DIM
+@SHAPE
+@TARGET
+@THREADS
+@NO_CACHE
+def run(
+    model: str,
+    files: tuple[tuple[str, Path], ...],
+    archive: Path | None,
+    output: Path | None,
+    check: str | None,
+    tolerance: float,
+    seed: int,
+    dims: tuple[tuple[str, int], ...],
+    shapes: tuple[tuple[str, tuple[int | str, ...]], ...],
+    target: str | None,
+    threads: int | None,
+    no_cache: bool,
+) -> int:
+    """Run MODEL once and show its outputs.
+
+    Inputs that are not given are random and seeded: floats normal, integers 0 or 1. Symbolic dims
+    that nothing settles are 1 where they come first in a shape and else 16; --dim chooses.
+    """
+    if check and is_artifact(model):
+        raise click.UsageError("--check needs the ONNX file, not a compiled one")
+    began = time.perf_counter()
+    exe = ready(model, shapes=dict(shapes), target=target, threads=threads, cache=not no_cache)
+    prepared = time.perf_counter() - began
+    feed = _feed(exe, files, archive, dict(dims), seed)
+    began = time.perf_counter()
+    outputs = exe.run(feed)
+    took = time.perf_counter() - began
+    _show(exe, feed, outputs, prepared, took)
+    if output is not None:
+        write_arrays(output, outputs)
+    if check is None:
+        return 0
+    return _check(model, dict(shapes), check, feed, outputs, tolerance)
+
+
+def _feed(
+    exe: Executable,
+    files: Sequence[tuple[str, Path]],
+    archive: Path | None,
+    dims: Mapping[str, int],
+    seed: int,
+) -> dict[str, np.ndarray]:
+    given = read_inputs(exe.inputs, files, archive)
+    sizes = choose_dims(exe.inputs, {**dims_from(exe.inputs, given), **dims})
+    missing = [s for s in exe.inputs if s.name not in given]
+    return {**random_inputs(missing, sizes, seed), **given}
+
+
+def _show(
+    exe: Executable,
+    feed: Mapping[str, np.ndarray],
+    outputs: Mapping[str, np.ndarray],
+    prepared: float,
+    took: float,
+) -> None:
+    table = Table(box=None, pad_edge=False)
+    for column in ("", "name", "dtype", "shape", "mean", "std", "min", "max"):
+        table.add_column(column, justify="left" if column in ("", "name", "dtype") else "right")
+    for spec in exe.inputs:
+        table.add_row("in", *_row(spec.name, feed[spec.name]))
+    for name, array in outputs.items():
+        table.add_row("out", *_row(name, array))
+    console = Console(width=None if Console().is_terminal else 200, highlight=False)
+    console.print(table)
+    console.print(
+        f"ready in {prepared:.2f} s, first run {took * 1e3:.2f} ms, {exe.threads} threads, "
+        f"target {exe.target.name}"
+    )
+
+
+def _row(name: str, array: np.ndarray) -> tuple[str, ...]:
+    shape = "x".join(map(str, array.shape)) or "scalar"
+    if array.size == 0:
+        return (name, str(array.dtype), shape, "", "", "", "")
+    values = array.astype(np.float64)
+    return (
+        name,
+        str(array.dtype),
+        shape,
+        *(f"{v:.5g}" for v in (values.mean(), values.std(), values.min(), values.max())),
+    )
+
+
+def _check(
+    model: str,
+    shapes: Mapping[str, tuple[int | str, ...]],
+    other: str,
+    feed: Mapping[str, np.ndarray],
+    outputs: Mapping[str, np.ndarray],
+    tolerance: float,
+) -> int:
+    """Prints how far the outputs are from another runtime's; returns the exit code."""
+    if other == REFERENCE:
+        label, theirs = "NumPy", run_reference(model, shapes, feed)
+    else:
+        with as_file(model) as path:
+            peer = open_peer(other, path, 1)
+            label, theirs = f"{other} {peer.version}", list(peer.run(feed))
+    code = 0
+    for found in agreements(list(outputs), list(outputs.values()), theirs):
+        agrees = found.relative <= tolerance
+        code = code if agrees else 1
+        size = found.note or f"largest difference {found.relative:.2e} of the largest value"
+        click.echo(f"{'agrees' if agrees else 'DIFFERS'} with {label}: {found.output}: {size}")
+    return code

@@ -1,0 +1,68 @@
+"""``tilewright inspect``: a model at any stage of its compilation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tilewright.graph import text as graph_text
+from tilewright.runtime.artifact import replace_file
+from tilewright.runtime.executable import Executable
+from tilewright.runtime.program import CallKernel, kernel_names, walk_steps
+from tilewright.tensor.text import text as tensor_text
+
+from .model import RANGE, SHAPE, TARGET, graph_of, is_artifact, ready
+
+STAGES = ("graph", "passes", "compute", "loops", "schedule", "program", "llvm", "asm")
+
+
+@click.command("inspect", epilog="Example: tilewright inspect zoo:squeezenet --stage program")
+@click.argument("model")
+@click.option("--stage", type=click.Choice(STAGES), help="What to print; without it, a summary.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write it to.")
+@TARGET
+@SHAPE
+@RANGE
+def inspect(
+    model: str,
+    stage: str | None,
+    output: Path | None,
+    target: str | None,
+    shapes: tuple[tuple[str, tuple[int | str, ...]], ...],
+    ranges: tuple[tuple[str, tuple[int, int | None]], ...],
+) -> None:
+    """Show MODEL at a stage of its compilation, or a summary of what it became.
+
+    graph is the model as imported; passes, the graph after all passes; compute, the tensor
+    expressions; loops, the scheduled loop nests; schedule, the steps that led to them; program,
+    what runs; llvm and asm, the code. A compiled file holds program and what --keep named.
+    """
+    if stage == "graph" and not is_artifact(model):
+        # Needs no more than the importer, so it also shows what cannot be compiled.
+        found = graph_text.text(graph_of(model, dict(shapes)))
+    else:
+        exe = ready(model, shapes=dict(shapes), ranges=dict(ranges), target=target)
+        found = _summary(exe) if stage is None else exe.text(stage)
+    if output is None:
+        click.echo(found)
+        return
+    with replace_file(output) as put:
+        put(0, found.encode())
+
+
+def _summary(exe: Executable) -> str:
+    program = exe.program
+    calls = sum(isinstance(s, CallKernel) for s in walk_steps(program.steps))
+    arena = program.arena_bytes
+    lines = [
+        exe.name,
+        *(f"  in          {spec}" for spec in exe.inputs),
+        *(f"  out         {spec}" for spec in exe.outputs),
+        f"  target      {exe.target.name} ({exe.target.cpu}), {exe.target.vector_bits} bit",
+        f"  kernels     {len(kernel_names(program))} different, {calls} calls",
+        f"  constants   {program.constants_bytes} bytes",
+        f"  scratch     {arena if isinstance(arena, int) else tensor_text(arena)} bytes",
+        f"  stages      {', '.join(exe.stages)}",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,44 @@
+"""A process that runs a model and tells its own peak memory; ``bench.peak_memory`` starts it.
+
+python -m tilewright.footprint ENGINE MODEL INPUTS.npz THREADS
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from tilewright.api import load
+from tilewright.peers import Run, open_peer
+
+
+def peak_bytes() -> int:
+    """The peak resident size of this process.
+
+    Not getrusage: its figure survives exec and starts with the parent's size.
+    """
+    match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert match is not None
+    return int(match[1]) << 10
+
+
+def main(engine: str, model: str, inputs: str, threads: str) -> None:
+    """Runs the model three times and prints the peak."""
+    with np.load(inputs) as archive:
+        feed = {name: archive[name] for name in archive.files}
+    run: Run
+    if engine == "tilewright":
+        exe = load(model, threads=int(threads))
+        run = lambda feed: list(exe.run(feed).values())  # noqa: E731
+    else:
+        run = open_peer(engine, Path(model), int(threads)).run
+    for _ in range(3):
+        run(feed)
+    print(peak_bytes())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

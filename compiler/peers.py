@@ -1,0 +1,196 @@
+"""Other runtimes for the same model, to measure against and to check results with.
+
+Each is loaded only when it is asked for; none is needed to compile or run anything.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module, metadata
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from tilewright.api import import_graph
+from tilewright.errors import OptionError
+from tilewright.frontends import FRONTENDS
+from tilewright.graph.interpret import interpret
+
+Feed = Mapping[str, np.ndarray]
+Run = Callable[[Feed], Sequence[np.ndarray]]
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A runtime with a model in it.
+
+    Attributes:
+        name: its key in PEERS.
+        version: of the installed package.
+        seconds: how long it took to get ready.
+        run: inputs by name to outputs in the model's order.
+    """
+
+    name: str
+    version: str
+    seconds: float
+    run: Run
+
+
+def _onnxruntime(path: Path, threads: int, module: Any) -> Run:
+    options = module.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    session = module.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def run(feed: Feed) -> Sequence[np.ndarray]:
+        results: list[np.ndarray] = session.run(None, dict(feed))
+        return results
+
+    return run
+
+
+def _openvino(path: Path, threads: int, module: Any) -> Run:
+    core = module.Core()
+    settings = {
+        # Without it OpenVINO computes in bf16 where the CPU can: another problem than ours.
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+    }
+    compiled = core.compile_model(core.read_model(str(path)), "CPU", settings)
+    request = compiled.create_infer_request()
+    outputs = list(compiled.outputs)
+
+    def run(feed: Feed) -> Sequence[np.ndarray]:
+        results = request.infer(dict(feed), share_inputs=True, share_outputs=True)
+        return [results[o] for o in outputs]
+
+    return run
+
+
+PEERS: dict[str, tuple[str, Callable[[Path, int, Any], Run]]] = {
+    "onnxruntime": ("onnxruntime", _onnxruntime),
+    "openvino": ("openvino", _openvino),
+}
+"""The module of each peer, and how to get it ready on a number of threads."""
+
+REFERENCE = "reference"
+"""Tilewright's own graph run by NumPy: slow, and independent of all code generation."""
+
+
+def peer_version(name: str) -> str | None:
+    """The version of an installed peer, or None where it is not installed."""
+    try:
+        return metadata.version(PEERS[name][0])
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def open_peer(name: str, path: Path, threads: int) -> Peer:
+    """Gets a peer ready to run an ONNX file.
+
+    Raises:
+        OptionError: there is no such peer, or it is not installed (TW-E0824), or it does not
+            take the model (TW-E0825).
+    """
+    version = peer_version(name) if name in PEERS else None
+    if version is None:
+        known = ", ".join(f"{n} ({peer_version(n) or 'not installed'})" for n in PEERS)
+        raise OptionError(
+            f"peer {name!r} is not there; known are {known}; pip install 'tilewright[bench]' "
+            "installs them",
+            code="TW-E0824",
+        )
+    package, make = PEERS[name]
+    module = import_module(package)
+    began = time.perf_counter()
+    try:
+        run = make(path, threads, module)
+    except Exception as error:
+        # Their errors share no type of their own.
+        raise OptionError(
+            f"{name} {version} does not take {path.name}: {_first_line(error)}", code="TW-E0825"
+        ) from error
+    return Peer(name, version, time.perf_counter() - began, run)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def run_reference(
+    model: str, shapes: Mapping[str, tuple[int | str, ...]] | None, feed: Feed
+) -> list[np.ndarray]:
+    """What NumPy computes for the model's graph as imported."""
+    return interpret(import_graph(model, shapes or None), feed)
+
+
+@contextmanager
+def as_file(model: str) -> Iterator[Path]:
+    """The ONNX file of a model; a network of the zoo is written to a temporary one."""
+    if not model.startswith("zoo:"):
+        yield Path(model)
+        return
+    module, function = FRONTENDS["zoo"].split(":")
+    with TemporaryDirectory(prefix="tilewright-") as folder:
+        path = Path(folder) / f"{model.removeprefix('zoo:')}.onnx"
+        path.write_bytes(getattr(import_module(module), function)(model).SerializeToString())
+        yield path
+
+
+# ------------------------------------------------------------------ agreement
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How far one output is from another runtime's.
+
+    Attributes:
+        output: its name.
+        relative: the largest \\|a-b\\| over the largest \\|b\\|; infinite where shapes, types or
+            the places of nan and infinity differ, or integers do.
+        note: what differs, where it is not the size of the numbers.
+    """
+
+    output: str
+    relative: float
+    note: str = ""
+
+
+def agreements(
+    names: Sequence[str], ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]
+) -> list[Agreement]:
+    """Compares outputs pairwise."""
+    if len(ours) != len(theirs):
+        return [Agreement("outputs", np.inf, f"{len(ours)} here, {len(theirs)} there")]
+    return [_agreement(n, a, np.asarray(b)) for n, a, b in zip(names, ours, theirs, strict=True)]
+
+
+def _agreement(name: str, a: np.ndarray, b: np.ndarray) -> Agreement:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return Agreement(
+            name, np.inf, f"{a.dtype}{list(a.shape)} here, {b.dtype}{list(b.shape)} there"
+        )
+    if a.size == 0:
+        return Agreement(name, 0.0)
+    if a.dtype.kind in "biu":
+        different = int((a != b).sum())
+        return Agreement(
+            name, np.inf if different else 0.0, f"{different} differ" if different else ""
+        )
+    wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
+    finite = np.isfinite(wide_b)
+    if not np.array_equal(wide_a[~finite], wide_b[~finite], equal_nan=True):
+        return Agreement(name, np.inf, "nan or infinity in other places")
+    if not np.isfinite(wide_a[finite]).all():
+        return Agreement(name, np.inf, "nan or infinity where there is none there")
+    error = float(np.abs(wide_a - wide_b, where=finite, out=np.zeros_like(wide_a)).max())
+    scale = float(np.abs(wide_b, where=finite, out=np.zeros_like(wide_b)).max())
+    return Agreement(name, error / scale if scale else (np.inf if error else 0.0))
