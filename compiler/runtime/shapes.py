@@ -1,8 +1,8 @@
 """From the shapes of a call's inputs to everything that depends on them, or the reason why not.
 
 A symbol that is by itself (or times a number) a dim of an input is bound by the first such dim;
-every other dim is then checked. What depends on the symbols (output shapes, the arena) is compiled to one Python
-function when the executable is made.
+every other dim is then checked. What depends on the symbols (output shapes, the arena) is compiled
+to one Python function when the executable is made.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ class Planner:
         program: whose interface it is.
 
     Raises:
-        InternalError: a symbol is neither by itself nor times a number a dim of any input (TW-E0912).
+        InternalError: a symbol is neither by itself nor times a number a dim of any input
+            (TW-E0912).
     """
 
     def __init__(self, program: Program) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import llvmlite.binding as llvm
@@ -125,8 +124,8 @@ class Regions:
 
 
 @pytest.fixture(scope="module")
-def regions() -> Iterator[Regions]:
-    yield Regions()
+def regions() -> Regions:
+    return Regions()
 
 
 def workers(wanted: int = 0) -> int:

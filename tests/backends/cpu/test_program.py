@@ -208,10 +208,11 @@ def test_views_of_the_arena_move_with_the_loop() -> None:
     i = Var("i")
     x = vector("x", 6, InputStorage(0))
     row = vector("row", 2, ArenaStorage(i * 16))
+    following = vector("next", 2, ArenaStorage(i * 16 + 16))
     run = build(
         [
             CopyTensor(vector("t", 6, ArenaStorage(0)), x),
-            LoopStep(i, 2, (CallKernel("add", (row, row, vector("n", 2, ArenaStorage(i * 16 + 16)), 2)),)),
+            LoopStep(i, 2, (CallKernel("add", (row, row, following, 2)),)),
             CopyTensor(vector("y", 6, OutputStorage(0)), vector("t", 6, ArenaStorage(0))),
         ],
         inputs=[TensorSpec("x", dt.i64, (6,))],
