@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from tilewright.errors import OptionError
+from .errors import OptionError
 
 DEFAULT_CACHE_BYTES = 2 << 30
 

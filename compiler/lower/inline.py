@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tilewright.graph.ir import Graph, Value
-from tilewright.ops import OPS
-from tilewright.tensor.compute import Compute, ComputeGroup
-from tilewright.tensor.ir import (
+from ..graph.ir import Graph, Value
+from ..ops import OPS
+from ..tensor.compute import Compute, ComputeGroup
+from ..tensor.ir import (
     Axis,
     Binary,
     Buffer,
@@ -28,7 +28,7 @@ from tilewright.tensor.ir import (
     Var,
     as_expr,
 )
-from tilewright.tensor.simplify import (
+from ..tensor.simplify import (
     dim,
     product,
     same_dim,

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tilewright.errors import InternalError
-from tilewright.graph.ir import Graph, Node, Value
-from tilewright.ops import OPS
-from tilewright.schedule.nest import simplify_func
-from tilewright.schedule.place import Packing
-from tilewright.schedule.recipes import fits_one_kernel, schedule
-from tilewright.target import Target
-from tilewright.tensor.compute import Compute, ComputeGroup
-from tilewright.tensor.ir import Buffer, Expr, Func, Load, Reduce, Var
-from tilewright.tensor.simplify import substitute
-from tilewright.tensor.text import text
-
+from ..errors import InternalError
+from ..graph.ir import Graph, Node, Value
+from ..ops import OPS
+from ..schedule.nest import simplify_func
+from ..schedule.place import Packing
+from ..schedule.recipes import fits_one_kernel, schedule
+from ..target import Target
+from ..tensor.compute import Compute, ComputeGroup
+from ..tensor.ir import Buffer, Expr, Func, Load, Reduce, Var
+from ..tensor.simplify import substitute
+from ..tensor.text import text
 from .inline import LoweredGroup, loads_of, lower_body, walk
 from .merge import merge_axes
 from .nests import free_symbols, to_func

@@ -6,10 +6,10 @@ over [N, H, W, C] becomes a matrix product over N*H*W rows, an elementwise chain
 
 from __future__ import annotations
 
-from tilewright.tensor.access import flat_index
-from tilewright.tensor.compute import Compute, ComputeGroup
-from tilewright.tensor.ir import Axis, Buffer, Const, Expr, Load, Reduce, Var, as_expr
-from tilewright.tensor.simplify import (
+from ..tensor.access import flat_index
+from ..tensor.compute import Compute, ComputeGroup
+from ..tensor.ir import Axis, Buffer, Const, Expr, Load, Reduce, Var, as_expr
+from ..tensor.simplify import (
     affine,
     dim,
     same_dim,
@@ -17,7 +17,6 @@ from tilewright.tensor.simplify import (
     substitute,
     symbols,
 )
-
 from .inline import loads_of, ranges_of, walk
 
 

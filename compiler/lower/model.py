@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tilewright.errors import InternalError
-from tilewright.graph.ir import Graph, Node, Value
-from tilewright.runtime.program import (
+from ..errors import InternalError
+from ..graph.ir import Graph, Node, Value
+from ..runtime.program import (
     ALIGNMENT,
     ArenaStorage,
     CallKernel,
@@ -25,11 +25,10 @@ from tilewright.runtime.program import (
     Tensor,
     TensorSpec,
 )
-from tilewright.schedule.place import Packing
-from tilewright.target import Target
-from tilewright.tensor.ir import Buffer, Dim, Var, as_expr
-from tilewright.tensor.simplify import dim, product, symbols
-
+from ..schedule.place import Packing
+from ..target import Target
+from ..tensor.ir import Buffer, Dim, Var, as_expr
+from ..tensor.simplify import dim, product, symbols
 from .kernels import Kernel, KernelTable
 from .memory import plan_memory, unplaced
 from .pack import pack_array

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tilewright.schedule.nests import MapStage, Nests, Reduction
-from tilewright.schedule.place import identity
-from tilewright.tensor.compute import Compute, ComputeGroup
-from tilewright.tensor.ir import (
+from ..schedule.nests import MapStage, Nests, Reduction
+from ..schedule.place import identity
+from ..tensor.compute import Compute, ComputeGroup
+from ..tensor.ir import (
     Alloc,
     Axis,
     Binary,
@@ -26,8 +26,7 @@ from tilewright.tensor.ir import (
     Var,
     as_expr,
 )
-from tilewright.tensor.simplify import same_dim, substitute, symbols
-
+from ..tensor.simplify import same_dim, substitute, symbols
 from .inline import loads_of, walk
 
 COMBINE: dict[ReduceOp, BinaryOp] = {

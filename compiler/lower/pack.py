@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from tilewright.schedule.place import Packing
-from tilewright.tensor.access import flat_index
-from tilewright.tensor.ir import Const, Load, Select, Var, as_expr
-from tilewright.tensor.simplify import affine, bounds, evaluate
+from ..schedule.place import Packing
+from ..tensor.access import flat_index
+from ..tensor.ir import Const, Load, Select, Var, as_expr
+from ..tensor.simplify import affine, bounds, evaluate
 
 
 def pack_array(

@@ -27,9 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.errors import ArtifactError, OutputError
-from tilewright.target import Target
-
+from ..errors import ArtifactError, OutputError
+from ..target import Target
 from . import text
 from .program import Program
 

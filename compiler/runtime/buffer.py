@@ -16,8 +16,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tilewright import dtype as dt
-from tilewright.dtype import DType
+from .. import dtype as dt
+from ..dtype import DType
 
 ALIGNMENT = 64
 

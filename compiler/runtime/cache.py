@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tilewright.errors import OutputError
-from tilewright.options import Options
+from ..errors import OutputError
+from ..options import Options
 
 _LAYOUT = "v1"
 _DIGEST_BYTES = 32

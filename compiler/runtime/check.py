@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from tilewright.dtype import bool_, i64
-from tilewright.errors import InternalError
-from tilewright.tensor.ir import Dim, Var, as_expr, binary, le
-from tilewright.tensor.simplify import product, prove, same_dim, symbols
-
+from ..dtype import bool_, i64
+from ..errors import InternalError
+from ..tensor.ir import Dim, Var, as_expr, binary, le
+from ..tensor.simplify import product, prove, same_dim, symbols
 from .program import (
     ALIGNMENT,
     ArenaStorage,

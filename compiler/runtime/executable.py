@@ -14,10 +14,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tilewright.dtype import DType
-from tilewright.errors import InputError, InternalError, OptionError
-from tilewright.target import Target
-
+from ..dtype import DType
+from ..errors import InputError, InternalError, OptionError
+from ..target import Target
 from . import artifact
 from . import text as program_text
 from .artifact import Artifact

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tilewright.dtype import DType
-from tilewright.tensor.ir import Dim, Var
-from tilewright.tensor.text import text
+from ..dtype import DType
+from ..tensor.ir import Dim, Var
+from ..tensor.text import text
 
 ALIGNMENT = 64
 """Every constant and every arena buffer starts at a multiple of this many bytes."""

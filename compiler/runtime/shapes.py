@@ -13,12 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tilewright.dtype import bool_
-from tilewright.errors import InputError, InternalError
-from tilewright.tensor.ir import Binary, Cast, Const, Dim, Expr, Select, Unary, Var
-from tilewright.tensor.simplify import evaluate, multiple_of, symbols
-from tilewright.tensor.text import text
-
+from ..dtype import bool_
+from ..errors import InputError, InternalError
+from ..tensor.ir import Binary, Cast, Const, Dim, Expr, Select, Unary, Var
+from ..tensor.simplify import evaluate, multiple_of, symbols
+from ..tensor.text import text
 from .program import Program, TensorSpec
 
 Shape = tuple[int, ...]

@@ -21,9 +21,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn, assert_never
 
-from tilewright.dtype import DTYPES, DType, i64
-from tilewright.errors import ArtifactError
-from tilewright.tensor.ir import (
+from ..dtype import DTYPES, DType, i64
+from ..errors import ArtifactError
+from ..tensor.ir import (
     BINARY_OPS,
     Binary,
     Cast,
@@ -35,7 +35,6 @@ from tilewright.tensor.ir import (
     Var,
     as_expr,
 )
-
 from .program import (
     ArenaStorage,
     CallKernel,

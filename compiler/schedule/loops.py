@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from tilewright import dtype as dt
-from tilewright.tensor.ir import (
+from .. import dtype as dt
+from ..tensor.ir import (
     Binary,
     Block,
     Buffer,
@@ -27,7 +27,7 @@ from tilewright.tensor.ir import (
     maximum,
     minimum,
 )
-from tilewright.tensor.simplify import (
+from ..tensor.simplify import (
     bounds,
     ceildiv,
     dim,
@@ -37,9 +37,7 @@ from tilewright.tensor.simplify import (
     substitute,
     symbols,
 )
-
-from tilewright.tensor.walk import replace_block_buffers
-
+from ..tensor.walk import replace_block_buffers
 from .nest import (
     bind,
     declared,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from tilewright.errors import ScheduleError
-from tilewright.tensor.ir import (
+from ..errors import ScheduleError
+from ..tensor.ir import (
     Alloc,
     Block,
     Buffer,
@@ -21,7 +21,7 @@ from tilewright.tensor.ir import (
     Var,
     as_expr,
 )
-from tilewright.tensor.simplify import Ranges, dim, simplify, substitute
+from ..tensor.simplify import Ranges, dim, simplify, substitute
 
 LoopEdit = Callable[[For], Block]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tilewright.tensor.ir import Axis, Buffer, Expr, Func, ReduceOp
+from ..tensor.ir import Axis, Buffer, Expr, Func, ReduceOp
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tilewright import dtype as dt
-from tilewright.tensor.ir import (
+from .. import dtype as dt
+from ..tensor.ir import (
     Alloc,
     Binary,
     Block,
@@ -28,7 +28,7 @@ from tilewright.tensor.ir import (
     le,
     lt,
 )
-from tilewright.tensor.simplify import (
+from ..tensor.simplify import (
     Ranges,
     ceildiv,
     dim,
@@ -38,7 +38,6 @@ from tilewright.tensor.simplify import (
     substitute,
     symbols,
 )
-
 from .loops import rename_loops
 from .nest import (
     block_loads,

@@ -6,8 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tilewright.tensor.ir import Func, Load
-
+from ..tensor.ir import Func, Load
 from .loops import fuse, peel, reorder, set_kind, specialise, split, tighten
 from .nest import simplify_func
 from .place import PackDim, Packing, compute_at, pack, rfactor, set_scope

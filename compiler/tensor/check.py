@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NoReturn, assert_never
 
-from tilewright import dtype as dt
-from tilewright.errors import InternalError
-
+from .. import dtype as dt
+from ..errors import InternalError
 from .compute import ComputeGroup
 from .intrinsics import INTRINSICS
 from .ir import (

@@ -13,10 +13,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from tilewright import dtype as dt
-from tilewright.dtype import DType
-from tilewright.errors import InternalError
-
+from .. import dtype as dt
+from ..dtype import DType
+from ..errors import InternalError
 from .intrinsics import reference
 from .ir import Binary, Call, Cast, Const, Expr, Load, Reduce, Select, Unary, Var
 from .text import text

@@ -8,9 +8,8 @@ The stated bounds are those that tests/tensor/test_polynomials.py holds them to.
 
 from __future__ import annotations
 
-from tilewright import dtype as dt
-from tilewright.dtype import DType
-
+from .. import dtype as dt
+from ..dtype import DType
 from .floats import (
     Format,
     absolute,

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tilewright import dtype as dt
-from tilewright.dtype import DType
-
+from .. import dtype as dt
+from ..dtype import DType
 from .ir import Binary, BinaryOp, Call, Cast, Const, Expr, Select, Unary
 
 

@@ -14,9 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tilewright import dtype as dt
-from tilewright.dtype import DType
-
+from .. import dtype as dt
+from ..dtype import DType
 from .ir import Call, Cast, Expr
 from .polynomials import EXPANSIONS
 from .walk import children, rebuild

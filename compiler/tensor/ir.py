@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Literal, Union
 from weakref import WeakValueDictionary
 
-from tilewright import dtype as dt
-from tilewright.dtype import DType
+from .. import dtype as dt
+from ..dtype import DType
 
 UnaryOp = Literal["neg", "not", "abs"]
 BinaryOp = Literal[

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from math import inf, nan
 
-from tilewright import dtype as dt
-from tilewright.dtype import DType
-
+from .. import dtype as dt
+from ..dtype import DType
 from .exponentials import exp_of_sum
 from .floats import (
     F64,

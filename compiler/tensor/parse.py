@@ -7,10 +7,9 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import NoReturn, TypeAlias, get_args
 
-from tilewright import dtype as dt
-from tilewright.dtype import DTYPES, DType
-from tilewright.errors import ArtifactError
-
+from .. import dtype as dt
+from ..dtype import DTYPES, DType
+from ..errors import ArtifactError
 from .compute import Compute, ComputeGroup
 from .intrinsics import call
 from .ir import (

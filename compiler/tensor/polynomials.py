@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import inf
 
-from tilewright import dtype as dt
-
+from .. import dtype as dt
 from .exponentials import cosh, erf, exp, exp2, expm1, sigmoid, sinh, tanh
 from .floats import absolute, compare, copysign, fma, format_of, select, sqrt, to_f64
 from .ir import Binary, Call, Cast, Const, Expr, Select

@@ -21,9 +21,8 @@ import struct
 from keyword import iskeyword
 from typing import TypeAlias, assert_never, overload
 
-from tilewright import dtype as dt
-from tilewright.errors import InternalError
-
+from .. import dtype as dt
+from ..errors import InternalError
 from .compute import Compute, ComputeGroup
 from .intrinsics import INTRINSICS
 from .ir import (

@@ -8,9 +8,8 @@ in exponentials.py.
 
 from __future__ import annotations
 
-from tilewright import dtype as dt
-from tilewright.dtype import DType
-
+from .. import dtype as dt
+from ..dtype import DType
 from .floats import (
     F64,
     Format,

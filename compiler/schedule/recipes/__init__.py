@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tilewright.target import Target
-from tilewright.tensor.ir import Func, If, le
-from tilewright.tensor.simplify import bounds, same_dim
-
+from ...target import Target
+from ...tensor.ir import Func, If, le
+from ...tensor.simplify import bounds, same_dim
 from ..loops import rename_loops
 from ..nest import simplify_func
 from ..nests import Nests

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from tilewright.target import Target
-from tilewright.tensor.ir import Axis, Call, Dim
-from tilewright.tensor.simplify import bounds, product
-from tilewright.tensor.walk import visit
-
+from ...target import Target
+from ...tensor.ir import Axis, Call, Dim
+from ...tensor.simplify import bounds, product
+from ...tensor.walk import visit
 from ..nest import find_loop, loops, stores
 from ..nests import Nests
 from ..schedule import Schedule

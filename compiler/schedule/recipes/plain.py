@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from tilewright.target import Target
-
+from ...target import Target
 from ..nests import Nests, Reduction
 from ..schedule import Schedule
 from .choices import Choices

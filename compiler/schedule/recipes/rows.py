@@ -6,8 +6,7 @@ thread's own scratch, each reduction runs over several vectors at once and is co
 
 from __future__ import annotations
 
-from tilewright.target import Target
-
+from ...target import Target
 from ..nest import find_loop
 from ..nests import MapStage, Nests, Reduction
 from ..schedule import Schedule

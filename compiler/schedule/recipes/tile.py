@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tilewright.target import Target
-from tilewright.tensor.access import flat_index
-from tilewright.tensor.ir import Axis, Binary, Const, Dim, Expr, Load, Var, as_expr, le
-from tilewright.tensor.simplify import (
+from ...target import Target
+from ...tensor.access import flat_index
+from ...tensor.ir import Axis, Binary, Const, Dim, Expr, Load, Var, as_expr, le
+from ...tensor.simplify import (
     affine,
     bounds,
     ceildiv,
@@ -22,8 +22,7 @@ from tilewright.tensor.simplify import (
     same_dim,
     symbols,
 )
-from tilewright.tensor.walk import visit
-
+from ...tensor.walk import visit
 from ..loops import padding_guards
 from ..nest import find_loop, loop_range, loops, stores
 from ..nests import Nests, Reduction
