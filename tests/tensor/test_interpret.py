@@ -259,7 +259,7 @@ def _nests(draw: st.DrawFn, variables: list[Var], depth: int) -> Block:
     return tuple(statements)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(_nests([], 3))
 def test_lockstep_gives_what_one_iteration_after_the_other_gives(body: Block) -> None:
     func = Func("f", (A, B, Z), body)
