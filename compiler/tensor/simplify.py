@@ -13,8 +13,7 @@ from functools import lru_cache, reduce
 from math import gcd
 from operator import mul
 
-from tilewright import dtype as dt
-
+from .. import dtype as dt
 from .ir import (
     COMPARISONS,
     Axis,
@@ -56,9 +55,8 @@ def simplify(e: Expr, ranges: Ranges = _NO_RANGES) -> Expr:
     return _Simplifier(ranges).run(e)
 
 
-@lru_cache(maxsize=1 << 16)
 def _simplify_free(e: Expr) -> Expr:
-    return _Simplifier(_NO_RANGES).run(e)
+    return _free().run(e)
 
 
 def dim(e: Dim) -> Dim:
@@ -99,7 +97,7 @@ def bounds(e: Dim, ranges: Ranges = _NO_RANGES) -> tuple[Bound, Bound]:
     """Inclusive bounds of an i64 expression; None where there is none that is known."""
     if isinstance(e, int):
         return e, e
-    return _Simplifier(ranges).bounds(e)
+    return _Simplifier(ranges).bounds(e) if ranges else _free().bounds(e)
 
 
 def prove(condition: Expr, ranges: Ranges = _NO_RANGES) -> bool | None:
@@ -316,13 +314,20 @@ class _Simplifier:
 
     def __init__(self, ranges: Ranges) -> None:
         self.ranges = ranges
+        self._names = frozenset(ranges)
         self._done: dict[Expr, Expr] = {}
         self._linear: dict[Expr, _Linear] = {}
+        self._ends_of: dict[tuple[frozenset[tuple[_Monomial, int]], bool], Bound] = {}
+        self._atoms: dict[Expr, tuple[Bound, Bound]] = {}
+
+    def is_free(self, e: Expr) -> bool:
+        """Whether no variable of the ranges occurs, so that every simplifier agrees on it."""
+        return bool(self.ranges) and self._names.isdisjoint(_variables(e))
 
     def run(self, e: Expr) -> Expr:
         found = self._done.get(e)
         if found is None:
-            found = self._step(e)
+            found = _free().run(e) if self.is_free(e) else self._step(e)
             self._done[e] = found
             self._done[found] = found
         return found
@@ -411,7 +416,8 @@ class _Simplifier:
     def linear(self, e: Expr) -> _Linear:
         found = self._linear.get(e)
         if found is None:
-            found = self._linear[e] = self._to_linear(e)
+            found = _free().linear(e) if self.is_free(e) else self._to_linear(e)
+            self._linear[e] = found
         return found
 
     def _to_linear(self, e: Expr) -> _Linear:
@@ -617,9 +623,18 @@ class _Simplifier:
             return 0, 0
         if len(terms) == 1 and () in terms:
             return terms[()], terms[()]
-        return self._extreme_value(terms, low=True), self._extreme_value(terms, low=False)
+        key = frozenset(terms.items())
+        return self._end(key, terms, low=True), self._end(key, terms, low=False)
 
-    def _extreme_value(self, terms: _Linear, low: bool, depth: int = 8) -> Bound:
+    def _end(
+        self, key: frozenset[tuple[_Monomial, int]], terms: _Linear, low: bool, depth: int = 8
+    ) -> Bound:
+        place = (key, low)
+        if place not in self._ends_of:
+            self._ends_of[place] = self._extreme_value(terms, low, depth)
+        return self._ends_of[place]
+
+    def _extreme_value(self, terms: _Linear, low: bool, depth: int) -> Bound:
         """Replaces loop variables, minima, quotients ... by ends over symbols, then adds up.
 
         Where an atom has several ends (``min(a, b)`` is below both), the best result counts.
@@ -632,7 +647,7 @@ class _Simplifier:
         for end in ends:
             candidate = dict(rest)
             _add(candidate, _multiply(factor, end))
-            value = self._extreme_value(candidate, low, depth - 1)
+            value = self._end(frozenset(candidate.items()), candidate, low, depth - 1)
             if value is not None and (best is None or (value > best if low else value < best)):
                 best = value
         plain = self._sum_bounds(terms, low)
@@ -720,6 +735,14 @@ class _Simplifier:
         return lo, hi
 
     def _atom_bounds(self, e: Expr) -> tuple[Bound, Bound]:
+        found = self._atoms.get(e)
+        if found is None:
+            free = self.is_free(e)
+            found = _free()._atom_bounds(e) if free else self._bounds_of_atom(e)
+            self._atoms[e] = found
+        return found
+
+    def _bounds_of_atom(self, e: Expr) -> tuple[Bound, Bound]:
         match e:
             case Const():
                 return int(e.value), int(e.value)
@@ -781,6 +804,17 @@ class _Simplifier:
         else:
             hi = -1 if hi_b is None else hi_a // hi_b
         return lo, hi
+
+
+_MOST_KEPT = 1 << 17
+_shared: list[_Simplifier] = []
+
+
+def _free() -> _Simplifier:
+    """The simplifier without ranges; its results hold everywhere, so it is kept."""
+    if not _shared or len(_shared[0]._done) + len(_shared[0]._linear) > _MOST_KEPT:
+        _shared[:] = [_Simplifier(_NO_RANGES)]
+    return _shared[0]
 
 
 def _is_arithmetic(e: Expr) -> bool:
