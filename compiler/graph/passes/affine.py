@@ -152,8 +152,30 @@ def scale_weights(rules: Rules, node: Node) -> Value | None:
     return rules.make(contraction.op, inputs, contraction.attrs, like=contraction)
 
 
+def scale_after_product(rules: Rules, node: Node) -> Value | None:
+    """``matmul(x[..] * c, b)`` is ``matmul(x[..], b) * c`` for a number ``c``.
+
+    Only where the factor stands between a slice and the product, and would be a kernel of its
+    own: behind the product it is part of its kernel.
+    """
+    a, b = node.inputs
+    turned = rules.behind_once(a, "transpose")
+    scaled = rules.behind_once(a if turned is None else turned.inputs[0], "mul")
+    if scaled is None or rules.number(scaled.inputs[1]) is None or not a.dtype.is_float:
+        return None
+    x, c = scaled.inputs
+    if rules.behind(x, "slice") is None or not same_shape(x.shape, scaled.outputs[0].shape):
+        return None
+    if turned is not None:
+        x = rules.make("transpose", (x,), turned.attrs, like=turned)
+    product = rules.make("matmul", (x, b), {}, like=node)
+    factor = rules.array(rules.constants[c].reshape(-1)[:1].reshape(()), node)
+    return rules.make("mul", (product, factor), {}, like=node)
+
+
 RULES: dict[str, tuple[Rule, ...]] = {
     "add": (merge_sums, shift_after_scale),
     "mul": (merge_products, scale_weights, scale_before_shift),
     "div": (scale_weights, scale_before_shift),
+    "matmul": (scale_after_product,),
 }

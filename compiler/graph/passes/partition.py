@@ -33,6 +33,9 @@ MAX_INPUTS = 24
 MAX_ANCHOR_OUTPUTS = 2
 """The most values that a contraction or window group writes from its registers."""
 
+MAX_CHEAP = 4
+"""The most nodes that a reduction across rows computes for its operand."""
+CHEAP = frozenset({"add", "sub", "mul", "neg", "abs", "min", "max", "cast"})
 MOVEMENT = frozenset({"transpose", "slice", "broadcast_to"})
 _ANCHORS = frozenset({"contraction", "window", "reduce"})
 _PREFERENCE: dict[GroupKind, int] = {
@@ -446,7 +449,10 @@ class _Partitioner:
         axes = axes_attr(node.attrs, "axes", len(shape))
         trailing = len(axes)
         if not axes or axes != tuple(range(len(shape) - trailing, len(shape))):
-            self._start("reduce", index, self._read(index, ()))
+            group = self._start("reduce", index, self._read(index, ()))
+            other = self._group_of(node.inputs[0])
+            if other is not None and other.kind == "elementwise" and self._is_cheap(other):
+                self._merge(group, other, {index}, index)
             return
         reads = self._read(index, (0,))
         group = self._group_of(node.inputs[0])
@@ -460,6 +466,12 @@ class _Partitioner:
             return
         group = self._start("row", index, reads)
         group.domain, group.trailing = shape, trailing
+
+    def _is_cheap(self, group: Group) -> bool:
+        """Whether a reduction across rows may compute its operand on the fly."""
+        return len(group.members) <= MAX_CHEAP and all(
+            self.nodes[m].op in CHEAP for m in group.members
+        )
 
     def _becomes_row(self, group: Group, shape: Shape, trailing: int) -> bool:
         if not same_shape(group.domain, shape):

@@ -33,38 +33,41 @@ def keep_reduced_axes(rules: Rules, node: Node) -> Value | None:
     return rules.make("reshape", (kept,), {"shape": node.outputs[0].shape}, like=node)
 
 
-def split_before_slice(rules: Rules, node: Node) -> Value | None:
-    """A reshape that splits the one sliced axis may split before: the slice is then of whole rows.
+def regroup_before_slice(rules: Rules, node: Node) -> Value | None:
+    """A reshape behind a slice of one axis goes in front, if the slice is then of whole rows.
 
-    So the three parts of a joint query-key-value product are slices of one view.
+    It may split that axis, or drop it where one row of it is taken. So the three parts of a
+    joint query-key-value product are slices of one view, which their readers read in place.
     """
     inner = rules.behind(node.inputs[0], "slice")
-    if inner is None:
+    if inner is None or any(s != 1 for s in ints_attr(inner.attrs, "steps")):
         return None
     (x,) = inner.inputs
     (narrow,), shape = node.inputs, node.outputs[0].shape
-    starts, sizes = dims_attr(inner.attrs, "starts"), dims_attr(inner.attrs, "sizes")
+    sizes = dims_attr(inner.attrs, "sizes")
     cut = [d for d, (a, b) in enumerate(zip(x.shape, sizes, strict=True)) if not same_dim(a, b)]
-    if len(cut) != 1 or any(s != 1 for s in ints_attr(inner.attrs, "steps")):
+    if len(cut) != 1:
         return None
     (axis,) = cut
-    tail = len(x.shape) - axis - 1
-    split = shape[axis : len(shape) - tail]
-    fits = (
-        len(shape) > len(x.shape)
-        and same_shape(shape[:axis], narrow.shape[:axis])
-        and same_shape(shape[len(shape) - tail :], narrow.shape[axis + 1 :])
-    )
-    if not fits:
+    start = dims_attr(inner.attrs, "starts")[axis]
+    tail = narrow.shape[axis + 1 :]
+    if not same_shape(shape[:axis], narrow.shape[:axis]) or len(shape) < axis + len(tail):
         return None
-    row = product(split[1:])
-    places = (starts[axis], x.shape[axis])
-    if row == 0 or any(not same_dim(dim(as_expr(p) % row), 0) for p in places):
+    if len(shape) > len(narrow.shape) and same_shape(shape[len(shape) - len(tail) :], tail):
+        split = shape[axis : len(shape) - len(tail)]
+        row = product(split[1:])
+        places = (start, x.shape[axis])
+        if row == 0 or any(not same_dim(dim(as_expr(p) % row), 0) for p in places):
+            return None
+        first, rows = (dim(as_expr(p) // row) for p in places)
+        wide = (*shape[:axis], rows, *split[1:], *tail)
+    elif tail and same_dim(narrow.shape[axis], 1) and same_shape(shape[axis:], tail):
+        first = dim(as_expr(start) * tail[0])
+        wide = (*shape[:axis], dim(as_expr(x.shape[axis]) * tail[0]), *tail[1:])
+    else:
         return None
-    start, rows = (dim(as_expr(p) // row) for p in places)
-    wide = (*shape[:axis], rows, *split[1:], *shape[len(shape) - tail :])
     view = rules.make("reshape", (x,), {"shape": wide}, like=node)
-    begin = tuple(start if d == axis else 0 for d in range(len(shape)))
+    begin = tuple(first if d == axis else 0 for d in range(len(shape)))
     attrs = {"starts": begin, "sizes": shape, "steps": (1,) * len(shape)}
     return rules.make("slice", (view,), attrs, like=node)
 
@@ -155,7 +158,7 @@ def _elementwise() -> dict[str, tuple[Rule, ...]]:
 
 RULES: dict[str, tuple[Rule, ...]] = {
     **_elementwise(),
-    "reshape": (reshape_of_reshape, split_before_slice),
+    "reshape": (reshape_of_reshape, regroup_before_slice),
     "reduce": (keep_reduced_axes,),
     "matmul": (reshape_after_matmul,),
 }
