@@ -65,7 +65,7 @@ def test_an_artefact_in_use_may_be_replaced_or_removed(saved: Path, cache: Cache
     np.testing.assert_array_equal(run(A, A)[1], A + A)
 
 
-def test_large_constants_are_digested_in_chunks(tmp_path: Path, shift: Executable) -> None:
+def test_large_constants_are_checked_in_chunks(tmp_path: Path, shift: Executable) -> None:
     size = (20 << 20) + 3
     constants = np.random.default_rng(0).integers(0, 256, size, np.uint8)
     program = dataclasses.replace(shift.program, constants_bytes=size)
