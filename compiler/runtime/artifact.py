@@ -5,8 +5,8 @@
     body       from the next multiple of 4096: object code, then the constants on their own page
 
 Constants are memory-mapped when loaded, so processes share them and nothing is copied. Every
-byte that is used is covered by a digest or checksum that is checked first. A file appears complete, by
-rename, or not at all.
+byte that is used is covered by a digest or checksum that is checked first. A file appears
+complete, by rename, or not at all.
 """
 
 from __future__ import annotations
