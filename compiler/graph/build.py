@@ -118,7 +118,12 @@ class GraphBuilder:
     def output(self, value: Value, name: str | None = None) -> None:
         """Declares the next result, under the value's own name unless another is given."""
         self._outputs.append(value)
-        self._output_names.append(value.name if name is None else name)
+        if name is None:
+            # A value may be a result twice, but no two results share a name.
+            name = value.name
+            while name in self._output_names:
+                name = self._unique(value.name)
+        self._output_names.append(name)
 
     @contextmanager
     def origin(self, text: str) -> Iterator[None]:
