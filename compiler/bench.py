@@ -167,7 +167,15 @@ def peak_memory(engine: str, model: Path, inputs: Path, threads: int) -> int:
         inputs: an ``.npz`` file with the inputs by name.
         threads: of a call.
     """
-    command = [sys.executable, "-m", "tilewright.footprint", engine, model, inputs, str(threads)]
+    command = [
+        sys.executable,
+        "-m",
+        "tilewright.footprint",
+        engine,
+        str(model),
+        str(inputs),
+        str(threads),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]

@@ -86,35 +86,21 @@ class Session:
     wrong: list[tuple[str, Agreement]] = field(default_factory=list)
 
 
-class NamesParameter(click.ParamType):
-    """``onnxruntime,openvino``: names of peers."""
-
-    name = "peers"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
-        """The names, each once."""
-        names = tuple(dict.fromkeys(n for n in str(value).split(",") if n))
-        unknown = [n for n in names if n not in PEERS]
-        if unknown:
-            self.fail(f"{', '.join(unknown)}: there are {', '.join(PEERS)}", param, ctx)
-        return names
+def parse_peers(value: str) -> tuple[str, ...]:
+    """Reads ``onnxruntime,openvino``: names of peers, each once."""
+    names = tuple(dict.fromkeys(n for n in value.split(",") if n))
+    unknown = [n for n in names if n not in PEERS]
+    if unknown:
+        raise click.BadParameter(f"{', '.join(unknown)}: there are {', '.join(PEERS)}")
+    return names
 
 
-class CountsParameter(click.ParamType):
-    """``1,2``: numbers of threads."""
-
-    name = "threads"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        """The numbers, each once."""
-        parts = str(value).split(",")
-        if not all(p.isdigit() and 1 <= int(p) <= 1024 for p in parts):
-            self.fail(f"{value!r}: write numbers of threads in 1..1024, 1,2", param, ctx)
-        return tuple(dict.fromkeys(int(p) for p in parts))
+def parse_threads(value: str) -> tuple[int, ...]:
+    """Reads ``1,2``: numbers of threads, each once."""
+    parts = value.split(",")
+    if not all(p.isascii() and p.isdigit() and 1 <= int(p) <= 1024 for p in parts):
+        raise click.BadParameter(f"{value!r}: write numbers of threads in 1..1024, like 1,2")
+    return tuple(dict.fromkeys(int(p) for p in parts))
 
 
 @click.command(epilog="Example: tilewright bench zoo:resnet50 --compare onnxruntime --threads 1,2")
@@ -122,13 +108,15 @@ class CountsParameter(click.ParamType):
 @click.option(
     "--compare",
     "peers",
-    type=NamesParameter(),
+    type=parse_peers,
+    metavar="PEERS",
     default="",
     help="Peers to measure in turns with us: onnxruntime,openvino.",
 )
 @click.option(
     "--threads",
-    type=CountsParameter(),
+    type=parse_threads,
+    metavar="COUNTS",
     default="1",
     show_default=True,
     help="Numbers of threads to measure with: 1,2.",

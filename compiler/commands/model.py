@@ -34,75 +34,57 @@ class Sizes:
     dims: Mapping[str, int]
 
 
-class ShapeParameter(click.ParamType):
-    """``x:1x3x224x224``; a dim that is not a number is the name of a symbol."""
-
-    name = "name:dims"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, tuple[int | str, ...]]:
-        """The input's name and its dims."""
-        name, colon, dims = str(value).rpartition(":")
-        if not colon or not name:
-            self.fail(f"{value!r}: write an input's name and its dims, x:1x3x224x224", param, ctx)
-        parts = re.split(r"x(?=[\dA-Za-z_])", dims) if dims else []
-        if not all(re.fullmatch(r"\d{1,18}|[A-Za-z_]\w*", p) for p in parts):
-            self.fail(f"{value!r}: dims are numbers or names with x between", param, ctx)
-        return name, tuple(int(p) if p.isdigit() else p for p in parts)
+def parse_shape(value: str) -> tuple[str, tuple[int | str, ...]]:
+    """Reads ``x:1x3x224x224``; a dim that is not a number is the name of a symbol."""
+    name, colon, dims = value.rpartition(":")
+    if not colon or not name:
+        raise click.BadParameter(f"{value!r}: write an input's name and its dims, x:1x3x224x224")
+    parts = re.split(r"x(?=[\dA-Za-z_])", dims) if dims else []
+    if not all(re.fullmatch(r"\d{1,18}|[A-Za-z_]\w*", p) for p in parts):
+        raise click.BadParameter(f"{value!r}: dims are numbers or names with x between")
+    return name, tuple(int(p) if p.isdigit() else p for p in parts)
 
 
-class DimParameter(click.ParamType):
-    """``N=4``: the size of a symbolic dim."""
-
-    name = "symbol=size"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, int]:
-        """The symbol and its value."""
-        name, equals, size = str(value).partition("=")
-        if not equals or not name or not re.fullmatch(r"\d{1,18}", size):
-            self.fail(f"{value!r}: write a symbol's name and its size, N=4", param, ctx)
-        return name, int(size)
+def parse_dim(value: str) -> tuple[str, int]:
+    """Reads ``N=4``: the size of a symbolic dim."""
+    name, equals, size = value.partition("=")
+    if not equals or not name or not re.fullmatch(r"\d{1,18}", size):
+        raise click.BadParameter(f"{value!r}: write a symbol's name and its size, N=4")
+    return name, int(size)
 
 
-class RangeParameter(click.ParamType):
-    """``N=1..64`` or ``N=8``: the sizes a symbolic dim may take."""
-
-    name = "symbol=low..high"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, tuple[int, int | None]]:
-        """The symbol and its inclusive range."""
-        match = re.fullmatch(r"([^=]+)=(\d{1,18})(?:\.\.(\d{1,18})?)?", str(value))
-        if match is None:
-            self.fail(f"{value!r}: write a symbol's name and its range, N=1..64", param, ctx)
-        low = int(match[2])
-        high = int(match[3]) if match[3] else None if ".." in str(value) else low
-        return match[1], (low, high)
+def parse_range(value: str) -> tuple[str, tuple[int, int | None]]:
+    """Reads ``N=1..64``, ``N=1..`` or ``N=8``: the sizes that a symbolic dim may take."""
+    match = re.fullmatch(r"([^=]+)=(\d{1,18})(\.\.(\d{1,18})?)?", value)
+    if match is None:
+        raise click.BadParameter(f"{value!r}: write a symbol's name and its range, N=1..64")
+    low = int(match[2])
+    high = low if match[3] is None else int(match[4]) if match[4] else None
+    return match[1], (low, high)
 
 
 SHAPE = click.option(
     "--shape",
     "shapes",
     multiple=True,
-    type=ShapeParameter(),
+    type=parse_shape,
+    metavar="NAME:DIMS",
     help="Dims of an input, compiled in: x:1x3x224x224. Names make symbols: x:Nx3x224x224.",
 )
 DIM = click.option(
     "--dim",
     "dims",
     multiple=True,
-    type=DimParameter(),
+    type=parse_dim,
+    metavar="SYMBOL=SIZE",
     help="Size of a symbolic dim in this run: N=4.",
 )
 RANGE = click.option(
     "--range",
     "ranges",
     multiple=True,
-    type=RangeParameter(),
+    type=parse_range,
+    metavar="SYMBOL=LOW..HIGH",
     help="Sizes a symbolic dim may take: N=1..64. The default is 1 and more.",
 )
 TARGET = click.option(

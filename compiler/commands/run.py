@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -19,19 +18,12 @@ from .arrays import choose_dims, dims_from, random_inputs, read_inputs, write_ar
 from .model import DIM, NO_CACHE, SHAPE, TARGET, THREADS, is_artifact, ready
 
 
-class InputParameter(click.ParamType):
-    """``x=file.npy``: the file of an input."""
-
-    name = "name=file"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, Path]:
-        """The input's name and the file."""
-        name, equals, path = str(value).rpartition("=")
-        if not equals or not name or not path:
-            self.fail(f"{value!r}: write an input's name and a file, x=x.npy", param, ctx)
-        return name, Path(path)
+def parse_input(value: str) -> tuple[str, Path]:
+    """Reads ``x=file.npy``: the file of an input."""
+    name, equals, path = value.rpartition("=")
+    if not equals or not name or not path:
+        raise click.BadParameter(f"{value!r}: write an input's name and a file, x=x.npy")
+    return name, Path(path)
 
 
 @click.command(epilog="Example: tilewright run zoo:squeezenet --check onnxruntime")
@@ -40,7 +32,8 @@ class InputParameter(click.ParamType):
     "--input",
     "files",
     multiple=True,
-    type=InputParameter(),
+    type=parse_input,
+    metavar="NAME=FILE",
     help="A .npy file for an input: x=x.npy.",
 )
 @click.option(
