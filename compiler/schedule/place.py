@@ -300,7 +300,7 @@ def _shrink(
         back = {m: x for x, m in marks.items()}
         inside = simplify(substitute(substitute(e, marks), shift), ranges)
         guards = [
-            lt(start + v, whole)
+            (v, lt(start + v, whole))
             for v, (start, extent, whole) in moved.items()
             if prove(le(start + as_expr(extent), whole), around) is not True
         ]
@@ -317,12 +317,12 @@ def _shift(d: Dim, shift: dict[Expr, Expr]) -> Dim:
     return d if isinstance(d, int) else dim(substitute(d, shift))
 
 
-def _guard_loads(e: Expr, guards: list[Expr], ranges: Ranges) -> Expr:
+def _guard_loads(e: Expr, guards: list[tuple[Var, Expr]], ranges: Ranges) -> Expr:
     """Zero instead of a load where a tile reaches past the end; what it feeds is never used."""
     mapping: dict[Expr, Expr] = {}
     for load in expr_loads(e):
         used = symbols(load)
-        needed = [g for g in guards if used & symbols(g) & set(ranges)]
+        needed = [g for v, g in guards if v in used]
         if needed and not in_bounds(load, ranges):
             zero = (
                 Const(0, load.dtype)

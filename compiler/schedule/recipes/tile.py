@@ -173,9 +173,8 @@ def _tile_size(
             width = -(-n // (v * lanes)) * v * lanes / n
             height = -(-m // mr) * mr / m if fixed_rows else 1.0 + 0.003 * mr
             hide = min(1.0, accumulators / 12)
-            # Column vectors mostly come from L2, at half the rate of L1.
-            pressure = (mr + 2 * v) / accumulators
-            load_limit = max(1.0, pressure) * (1.0 + 0.2 * max(0.0, pressure - 0.5))
+            # Broadcasts come from L1; column vectors mostly from L2, which overlaps badly.
+            load_limit = max(1.0, (mr + v) / accumulators) * (1.0 + 0.4 / mr)
             tall = 1.0 + 0.01 * max(0, mr - 9)
             cost = width * height * load_limit * tall / hide
             if not contraction:
@@ -200,7 +199,7 @@ def tile(nests: Nests, target: Target, choices: Choices) -> Schedule:
         dims.append(PackDim(column.var, column.extent, t.nr))
         dims += [PackDim(a.var, a.extent) for a in t.main.reduce if a.var in used]
         s.pack(load, dims, f"{load.buffer.name}_packed{k or ''}")
-    names = _shape_final(s, nests, t, target)
+    names = _shape_final(s, nests, t, target, choices)
     place = names[-1]
     for r in reversed(nests.reductions):
         s.do("compute_at", r.buffer.name, place)
@@ -221,7 +220,9 @@ def _inner_name(a: Axis) -> str:
     return f"{a.var.name}_i"
 
 
-def _shape_final(s: Schedule, nests: Nests, t: Tile, target: Target) -> list[str]:
+def _shape_final(
+    s: Schedule, nests: Nests, t: Tile, target: Target, choices: Choices
+) -> list[str]:
     """Tiles and orders the final nest; returns its outer loops, outermost first."""
     s.do(
         "split",
@@ -247,7 +248,9 @@ def _shape_final(s: Schedule, nests: Nests, t: Tile, target: Target) -> list[str
     panel = _outer_name(t.column)
     last = rows.pop() if edges and rows else None
     order = [*batch, panel, *rows]
-    if rows and _worth_blocking(nests, t, target):
+    if rows and choices.pick("rows_first", int(_rows_first(t, target)), (0, 1)):
+        order = [*batch, *rows, panel]
+    elif rows and _worth_blocking(nests, t, target):
         order = _blocked(s, t, batch, panel, rows, last, target)
     final = [*order, *([last] if last else []), *inner]
     s.do("reorder", tuple(final))
@@ -275,6 +278,15 @@ def _worth_blocking(nests: Nests, t: Tile, target: Target) -> bool:
     again = rows * (panels - 1) if rows > target.l2_bytes * 3 // 4 else 0
     blocked = columns * (blocks - 1) if columns > target.l2_bytes // 2 else 0
     return again > blocked
+
+
+def _rows_first(t: Tile, target: Target) -> bool:
+    """Whether all panels of a row tile come before the next rows.
+
+    Then results and epilogue operands are walked as they lie in memory, at the price of reading
+    the column operand from L2 again for every row tile: it must fit there.
+    """
+    return _operand_bytes(t, of_columns=True) <= target.l2_bytes // 2
 
 
 def _operand_bytes(t: Tile, of_columns: bool) -> int:
