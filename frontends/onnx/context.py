@@ -16,6 +16,7 @@ contents of small integer tensors are followed as expressions over symbolic dims
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn, Protocol, TypeAlias
 
@@ -28,11 +29,13 @@ from tilewright.errors import ModelError
 from tilewright.graph.build import GraphBuilder
 from tilewright.graph.ir import Attr, Graph, TensorType, Value
 from tilewright.ops import OpError
+from tilewright.ops.op import type_text
 from tilewright.tensor.ir import Dim, Expr
 from tilewright.tensor.simplify import dim, same_dim
 
 from .equal import conflict, solved
 from .node import GapError, NodeView
+from .read import MAX_ELEMENTS
 from .shapes import Content, content_dims, content_fraction, fold_constants, fold_contents
 
 Number: TypeAlias = int | float | bool
@@ -101,6 +104,8 @@ class Context:
             if cause is not None:
                 raise cause from None
             raise
+        for result in results:
+            self._check_size(result)
         content = fold_contents(name, [self.content(v) for v in values], values, attrs, results[0])
         if content is None:
             return results
@@ -186,6 +191,30 @@ class Context:
         if cause is not None:
             raise cause
 
+    def require_dim(self, value: Value, what: str) -> Dim:
+        """The one element of an integer tensor as a dim; a gap where it depends on run-time data.
+
+        Raises:
+            ModelError: it has not one element.
+        """
+        found = self.require_dims(value, what)
+        if len(found) != 1:
+            raise ModelError(
+                f"{self.origin}: {what} has {len(found)} elements, not one", code="TW-E0121"
+            )
+        return found[0]
+
+    def require_int(self, value: Value, what: str) -> int:
+        """The one element of an integer tensor as a number; a gap where it is not a constant.
+
+        Raises:
+            ModelError: it has not one element.
+        """
+        found = self.require_dim(value, what)
+        if not isinstance(found, int):
+            self.unsupported(f"{what} is not a constant")
+        return found
+
     # -------------------------------------------------------------- refusals
 
     def unsupported(self, reason: str) -> NoReturn:
@@ -244,7 +273,7 @@ class Context:
         sizes: Sequence[Dim],
         steps: Sequence[int] | None = None,
     ) -> Value:
-        """Per axis ``size`` elements from ``start`` on, ``step`` apart (itself where all are kept)."""
+        """Elements of each axis from ``start`` on, ``step`` apart; itself where all are kept."""
         strides = tuple(steps or (1,) * len(starts))
         whole = all(same_dim(s, 0) for s in starts) and set(strides) <= {1}
         if whole and all(same_dim(a, b) for a, b in zip(sizes, x.shape, strict=True)):
@@ -333,6 +362,14 @@ class Context:
         return inner
 
     # -------------------------------------------------------------- private
+
+    def _check_size(self, result: Value) -> None:
+        extents = [d for d in result.shape if isinstance(d, int)]
+        if math.prod(extents) > MAX_ELEMENTS and 0 not in extents:
+            raise ModelError(
+                f"{self.origin}: its result {type_text(result.type)} does not fit in any memory",
+                code="TW-E0133",
+            )
 
     def _movement(self, name: str, x: Value, shape: tuple[Dim, ...]) -> Value:
         wanted = tuple(dim(d) for d in shape)

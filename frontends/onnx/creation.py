@@ -59,9 +59,12 @@ def constant_of_shape(ctx: Context, node: NodeView) -> tuple[Value, ...]:
 def range_(ctx: Context, node: NodeView) -> tuple[Value, ...]:
     """``start + i * delta`` for as long as it is before ``limit``."""
     start, limit, delta = (node.input(i) for i in range(3))
-    (step,) = ctx.require_constant(delta, "the step").reshape(-1).tolist() or (0,)
-    if step == 0:
-        node.broken("the step is 0")
+    for value in (start, limit, delta):
+        if any(d != 1 for d in value.shape):
+            node.broken(f"its operands must be scalars, not of shape {list(value.shape)}")
+    step = ctx.require_constant(delta, "the step").reshape(-1)[0].item()
+    if step == 0 or not math.isfinite(step):
+        node.broken(f"the step is {step}")
     count = _range_count(ctx, start, limit, step)
     work = dt.f32 if start.dtype in (dt.f16, dt.bf16) else start.dtype
     steps = ctx.op("iota", shape=(count,), axis=0, dtype=work)
@@ -74,9 +77,12 @@ def _range_count(ctx: Context, start: Value, limit: Value, step: float) -> Dim:
         begin, end = ctx.constant(start), ctx.constant(limit)
         if begin is None or end is None:
             return _float_range_count(ctx, start, limit, step)
-        return max(math.ceil(float((end - begin).reshape(-1)[0]) / step), 0)
-    (low,) = ctx.require_dims(start, "the number of elements")
-    (high,) = ctx.require_dims(limit, "the number of elements")
+        steps = float((end - begin).reshape(-1)[0]) / step
+        if not math.isfinite(steps):
+            ctx.unsupported(f"a range of {steps} elements")
+        return max(math.ceil(steps), 0)
+    low = ctx.require_dim(start, "the number of elements")
+    high = ctx.require_dim(limit, "the number of elements")
     span = as_expr(high) - low if step > 0 else as_expr(low) - high
     return dim(maximum(as_expr(ceildiv(dim(span), abs(int(step)))), as_expr(0)))
 
@@ -139,9 +145,9 @@ def one_hot(ctx: Context, node: NodeView) -> tuple[Value, ...]:
 
 def _depth(ctx: Context, value: Value) -> Dim:
     known = ctx.constant(value)
-    if known is not None:
+    if known is not None and known.size == 1 and value.dtype.is_float:
         return int(known.reshape(-1)[0])
-    return ctx.require_dims(value, "the depth")[0]
+    return ctx.require_dim(value, "the depth")
 
 
 CONVERTERS: dict[str, Converter] = {

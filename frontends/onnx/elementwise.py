@@ -144,10 +144,10 @@ def mean(ctx: Context, node: NodeView) -> tuple[Value, ...]:
 
 
 def _folded(ctx: Context, node: NodeView, op: str) -> Value:
-    first, *rest = node.variadic()
-    for x in rest:
-        first = ctx.op(op, first, x)
-    return first
+    result = node.input(0)
+    for x in node.variadic(1):
+        result = ctx.op(op, result, x)
+    return result
 
 
 CONVERTERS: dict[str, Converter] = {

@@ -261,6 +261,13 @@ class _Import:
             )
         except _Skip:
             pass
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            # Converters rely on what the standard says of ranks, counts and ranges.
+            raise ModelError(
+                f"{key}:{name}: its operands or attributes are not what the operator takes"
+                f" ({type(error).__name__}: {error})",
+                code="TW-E0123",
+            ) from error
         finally:
             context.opset, context.origin = before
         return None

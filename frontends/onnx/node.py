@@ -150,11 +150,23 @@ class NodeView:
         """
         if default is not None and not self.has(name):
             return default
-        code = self.int(name)
+        code = self._dtype_code(name)
         found = dtype_of(code)
         if found is None:
             raise GapError(f"element type {type_name(code)}")
         return found
+
+    def _dtype_code(self, name: str) -> _Kind:
+        given = self.attributes.get(name)
+        if given is None or given.type != _KIND.STRING:
+            return self.int(name)
+        # Before opset 6, Cast named the type by a string.
+        spelled = self.string(name)
+        known = onnx.TensorProto.DataType.keys()
+        if spelled not in known:
+            self.broken(f"attribute {name} is {spelled!r}, which is no element type")
+        code: _Kind = onnx.TensorProto.DataType.Value(spelled)
+        return code
 
     # -------------------------------------------------------------- refusals
 

@@ -39,7 +39,7 @@ _DTYPES: dict[int, DType] = {
     _T.BOOL: dt.bool_,
 }
 _CODES: dict[DType, int] = {dtype: code for code, dtype in _DTYPES.items()}
-_MAX_ELEMENTS = 1 << 48
+MAX_ELEMENTS = 1 << 48
 _MAX_MODEL_BYTES = (1 << 31) - 1  # protobuf's own limit for one message
 
 
@@ -313,7 +313,7 @@ def element_count(shape: Iterable[int], label: str) -> int:
     """
     dims = tuple(shape)
     count = math.prod(dims)
-    if any(d < 0 for d in dims) or count > _MAX_ELEMENTS:
+    if any(d < 0 for d in dims) or count > MAX_ELEMENTS:
         raise ModelError(
             f"{label}: the shape {list(dims)} is not possible: dims must be non-negative and"
             " their product must fit in memory",

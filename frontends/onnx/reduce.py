@@ -121,7 +121,7 @@ def _cumulative(op: str) -> Converter:
     def convert(ctx: Context, node: NodeView) -> tuple[Value, ...]:
         x = node.input(0)
         # A vector has one axis: which one is meant does not depend on data.
-        (axis,) = (0,) if len(x.shape) == 1 else ctx.require_ints(node.input(1), "the axis")
+        axis = 0 if len(x.shape) == 1 else ctx.require_int(node.input(1), "the axis")
         return (
             ctx.op(
                 "cumulative",
@@ -139,11 +139,8 @@ def _cumulative(op: str) -> Converter:
 def top_k(ctx: Context, node: NodeView) -> tuple[Value, ...]:
     """The ``k`` largest (or smallest) elements along one axis, and their places."""
     x = node.input(0)
-    if ctx.opset < 10:
-        k, listed = node.int("k"), None
-    else:
-        k, listed = 0, node.input(1)
-    (count,) = (k,) if listed is None else ctx.require_dims(listed, "the number k")
+    old = ctx.opset < 10
+    count = node.int("k") if old else ctx.require_dim(node.input(1), "the number k")
     axis = ctx.axis(node.int("axis", -1), len(x.shape))
     return ctx.ops("topk", x, k=count, axis=axis, largest=bool(node.int("largest", 1)))
 

@@ -31,6 +31,8 @@ _TRANSFORMS = (
     "tf_crop_and_resize", "tf_half_pixel_for_nn",
 )  # fmt: skip
 # Transforms under which an integer factor repeats every element, whatever the extent.
+# Up to this size an axis gets a table of its coordinates; beyond, they are computed in the graph.
+_MOST_TABLE = 1 << 20
 _REPEATING = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "asymmetric")
 
 
@@ -260,7 +262,7 @@ def _is_identity(axis: _Axis, rule: _Rule) -> bool:
 
 
 def _along(ctx: Context, x: Value, axis: _Axis, rule: _Rule) -> Value:
-    if axis.static:
+    if axis.static and isinstance(axis.size, int) and axis.size <= _MOST_TABLE:
         return _static(ctx, x, axis, rule)
     if rule.mode == "nearest" and rule.transform in _REPEATING and rule.nearest != "ceil":
         factor = axis.scale if axis.scale is not None else _whole_factor(axis)

@@ -164,8 +164,8 @@ def tile(ctx: Context, node: NodeView) -> tuple[Value, ...]:
     x = node.input(0)
     rank = len(x.shape)
     if ctx.opset < 6:
-        (count,) = ctx.require_dims(node.input(1), "the number of tiles")
-        (axis,) = ctx.require_ints(node.input(2), "the axis")
+        count = ctx.require_dim(node.input(1), "the number of tiles")
+        axis = ctx.require_int(node.input(2), "the axis")
         repeats = tuple(count if i == ctx.axis(axis, rank) else 1 for i in range(rank))
     else:
         repeats = ctx.require_dims(node.input(1), "the number of repeats")

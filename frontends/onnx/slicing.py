@@ -99,7 +99,10 @@ def split(ctx: Context, node: NodeView) -> tuple[Value, ...]:
     if listed is not None:
         sizes = ctx.require_dims(listed, "the list of sizes")
     if sizes is None:
-        sizes = _parts(x.shape[axis], node.int("num_outputs", len(node.outputs)), node)
+        count = node.int("num_outputs", len(node.outputs))
+        if count != len(node.outputs):
+            node.broken(f"it splits into {count} parts, but has {len(node.outputs)} outputs")
+        sizes = _parts(x.shape[axis], count)
     parts: list[Value] = []
     start: Dim = 0
     for size in sizes:
@@ -110,9 +113,7 @@ def split(ctx: Context, node: NodeView) -> tuple[Value, ...]:
     return tuple(parts)
 
 
-def _parts(extent: Dim, count: int, node: NodeView) -> tuple[Dim, ...]:
-    if count < 1:
-        node.broken(f"it splits into {count} parts")
+def _parts(extent: Dim, count: int) -> tuple[Dim, ...]:
     chunk = ceildiv(extent, count)
     if isinstance(extent, int) and isinstance(chunk, int):
         return tuple(min(max(extent - i * chunk, 0), chunk) for i in range(count))

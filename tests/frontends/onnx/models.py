@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
@@ -16,9 +18,9 @@ def parsed(body: str, opset: int = 21, ir: int = 9) -> onnx.ModelProto:
     return onnx.parser.parse_model(f'<ir_version: {ir}, opset_import: ["" : {opset}]> {body}')
 
 
-def imported(body: str, opset: int = 21, **options: object) -> Graph:
+def imported(body: str, opset: int = 21, **options: Any) -> Graph:
     """The import of the model whose graph is ``body``."""
-    return import_onnx(parsed(body, opset), **options)  # type: ignore[arg-type]
+    return import_onnx(parsed(body, opset), **options)
 
 
 def run(model: onnx.ModelProto | Graph, *inputs: np.ndarray) -> list[np.ndarray]:

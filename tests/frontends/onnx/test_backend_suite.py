@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from .backend_suite import PASSING, Result, all_cases, passing, run_cases
 
 

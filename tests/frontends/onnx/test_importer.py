@@ -5,17 +5,20 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from .models import imported, parsed, run
 from onnx import TensorProto, helper
 
 from tilewright.errors import InputError, ModelError, OptionError, UnsupportedError
 from tilewright.frontends import FRONTENDS
 from tilewright.frontends.onnx import import_onnx
+from tilewright.graph.ir import Graph
 from tilewright.tensor.ir import Var
+
+from .models import imported, parsed, run
 
 ABS = "agraph (float[N, 3] x) => (float[N, 3] y) { y = Abs(x) }"
 F32 = np.float32
@@ -70,7 +73,7 @@ def test_unnamed_dims_are_named_by_input_and_axis() -> None:
         {"dim_ranges": {"N": (3, 2)}},
     ],
 )
-def test_options_that_do_not_fit_the_model_are_refused(options: dict[str, object]) -> None:
+def test_options_that_do_not_fit_the_model_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(OptionError):
         imported(ABS, **options)
 
@@ -95,7 +98,8 @@ def test_a_sum_of_symbols_replaces_the_dim_that_must_equal_it() -> None:
 def test_a_network_that_halves_and_doubles_takes_multiples() -> None:
     graph = imported(
         """agraph (float[1, H, 1] x) => (y)
-        <int64[1] zero = {0}, int64[1] end = {9999999999}, int64[1] one = {1}, int64[1] two = {2}, int64[3] r = {1, 2, 1}> {
+        <int64[1] zero = {0}, int64[1] end = {9999999999}, int64[1] one = {1},
+        int64[1] two = {2}, int64[3] r = {1, 2, 1}> {
             half = Slice(x, zero, end, one, two)  back = Tile(half, r)  y = Add(x, back) }"""
     )
     (y,) = run(graph, np.ones((1, 6, 1), F32))
@@ -155,6 +159,11 @@ def test_undefined_and_duplicate_names_are_refused() -> None:
         "agraph (float[2, 3] x) => (y) <int64[2] s = {-1, -1}> { y = Reshape(x, s) }",
         "agraph (float[2, 3] x) => (y) <int64[1] a = {0}> { y = Squeeze(x, a) }",
         "agraph (float[2, 3] x) => (y, z, w) { y, z, w = TopK(x, x) }",
+        "agraph (float[2, 3] x) => (y, z) <int64[2] k = {1, 1}> { y, z = TopK(x, k) }",
+        "agraph (float[2, 3] x) => (y) { y = Split <num_outputs = 1099511627776> (x) }",
+        "agraph (float[2, 3] x) => (y) <int64[2] s = {1099511627776, 1099511627776}>"
+        " { y = ConstantOfShape(s) }",
+        "agraph (float[2, 3] x) => (y) <float a = {0}, float b = {inf}> { y = Range(a, b, b) }",
     ],
 )
 def test_nodes_that_break_the_standard_are_one_coded_error(body: str) -> None:
@@ -191,7 +200,7 @@ def test_what_depends_on_a_gap_is_not_a_gap_of_its_own() -> None:
     found = gaps(
         "agraph (float[4] x) => (y) { [u] a = Unique(x)  [b] c = Abs(a)  [d] y = Add(c, c) }"
     )
-    assert [nodes for nodes in found.values()] == [("u",)]
+    assert list(found.values()) == [("u",)]
 
 
 def test_a_shape_that_depends_on_data_is_a_gap() -> None:
@@ -247,6 +256,64 @@ def test_attributes_that_became_inputs_are_read_in_either_form(opset: int, node:
     body = f"agraph (float[3] x) => (y) <float low = {{-1}}, float high = {{1}}> {{ y = {node} }}"
     (y,) = run(parsed(body, opset), np.array([-3, 0.5, 3], F32))
     assert y.tolist() == [-1.0, 0.5, 1.0]
+
+
+def test_cast_named_its_type_by_a_string_before_opset_6() -> None:
+    body = 'agraph (float[1] x) => (y) { y = Cast <to = "INT32"> (x) }'
+    (y,) = run(parsed(body, opset=5), np.ones(1, F32))
+    assert y.dtype == np.int32
+
+
+# ------------------------------------------------------------------ graphs inside of nodes
+
+CHOICE = """agraph (bool c, float[N] x, float[N] z) => (y) {
+    s = Shape(x)  t = Neg(x)
+    y = If (c) <
+        then_branch = yes () => (float[N] a) { a = Add(t, z) },
+        else_branch = no () => (float[N] b) { r = Cast <to = 1> (s)  b = Mul(z, r) }
+    > }"""
+
+
+@pytest.mark.parametrize("choice", [True, False])
+def test_branches_read_the_values_around_them(choice: bool) -> None:
+    graph = imported(CHOICE)
+    x, z = np.array([1, 2], F32), np.array([10, 20], F32)
+    (y,) = run(graph, np.array(choice), x, z)
+    np.testing.assert_array_equal(y, z - x if choice else z * 2)
+
+
+def test_branches_are_closed_and_take_the_same_captured_values() -> None:
+    (node,) = [n for n in imported(CHOICE).nodes if n.op == "if"]
+    then, orelse = node.attrs["then"], node.attrs["orelse"]
+    assert isinstance(then, Graph) and isinstance(orelse, Graph)
+    for branch in (then, orelse):
+        defined = {*branch.inputs, *branch.constants}
+        for inner in branch.nodes:
+            assert defined.issuperset(inner.inputs)
+            defined.update(inner.outputs)
+        assert [v.type for v in branch.inputs] == [v.type for v in node.inputs[1:]]
+
+
+def test_a_branch_inside_of_a_branch_captures_through_both() -> None:
+    body = """agraph (bool c, bool d, float[2] x) => (y) {
+        y = If (c) <
+            then_branch = yes () => (float[2] a) {
+                a = If (d) <
+                    then_branch = both () => (float[2] p) { p = Neg(x) },
+                    else_branch = one () => (float[2] q) { q = Add(x, x) }
+                > },
+            else_branch = no () => (float[2] b) { b = Identity(x) }
+        > }"""
+    graph = imported(body)
+    x = np.array([1, 2], F32)
+    for c, d, factor in ((True, True, -1), (True, False, 2), (False, True, 1)):
+        (y,) = run(graph, np.array(c), np.array(d), x)
+        np.testing.assert_array_equal(y, x * F32(factor))
+
+
+def test_a_gap_inside_of_a_branch_is_named() -> None:
+    found = gaps(CHOICE.replace("b = Mul(z, r)", "[inner] b = Unique(z)"))
+    assert {name for nodes in found.values() for name in nodes} == {"inner"}
 
 
 # ------------------------------------------------------------------ the frontends table

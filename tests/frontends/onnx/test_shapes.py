@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from .models import imported, run
 
 from tilewright.graph.ir import Graph
+
+from .models import imported, run
 
 F32 = np.float32
 
@@ -21,7 +22,8 @@ def agree(graph: Graph, expected: object, *inputs: np.ndarray) -> None:
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_a_reshape_by_parts_of_the_shape_keeps_the_symbol(n: int) -> None:
     graph = imported(
-        """agraph (float[N, 6, 4] x) => (y) <int64 zero = {0}, int64[1] at = {0}, int64[1] m = {-1}> {
+        """agraph (float[N, 6, 4] x) => (y)
+        <int64 zero = {0}, int64[1] at = {0}, int64[1] m = {-1}> {
             s = Shape(x)  g = Gather(s, zero)  u = Unsqueeze(g, at)
             t = Concat <axis = 0> (u, m)  y = Reshape(x, t) }"""
     )
@@ -86,7 +88,8 @@ def test_a_shape_used_as_data_has_its_run_time_value() -> None:
 def test_symbolic_slices_are_python_slices(size: int, start: int, end: int, step: int) -> None:
     graph = imported(
         f"""agraph (float[N] x) => (y)
-        <int64[1] a = {{{start}}}, int64[1] b = {{{end}}}, int64[1] axis = {{0}}, int64[1] s = {{{step}}}> {{
+        <int64[1] a = {{{start}}}, int64[1] b = {{{end}}}, int64[1] axis = {{0}},
+        int64[1] s = {{{step}}}> {{
             y = Slice(x, a, b, axis, s) }}"""
     )
     x = np.arange(size, dtype=F32)
