@@ -448,21 +448,20 @@ class _Partitioner:
         shape = node.inputs[0].shape
         axes = axes_attr(node.attrs, "axes", len(shape))
         trailing = len(axes)
+        source = self._group_of(node.inputs[0])
         if not axes or axes != tuple(range(len(shape) - trailing, len(shape))):
             group = self._start("reduce", index, self._read(index, ()))
-            other = self._group_of(node.inputs[0])
-            if other is not None and other.kind == "elementwise" and self._is_cheap(other):
-                self._merge(group, other, {index}, index)
+            if source is not None and source.kind == "elementwise" and self._is_cheap(source):
+                self._merge(group, source, {index}, index)
             return
         reads = self._read(index, (0,))
-        group = self._group_of(node.inputs[0])
         if (
-            group is not None
-            and self._becomes_row(group, shape, trailing)
-            and self._fits(group, reads, index)
+            source is not None
+            and self._becomes_row(source, shape, trailing)
+            and self._fits(source, reads, index)
         ):
-            group.kind, group.trailing = "row", trailing
-            self._add(group, index, reads)
+            source.kind, source.trailing = "row", trailing
+            self._add(source, index, reads)
             return
         group = self._start("row", index, reads)
         group.domain, group.trailing = shape, trailing

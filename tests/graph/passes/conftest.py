@@ -12,6 +12,7 @@ from tilewright.graph.check import check as require_well_formed
 from tilewright.graph.interpret import interpret
 from tilewright.graph.ir import Graph
 from tilewright.target import Target
+from tilewright.tensor.simplify import evaluate
 
 Pass = Callable[[Graph, Target], Graph]
 Check = Callable[..., Graph]
@@ -41,7 +42,7 @@ def check(rng: Generator, target: Target) -> Check:
         require_well_formed(after)
         arrays = {}
         for value in graph.inputs:
-            shape = tuple(d if isinstance(d, int) else sizes[d.name] for d in value.shape)
+            shape = tuple(evaluate(d, sizes) for d in value.shape)
             if value.dtype.is_float:
                 arrays[value.name] = rng.standard_normal(shape).astype(value.dtype.numpy)
             else:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from numpy.random import Generator, default_rng
 
 from tilewright import dtype as dt
 from tilewright.graph.build import GraphBuilder
-from tilewright.graph.interpret import interpret
 from tilewright.graph.ir import Graph, Node, TensorType, Value
 from tilewright.graph.passes.fuse import fuse
 from tilewright.graph.passes.partition import MAX_INPUTS, MAX_NODES
-from tilewright.target import Target
 from tilewright.tensor.ir import Dim, symbol
 
-TARGET = Target("test", "cpu", "", "", "", (), 256, 16, False, 1 << 15, 1 << 20, 1 << 25)
+Check = Callable[..., Graph]
 
 
 def f32(*shape: Dim) -> TensorType:
@@ -33,21 +33,6 @@ def bodies(graph: Graph) -> list[list[str]]:
 
 def fused_ops(graph: Graph) -> list[str]:
     return [" ".join(b) for b in bodies(graph)]
-
-
-def check_same(graph: Graph, rng: Generator, **sizes: int) -> Graph:
-    """Fuses a graph and requires the results of both to be equal, bit by bit."""
-    fused = fuse(graph, TARGET)
-    arrays = {}
-    for value in graph.inputs:
-        shape = tuple(d if isinstance(d, int) else sizes[d.name] for d in value.shape)
-        if value.dtype.is_float:
-            arrays[value.name] = rng.standard_normal(shape).astype(value.dtype.numpy)
-        else:
-            arrays[value.name] = rng.integers(0, 2, shape).astype(value.dtype.numpy)
-    for before, after in zip(interpret(graph, arrays), interpret(fused, arrays), strict=True):
-        np.testing.assert_array_equal(before, after)
-    return fused
 
 
 def scalar(b: GraphBuilder, value: float) -> Value:
@@ -78,41 +63,38 @@ def gelu(b: GraphBuilder, x: Value) -> Value:
     return b.add("mul", b.add("mul", x, b.add("add", e, scalar(b, 1.0))), scalar(b, 0.5))
 
 
-@pytest.fixture
-def rng() -> Generator:
-    return default_rng(7)
-
-
-def test_a_matmul_takes_bias_residual_and_gelu(rng: Generator) -> None:
+def test_a_matmul_takes_bias_residual_and_gelu(rng: Generator, check: Check) -> None:
     b = GraphBuilder("g")
     n = symbol("N", 1, 64)
     x, r = b.input("x", f32(n, 8)), b.input("r", f32(n, 20))
     w = b.constant(rng.standard_normal((8, 20)).astype(np.float32))
     y = b.add("add", b.add("matmul", x, w), b.constant(np.ones(20, np.float32)))
     b.output(gelu(b, b.add("add", y, r)))
-    fused = check_same(b.finish(), rng, N=5)
+    fused = check(b.finish(), fuse, exact=True, N=5)
     assert fused_ops(fused) == ["matmul add add div erf add mul mul"]
 
 
-def test_softmax_is_one_kernel(rng: Generator) -> None:
+def test_softmax_is_one_kernel(check: Check) -> None:
     b = GraphBuilder("g")
     b.output(softmax(b, b.input("x", f32(2, symbol("S", 1, 64), 7))))
-    fused = check_same(b.finish(), rng, S=3)
+    fused = check(b.finish(), fuse, exact=True, S=3)
     assert fused_ops(fused) == ["reduce sub exp reduce div"]
 
 
-def test_residual_add_and_layer_norm_are_one_kernel_with_two_results(rng: Generator) -> None:
+def test_residual_add_and_layer_norm_are_one_kernel_with_two_results(check: Check) -> None:
     b = GraphBuilder("g")
     x, y = b.input("x", f32(4, 16)), b.input("y", f32(4, 16))
     stream = b.add("add", x, y)
     b.output(layer_norm(b, stream, 16))
     b.output(stream)
-    fused = check_same(b.finish(), rng)
+    fused = check(b.finish(), fuse, exact=True)
     assert len(fused.nodes) == 1
     assert len(fused.nodes[0].outputs) == 2
 
 
-def test_an_attention_block_leaves_only_views_and_kernels_with_an_anchor(rng: Generator) -> None:
+def test_an_attention_block_leaves_only_views_and_kernels_with_an_anchor(
+    rng: Generator, check: Check
+) -> None:
     b = GraphBuilder("g")
     s = symbol("S", 1, 64)
     x = b.input("x", f32(2, s, 24))
@@ -129,7 +111,7 @@ def test_an_attention_block_leaves_only_views_and_kernels_with_an_anchor(rng: Ge
     mixed = b.add("reshape", b.add("transpose", mixed, perm=(0, 2, 1, 3)), shape=(2, s, 24))
     w = b.constant(rng.standard_normal((24, 24)).astype(np.float32))
     b.output(layer_norm(b, b.add("add", b.add("matmul", mixed, w), x), 24))
-    fused = check_same(b.finish(), rng, S=6)
+    fused = check(b.finish(), fuse, exact=True, S=6)
     assert fused_ops(fused) == [
         "matmul add",
         "reshape",
@@ -147,7 +129,7 @@ def test_an_attention_block_leaves_only_views_and_kernels_with_an_anchor(rng: Ge
     ]
 
 
-def test_a_residual_add_joins_the_later_convolution(rng: Generator) -> None:
+def test_a_residual_add_joins_the_later_convolution(rng: Generator, check: Check) -> None:
     b = GraphBuilder("g")
     x = b.input("x", f32(1, 6, 6, 4))
 
@@ -160,66 +142,66 @@ def test_a_residual_add_joins_the_later_convolution(rng: Generator) -> None:
     main = conv(b.add("max", conv(x, 3), scalar(b, 0.0)), 3)
     side = conv(x, 1)
     b.output(b.add("max", b.add("add", main, side), scalar(b, 0.0)))
-    fused = check_same(b.finish(), rng)
+    fused = check(b.finish(), fuse, exact=True)
     assert fused_ops(fused) == ["conv add max", "conv add", "conv add add max"]
 
 
-def test_a_gate_computed_from_the_anchor_does_not_close_a_cycle(rng: Generator) -> None:
+def test_a_gate_computed_from_the_anchor_does_not_close_a_cycle(check: Check) -> None:
     b = GraphBuilder("g")
     x, w = b.input("x", f32(5, 8)), b.input("w", f32(8, 8))
     y = b.add("matmul", x, w)
     gate = b.add("sigmoid", b.add("matmul", y, w))
     b.output(b.add("mul", y, gate))
-    fused = check_same(b.finish(), rng)
+    fused = check(b.finish(), fuse, exact=True)
     assert fused_ops(fused) == ["matmul", "matmul sigmoid mul"]
 
 
-def test_an_anchor_with_many_results_is_cut_to_two(rng: Generator) -> None:
+def test_an_anchor_with_many_results_is_cut_to_two(check: Check) -> None:
     b = GraphBuilder("g")
     x, w = b.input("x", f32(5, 8)), b.input("w", f32(8, 8))
     y = b.add("matmul", x, w)
     for op in ("sigmoid", "tanh", "exp", "sqrt", "neg"):
         b.output(b.add(op, y))
-    fused = check_same(b.finish(), rng)
+    fused = check(b.finish(), fuse, exact=True)
     anchors = [n for n, ops in zip(fused.nodes, bodies(fused), strict=True) if "matmul" in ops]
     assert [len(n.outputs) for n in anchors] == [2]
 
 
-def test_cheap_movement_is_copied_into_each_reader(rng: Generator) -> None:
+def test_cheap_movement_is_copied_into_each_reader(check: Check) -> None:
     b = GraphBuilder("g")
     x = b.input("x", f32(4, 6))
     t = b.add("transpose", x, perm=(1, 0))
     y = b.input("y", f32(6, 4))
     b.output(b.add("matmul", t, x))
     b.output(b.add("add", t, y))
-    assert fused_ops(check_same(b.finish(), rng)) == ["transpose matmul", "transpose add"]
+    assert fused_ops(check(b.finish(), fuse, exact=True)) == ["transpose matmul", "transpose add"]
 
 
-def test_an_elementwise_producer_of_a_transpose_joins_it(rng: Generator) -> None:
+def test_an_elementwise_producer_of_a_transpose_joins_it(check: Check) -> None:
     b = GraphBuilder("g")
     x = b.input("x", f32(4, 6))
     b.output(b.add("transpose", b.add("exp", x), perm=(1, 0)))
-    assert fused_ops(check_same(b.finish(), rng)) == ["exp transpose"]
+    assert fused_ops(check(b.finish(), fuse, exact=True)) == ["exp transpose"]
 
 
-def test_concat_takes_in_the_producers_that_only_it_reads(rng: Generator) -> None:
+def test_concat_takes_in_the_producers_that_only_it_reads(check: Check) -> None:
     b = GraphBuilder("g")
     x, y = b.input("x", f32(4, 3)), b.input("y", f32(4, 2))
     shared = b.add("exp", y)
     joined = b.add("concat", b.add("exp", x), shared, b.add("neg", y), axis=1)
     b.output(b.add("mul", joined, scalar(b, 2.0)))
     b.output(shared)
-    assert fused_ops(check_same(b.finish(), rng)) == ["exp", "exp neg concat mul"]
+    assert fused_ops(check(b.finish(), fuse, exact=True)) == ["exp", "exp neg concat mul"]
 
 
-def test_a_cast_of_a_mask_is_computed_where_it_is_read(rng: Generator) -> None:
+def test_a_cast_of_a_mask_is_computed_where_it_is_read(check: Check) -> None:
     b = GraphBuilder("g")
     x, mask = b.input("x", f32(4, 3)), b.input("mask", TensorType(dt.i64, (4, 1)))
     b.output(b.add("mul", b.add("exp", x), b.add("cast", mask, dtype=dt.f32, saturate=False)))
-    assert fused_ops(check_same(b.finish(), rng)) == ["exp cast mul"]
+    assert fused_ops(check(b.finish(), fuse, exact=True)) == ["exp cast mul"]
 
 
-def test_results_that_are_inputs_constants_or_movement_stay(rng: Generator) -> None:
+def test_results_that_are_inputs_constants_or_movement_stay(check: Check) -> None:
     b = GraphBuilder("g")
     x = b.input("x", f32(4, 3))
     b.output(x)
@@ -227,30 +209,30 @@ def test_results_that_are_inputs_constants_or_movement_stay(rng: Generator) -> N
     b.output(b.add("transpose", x, perm=(1, 0)))
     b.output(b.add("iota", shape=(5,), axis=0, dtype=dt.i32))
     b.output(b.add("reshape", b.add("transpose", x, perm=(1, 0)), shape=(12,)))
-    check_same(b.finish(), rng)
+    check(b.finish(), fuse, exact=True)
 
 
-def test_a_chain_longer_than_the_limit_is_cut(rng: Generator) -> None:
+def test_a_chain_longer_than_the_limit_is_cut(check: Check) -> None:
     b = GraphBuilder("g")
     x = b.input("x", f32(4))
     for _ in range(3 * MAX_NODES):
         x = b.add("tanh", x)
     b.output(x)
-    sizes = [len(ops) for ops in bodies(check_same(b.finish(), rng))]
+    sizes = [len(ops) for ops in bodies(check(b.finish(), fuse, exact=True))]
     assert sum(sizes) == 3 * MAX_NODES
     assert max(sizes) <= MAX_NODES
 
 
-def test_a_sum_of_many_inputs_is_cut(rng: Generator) -> None:
+def test_a_sum_of_many_inputs_is_cut(check: Check) -> None:
     b = GraphBuilder("g")
     total = b.input("x", f32(4))
     for i in range(3 * MAX_INPUTS):
         total = b.add("add", total, b.input(f"x{i}", f32(4)))
     b.output(total)
-    assert max(len(n.inputs) for n in check_same(b.finish(), rng).nodes) <= MAX_INPUTS
+    assert max(len(n.inputs) for n in check(b.finish(), fuse, exact=True).nodes) <= MAX_INPUTS
 
 
-def test_bodies_of_equal_layers_are_equal(rng: Generator) -> None:
+def test_bodies_of_equal_layers_are_equal(rng: Generator, check: Check) -> None:
     b = GraphBuilder("g")
     x = b.input("x", f32(4, 8))
     for _ in range(2):
@@ -265,7 +247,7 @@ def test_bodies_of_equal_layers_are_equal(rng: Generator) -> None:
         assert isinstance(body, Graph)
         return [(n.op, [v.name for v in n.inputs]) for n in body.nodes]
 
-    first, second = check_same(b.finish(), rng).nodes
+    first, second = check(b.finish(), fuse, exact=True).nodes
     assert shape_of(first) == shape_of(second)
 
 
@@ -306,6 +288,5 @@ def _random_graph(rng: Generator, size: int) -> Graph:
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_random_graphs_keep_their_results(seed: int) -> None:
-    rng = default_rng(seed)
-    check_same(_random_graph(rng, 40), rng)
+def test_random_graphs_keep_their_results(seed: int, check: Check) -> None:
+    check(_random_graph(default_rng(seed), 40), fuse, exact=True)

@@ -394,7 +394,8 @@ def random_graph(rng: Generator, size: int) -> Graph:
             case 1:
                 new = b.add(str(rng.choice(binary)), pick(), pick())
             case 2 | 3 | 4:
-                new = b.add(str(rng.choice(binary)), *rng.permutation([pick(), number()]))
+                pair = (pick(), number())
+                new = b.add(str(rng.choice(binary)), *(pair if rng.random() < 0.5 else pair[::-1]))
             case 5:
                 flat = b.add("reshape", pick(), shape=(N, 24))
                 new = b.add("reshape", b.add("tanh", flat), shape=(N, 4, 6))
