@@ -282,11 +282,23 @@ class _Partitioner:
     def _only_inside(self, value: Value, allowed: set[int]) -> bool:
         return value not in self.results and allowed.issuperset(self.uses.get(value, ()))
 
+    def _ends_in(self, group: Group, *readers: int) -> bool:
+        """Whether only these nodes read a group's values."""
+        allowed = {*readers, *group.members}
+        return all(
+            self._only_inside(v, allowed) for m in group.members for v in self.nodes[m].outputs
+        )
+
     # -------------------------------------------------------------- elementwise
 
     def _place_elementwise(self, index: int, node: Node) -> None:
         groups = {g for v in node.inputs if (g := self._group_of(v)) is not None}
-        order = sorted(groups, key=lambda g: (_PREFERENCE.get(g.kind, 0), g.position), reverse=True)
+        # Of elementwise groups the one that others read too comes first: the rest can join it.
+        order = sorted(
+            groups,
+            key=lambda g: (_PREFERENCE.get(g.kind, 0), not self._ends_in(g, index), g.position),
+            reverse=True,
+        )
         for group in order:
             if self._accepts(group, node):
                 absorbing = [i for i, v in enumerate(node.inputs) if self._absorbs(group.kind, v)]
@@ -408,10 +420,7 @@ class _Partitioner:
         most = self.caps.get(group.members[0], MAX_NODES)
         if len(group.members) + len(other.members) > most:
             return
-        allowed = readers | set(other.members) | set(group.members)
-        if not all(
-            self._only_inside(v, allowed) for m in other.members for v in self.nodes[m].outputs
-        ):
+        if not self._ends_in(other, *readers, *group.members):
             return
         if len(self._inputs(group) | self._inputs(other)) > MAX_INPUTS:
             return
@@ -515,9 +524,7 @@ class _Partitioner:
         if group is None or group.sealed or group.read or not self._only_inside(value, {chain[0]}):
             return False
         if group.kind == "elementwise" and len(chain) == 1:
-            inside = {*group.members, index}
-            every = (v for m in group.members for v in self.nodes[m].outputs)
-            if not all(self._only_inside(v, inside) for v in every):
+            if not self._ends_in(group, index):
                 return False
         elif group.kind != "contraction" or node.op != "transpose" or not _keeps_last(node):
             return False

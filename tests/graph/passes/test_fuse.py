@@ -201,6 +201,21 @@ def test_a_cast_of_a_mask_is_computed_where_it_is_read(check: Check) -> None:
     assert fused_ops(check(b.finish(), fuse, exact=True)) == ["exp cast mul"]
 
 
+def test_the_step_of_a_recurrent_cell_is_one_kernel(check: Check) -> None:
+    b = GraphBuilder("g")
+    c = b.input("c", f32(2, 4))
+    gates = b.add("matmul", b.input("h", f32(2, 4)), b.input("w", f32(4, 16)))
+    i, f, g, o = (
+        b.add("slice", gates, starts=(0, 4 * k), sizes=(2, 4), steps=(1, 1)) for k in range(4)
+    )
+    gate = b.add("mul", b.add("sigmoid", i), b.add("tanh", g))
+    state = b.add("add", b.add("mul", b.add("sigmoid", f), c), gate)
+    b.output(b.add("mul", b.add("tanh", state), b.add("sigmoid", o)))
+    b.output(state)
+    after = check(b.finish(), fuse, exact=True)
+    assert [len(n.outputs) for n in after.nodes] == [1, 2]
+
+
 def test_results_that_are_inputs_constants_or_movement_stay(check: Check) -> None:
     b = GraphBuilder("g")
     x = b.input("x", f32(4, 3))
