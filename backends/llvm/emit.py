@@ -25,6 +25,7 @@ from tilewright.tensor.ir import (
     For,
     Func,
     Let,
+    Prefetch,
     Stmt,
     Store,
     Var,
@@ -231,7 +232,7 @@ def _needs(loop: For) -> tuple[set[str], set[Var]]:
     for stmt in statements((loop,)):
         for e in expressions(stmt):
             variables.update(free_vars(e))
-        if isinstance(stmt, Store | Alloc):
+        if isinstance(stmt, Store | Prefetch | Alloc):
             mention(stmt.buffer)
     for load in block_loads((loop,)):
         mention(load.buffer)
@@ -266,7 +267,7 @@ def _indexed_by_variables(body: Block) -> frozenset[str]:
                 inner = fixed | {stmt.var} if known else fixed
                 for s in stmt.body:
                     visit(s, inner)
-            case Let() | Alloc():
+            case Let() | Alloc() | Prefetch():
                 pass
             case _:
                 for s in (*stmt.then, *stmt.orelse):

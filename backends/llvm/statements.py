@@ -19,6 +19,7 @@ from tilewright.tensor.ir import (
     If,
     Let,
     Load,
+    Prefetch,
     Select,
     Store,
     Var,
@@ -132,6 +133,10 @@ class Statements(Expressions):
                         self._store(stmt)
                     if self._pending_sums and not self._deferring:
                         self._finish_reductions()
+                case Prefetch():
+                    for lane in lanes:
+                        self.enter(lane)
+                        self._prefetch(stmt)
                 case For():
                     self._loop(stmt, lanes)
                 case If():
@@ -232,6 +237,12 @@ class Statements(Expressions):
         else:
             value = self.value(facts.value)
         self.store_at(stmt.buffer, at, value)
+
+    def _prefetch(self, stmt: Prefetch) -> None:
+        """One hint for each chunk: a chunk of 16 f32 is a cache line."""
+        at = self.evaluate(self.flat_form(stmt.buffer.shape, stmt.indices))
+        pointer = self.locate(self.bases[stmt.buffer.name], stmt.buffer.dtype.bytes, at)
+        self.line(f"call void @llvm.prefetch.p0(ptr {pointer.text}, i32 0, i32 3, i32 1)")
 
     def _is_zero(self, e: Expr) -> bool:
         if not isinstance(e, Select):

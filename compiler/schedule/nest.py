@@ -16,6 +16,7 @@ from ..tensor.ir import (
     If,
     Let,
     Load,
+    Prefetch,
     Stmt,
     Store,
     Var,
@@ -141,6 +142,8 @@ def map_block(
                     map_block(b, expr, buffer) for b in (stmt.then, stmt.orelse)
                 )
                 result.append(If(expr(stmt.cond), then, orelse))
+            case Prefetch():
+                result.append(Prefetch(buffer(stmt.buffer), tuple(map(expr, stmt.indices))))
             case Alloc():
                 result.append(Alloc(buffer(stmt.buffer)))
             case Let():
@@ -196,6 +199,9 @@ def simplify_block(block: Block, ranges: Ranges) -> Block:
                         result.append(
                             If(cond, then, simplify_block(stmt.orelse, ranges))
                         )
+            case Prefetch():
+                indices = tuple(simplify(i, ranges) for i in stmt.indices)
+                result.append(Prefetch(stmt.buffer, indices))
             case Let():
                 result.append(Let(stmt.var, simplify(stmt.value, ranges)))
             case Alloc():

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from ..tensor.ir import Func, Load
 from .loops import fuse, peel, reorder, set_kind, specialise, split, tighten
 from .nest import simplify_func
-from .place import PackDim, Packing, compute_at, pack, rfactor, set_scope
+from .place import PackDim, Packing, compute_at, pack, prefetch, rfactor, set_scope
 
 STEPS: dict[str, Callable[..., Func]] = {
     "split": split,
@@ -22,6 +22,7 @@ STEPS: dict[str, Callable[..., Func]] = {
     "compute_at": compute_at,
     "set_scope": set_scope,
     "rfactor": rfactor,
+    "prefetch": prefetch,
 }
 
 

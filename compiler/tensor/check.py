@@ -21,6 +21,7 @@ from .ir import (
     If,
     Let,
     Load,
+    Prefetch,
     Reduce,
     Stmt,
     Store,
@@ -98,6 +99,10 @@ class _Checker:
                     self._for(stmt, bound, declared, top)
                 case Store():
                     self._store(stmt, bound, declared)
+                case Prefetch():
+                    self._access(stmt.buffer, stmt.indices, declared, stmt)
+                    for e in stmt.indices:
+                        self._expr(e, bound, declared, stmt)
                 case If():
                     self._expr(stmt.cond, bound, declared, stmt)
                     if stmt.cond.dtype is not dt.bool_:

@@ -28,6 +28,7 @@ from .ir import (
     If,
     Let,
     Load,
+    Prefetch,
     Reduce,
     Store,
     Var,
@@ -161,6 +162,8 @@ class _Machine:
                     self._for(stmt, frame)
                 case Store():
                     self._store(stmt, self._value(stmt.value, frame), frame)
+                case Prefetch():
+                    continue
                 case If():
                     self._if(stmt, frame)
                 case Alloc():

@@ -5,7 +5,7 @@ are one object, so equality is identity and a dict keyed by expressions is cheap
 are the same language: an ``int``, or an i64 expression over symbols (``Var`` with a range).
 
     Expr   Const Var Load Unary Binary Cast Select Call Reduce
-    Stmt   For Store If Alloc Let
+    Stmt   For Store Prefetch If Alloc Let
     Func   name, params (buffers and i64 symbols), body
 """
 
@@ -14,8 +14,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, Union
-from weakref import WeakValueDictionary
+from threading import Lock
+from typing import Literal, TypeVar, Union
+from weakref import ReferenceType, ref
 
 from .. import dtype as dt
 from ..dtype import DType
@@ -32,7 +33,13 @@ ReduceOp = Literal["sum", "prod", "max", "min", "argmax", "argmin"]
 LoopKind = Literal["serial", "parallel", "vector", "unroll", "block.x", "block.y", "thread.x"]
 Scope = Literal["global", "local", "register", "shared"]
 
-_TABLE: WeakValueDictionary[tuple, "Expr"] = WeakValueDictionary()
+# One entry a live expression. Entries of dead ones stay until there are many, then all go.
+_TABLE: dict[tuple, ReferenceType["Expr"]] = {}
+_CREATING = Lock()
+_LEAST_SWEPT = 1 << 16
+_swept_at = [_LEAST_SWEPT]
+
+_E = TypeVar("_E", bound="Expr")
 
 
 class Expr:
@@ -41,10 +48,18 @@ class Expr:
     Python operators build expressions (``a + b``, ``-a``, ``a // b`` rounds down, ``a / b`` is
     the division of the type: truncating for integers). Comparisons are functions (``lt(a, b)``),
     since ``==`` must stay identity.
+
+    Attributes:
+        dtype: the type of the value.
+        operands: the expressions that it is made of, in order; those of a Reduce are its body
+            and the extents of its axes, and the shape of a loaded buffer is not among them.
+        variables: all variables that occur anywhere, in the shapes of loaded buffers too.
     """
 
-    __slots__ = ("__weakref__", "dtype")
+    __slots__ = ("__weakref__", "dtype", "operands", "variables")
     dtype: DType
+    operands: "tuple[Expr, ...]"
+    variables: "frozenset[Var]"
 
     def __add__(self, other: "Expr | int | float") -> "Expr":
         return binary("add", self, other)
@@ -97,16 +112,52 @@ class Expr:
         raise NotImplementedError
 
 
-def _interned(cls: type, key: tuple, dtype: DType, **fields: object) -> "Expr":
-    full = (cls, *key)
-    found = _TABLE.get(full)
-    if found is not None:
-        return found
-    new: Expr = object.__new__(cls)
-    object.__setattr__(new, "dtype", dtype)
-    for name, value in fields.items():
-        object.__setattr__(new, name, value)
-    return _TABLE.setdefault(full, new)
+_NO_VARIABLES: "frozenset[Var]" = frozenset()
+
+
+def _keep(key: tuple, new: _E, dtype: DType, operands: "tuple[Expr, ...]") -> _E:
+    """Enters a new expression; gives the one that is there if another thread was faster."""
+    new.dtype = dtype
+    new.operands = operands
+    new.variables = _union(operands)
+    return _enter(key, new)
+
+
+def _enter(key: tuple, new: _E) -> _E:
+    with _CREATING:
+        held = _TABLE.get(key)
+        found = None if held is None else held()
+        if found is not None:
+            return found  # type: ignore[return-value]
+        _TABLE[key] = ref(new)
+        if len(_TABLE) > _swept_at[0]:
+            _sweep()
+    return new
+
+
+def _sweep() -> None:
+    """Drops the entries of dead expressions; users go before their operands, which they hold."""
+    keys = list(_TABLE)
+    while keys:
+        key = keys.pop()
+        if _TABLE[key]() is None:
+            del _TABLE[key]
+    _swept_at[0] = max(_LEAST_SWEPT, 2 * len(_TABLE))
+
+
+def _union(operands: "Iterable[Dim]") -> "frozenset[Var]":
+    result = _NO_VARIABLES
+    for x in operands:
+        if isinstance(x, int):
+            continue
+        more = x.variables
+        if more is result or not more:
+            continue
+        if result <= more:
+            result = more
+        elif not more <= result:
+            result = result | more
+    return result
 
 
 class Const(Expr):
@@ -123,7 +174,14 @@ class Const(Expr):
             key = value = bool(value)
         else:
             key = value = int(value)
-        return _interned(cls, (key, dtype.name), dtype, value=value)  # type: ignore[return-value]
+        full = (cls, key, dtype.name)
+        held = _TABLE.get(full)
+        found = None if held is None else held()
+        if found is not None:
+            return found  # type: ignore[return-value]
+        new = object.__new__(cls)
+        new.value = value
+        return _keep(full, new, dtype, ())
 
     def __reduce__(self) -> tuple:
         return Const, (self.value, self.dtype)
@@ -145,8 +203,15 @@ class Var(Expr):
     def __new__(
         cls, name: str, dtype: DType = dt.i64, lo: int | None = None, hi: int | None = None
     ) -> "Var":
-        key = (name, dtype.name, lo, hi)
-        return _interned(cls, key, dtype, name=name, lo=lo, hi=hi)  # type: ignore[return-value]
+        key = (cls, name, dtype.name, lo, hi)
+        held = _TABLE.get(key)
+        found = None if held is None else held()
+        if found is not None:
+            return found  # type: ignore[return-value]
+        new = object.__new__(cls)
+        new.name, new.lo, new.hi = name, lo, hi
+        new.dtype, new.operands, new.variables = dtype, (), frozenset((new,))
+        return _enter(key, new)
 
     @property
     def is_symbol(self) -> bool:
@@ -187,6 +252,10 @@ class Buffer:
             indices = (indices,)
         return Load(self, indices)
 
+    def __hash__(self) -> int:
+        # Equal buffers have equal names and shapes; the rest hardly ever tells two apart.
+        return hash((self.name, self.shape))
+
 
 class Load(Expr):
     """The element of a buffer at an index (one i64 expression per dim)."""
@@ -198,8 +267,16 @@ class Load(Expr):
     def __new__(cls, buffer: Buffer, indices: Iterable[Dim]) -> "Load":
         index = tuple(as_expr(i) for i in indices)
         assert len(index) == len(buffer.shape), (buffer, index)
-        key = (buffer, index)
-        return _interned(cls, key, buffer.dtype, buffer=buffer, indices=index)  # type: ignore[return-value]
+        key = (cls, buffer, index)
+        held = _TABLE.get(key)
+        found = None if held is None else held()
+        if found is not None:
+            return found  # type: ignore[return-value]
+        new = object.__new__(cls)
+        new.buffer, new.indices = buffer, index
+        new.dtype, new.operands = buffer.dtype, index
+        new.variables = _union((*index, *buffer.shape))
+        return _enter(key, new)
 
     def __reduce__(self) -> tuple:
         return Load, (self.buffer, self.indices)
@@ -213,8 +290,15 @@ class Unary(Expr):
     x: Expr
 
     def __new__(cls, op: UnaryOp, x: Expr) -> "Unary":
+        key = (cls, op, x)
+        held = _TABLE.get(key)
+        found = None if held is None else held()
+        if found is not None:
+            return found  # type: ignore[return-value]
         assert op in UNARY_OPS, op
-        return _interned(cls, (op, x), x.dtype, op=op, x=x)  # type: ignore[return-value]
+        new = object.__new__(cls)
+        new.op, new.x = op, x
+        return _keep(key, new, x.dtype, (x,))
 
     def __reduce__(self) -> tuple:
         return Unary, (self.op, self.x)
@@ -235,10 +319,16 @@ class Binary(Expr):
     b: Expr
 
     def __new__(cls, op: BinaryOp, a: Expr, b: Expr) -> "Binary":
+        key = (cls, op, a, b)
+        held = _TABLE.get(key)
+        found = None if held is None else held()
+        if found is not None:
+            return found  # type: ignore[return-value]
         assert op in BINARY_OPS, op
         assert a.dtype is b.dtype, (op, a.dtype, b.dtype)
-        dtype = dt.bool_ if op in COMPARISONS else a.dtype
-        return _interned(cls, (op, a, b), dtype, op=op, a=a, b=b)  # type: ignore[return-value]
+        new = object.__new__(cls)
+        new.op, new.a, new.b = op, a, b
+        return _keep(key, new, dt.bool_ if op in COMPARISONS else a.dtype, (a, b))
 
     def __reduce__(self) -> tuple:
         return Binary, (self.op, self.a, self.b)
@@ -251,7 +341,14 @@ class Cast(Expr):
     x: Expr
 
     def __new__(cls, x: Expr, dtype: DType) -> "Cast":
-        return _interned(cls, (x, dtype.name), dtype, x=x)  # type: ignore[return-value]
+        key = (cls, x, dtype.name)
+        held = _TABLE.get(key)
+        found = None if held is None else held()
+        if found is not None:
+            return found  # type: ignore[return-value]
+        new = object.__new__(cls)
+        new.x = x
+        return _keep(key, new, dtype, (x,))
 
     def __reduce__(self) -> tuple:
         return Cast, (self.x, self.dtype)
@@ -270,9 +367,16 @@ class Select(Expr):
     b: Expr
 
     def __new__(cls, cond: Expr, a: Expr, b: Expr) -> "Select":
+        key = (cls, cond, a, b)
+        held = _TABLE.get(key)
+        found = None if held is None else held()
+        if found is not None:
+            return found  # type: ignore[return-value]
         assert cond.dtype is dt.bool_, cond.dtype
         assert a.dtype is b.dtype, (a.dtype, b.dtype)
-        return _interned(cls, (cond, a, b), a.dtype, cond=cond, a=a, b=b)  # type: ignore[return-value]
+        new = object.__new__(cls)
+        new.cond, new.a, new.b = cond, a, b
+        return _keep(key, new, a.dtype, (cond, a, b))
 
     def __reduce__(self) -> tuple:
         return Select, (self.cond, self.a, self.b)
@@ -290,8 +394,14 @@ class Call(Expr):
 
     def __new__(cls, name: str, args: Iterable[Expr], dtype: DType) -> "Call":
         arguments = tuple(args)
-        key = (name, arguments, dtype.name)
-        return _interned(cls, key, dtype, name=name, args=arguments)  # type: ignore[return-value]
+        key = (cls, name, arguments, dtype.name)
+        held = _TABLE.get(key)
+        found = None if held is None else held()
+        if found is not None:
+            return found  # type: ignore[return-value]
+        new = object.__new__(cls)
+        new.name, new.args = name, arguments
+        return _keep(key, new, dtype, arguments)
 
     def __reduce__(self) -> tuple:
         return Call, (self.name, self.args, self.dtype)
@@ -319,8 +429,15 @@ class Reduce(Expr):
 
     def __new__(cls, op: ReduceOp, axes: Iterable[Axis], body: Expr) -> "Reduce":
         over = tuple(axes)
+        key = (cls, op, over, body)
+        held = _TABLE.get(key)
+        found = None if held is None else held()
+        if found is not None:
+            return found  # type: ignore[return-value]
+        new = object.__new__(cls)
+        new.op, new.axes, new.body = op, over, body
         dtype = dt.i64 if op in ("argmax", "argmin") else body.dtype
-        return _interned(cls, (op, over, body), dtype, op=op, axes=over, body=body)  # type: ignore[return-value]
+        return _keep(key, new, dtype, (body, *(as_expr(a.extent) for a in over)))
 
     def __reduce__(self) -> tuple:
         return Reduce, (self.op, self.axes, self.body)
@@ -407,6 +524,14 @@ class Store:
 
 
 @dataclass(frozen=True, slots=True)
+class Prefetch:
+    """Hints that ``buffer[indices]`` is read soon; changes nothing, and may lie out of bounds."""
+
+    buffer: Buffer
+    indices: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class If:
     """Runs ``then`` where ``cond`` holds, else ``orelse``."""
 
@@ -430,7 +555,7 @@ class Let:
     value: Expr
 
 
-Stmt = Union[For, Store, If, Alloc, Let]
+Stmt = Union[For, Store, Prefetch, If, Alloc, Let]
 Block = tuple[Stmt, ...]
 
 

@@ -29,6 +29,7 @@ from .ir import (
     If,
     Let,
     Load,
+    Prefetch,
     LoopKind,
     Reduce,
     ReduceOp,
@@ -251,6 +252,14 @@ def _stmt(node: ast.stmt, names: Names) -> Stmt:
         case ast.Assign(targets=[ast.Subscript(value=target, slice=inner)], value=value):
             indices = tuple(_expr(i, names) for i in _elements(inner))
             return Store(_buffer(target, names), indices, _expr(value, names))
+        case ast.Expr(
+            value=ast.Call(
+                func=ast.Name(id="prefetch"), args=[ast.Subscript(value=target, slice=inner)]
+            )
+        ):
+            return Prefetch(
+                _buffer(target, names), tuple(_expr(i, names) for i in _elements(inner))
+            )
         case ast.If():
             then, orelse = _block(node.body, names), _block(node.orelse, names)
             return If(_expr(node.test, names), then, orelse)

@@ -40,6 +40,7 @@ from .ir import (
     If,
     Let,
     Load,
+    Prefetch,
     Reduce,
     Select,
     Stmt,
@@ -252,6 +253,9 @@ def _stmt(stmt: Stmt, indent: str) -> list[str]:
         case Store():
             place = f"{_name(stmt.buffer.name)}[{_list(stmt.indices) or '()'}]"
             return [f"{indent}{place} = {_expr(stmt.value)[0]}"]
+        case Prefetch():
+            place = f"{_name(stmt.buffer.name)}[{_list(stmt.indices) or '()'}]"
+            return [f"{indent}prefetch({place})"]
         case If():
             lines = [f"{indent}if {_expr(stmt.cond)[0]}:", *_block(stmt.then, deeper)]
             if stmt.orelse:

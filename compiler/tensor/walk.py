@@ -26,6 +26,7 @@ from .ir import (
     If,
     Let,
     Load,
+    Prefetch,
     Reduce,
     Select,
     Stmt,
@@ -196,6 +197,8 @@ def expressions(stmt: Stmt) -> tuple[Expr, ...]:
             return (as_expr(stmt.start), as_expr(stmt.extent))
         case Store():
             return (*stmt.indices, stmt.value)
+        case Prefetch():
+            return stmt.indices
         case If():
             return (stmt.cond,)
         case Alloc():
@@ -261,6 +264,8 @@ def rewrite_block(block: Block, f: ExprFn) -> Block:
             case Store():
                 indices = tuple(f(i) for i in stmt.indices)
                 return (Store(stmt.buffer, indices, f(stmt.value)),)
+            case Prefetch():
+                return (Prefetch(stmt.buffer, tuple(f(i) for i in stmt.indices)),)
             case If():
                 return (If(f(stmt.cond), stmt.then, stmt.orelse),)
             case Alloc():
@@ -305,6 +310,8 @@ def replace_block_buffers(block: Block, mapping: Mapping[Buffer, Buffer]) -> Blo
         match stmt:
             case Store():
                 return (Store(mapping.get(stmt.buffer, stmt.buffer), stmt.indices, stmt.value),)
+            case Prefetch():
+                return (Prefetch(mapping.get(stmt.buffer, stmt.buffer), stmt.indices),)
             case Alloc():
                 return (Alloc(mapping.get(stmt.buffer, stmt.buffer)),)
             case _:

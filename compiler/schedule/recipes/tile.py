@@ -31,6 +31,9 @@ from ..schedule import Schedule
 from .choices import Choices
 from .elementwise import fuse_all, is_large
 
+PREFETCH_BYTES = 6144
+"""How far ahead of its use a packed operand is asked for."""
+
 FALLBACK_EXTENT = 256
 """What an unbounded symbolic extent is taken for when sizes are weighed."""
 
@@ -205,6 +208,7 @@ def tile(nests: Nests, target: Target, choices: Choices) -> Schedule:
         s.do("compute_at", r.buffer.name, place)
         s.do("set_scope", r.buffer.name, "register")
         _shape_reduction(s, r, t)
+    _prefetch(s, t, target, choices)
     if t.row is not None and place == _outer_name(t.row):
         _split_edges(s, t, place)
     if is_large((*nests.axes, *t.main.reduce)):
@@ -355,6 +359,17 @@ def _shape_reduction(s: Schedule, r: Reduction, t: Tile) -> None:
             s.do("set_kind", first[a.var.name], kind)
     for name in reduce:
         s.do("tighten", name)
+
+
+def _prefetch(s: Schedule, t: Tile, target: Target, choices: Choices) -> None:
+    """Asks for packed columns ahead of their use where they come from beyond L2."""
+    for packing in s.packings:
+        nbytes = size_product(packing.packed.shape) * packing.packed.dtype.bytes
+        steps = max(1, PREFETCH_BYTES // (t.nr * packing.packed.dtype.bytes))
+        steps = steps if nbytes > target.l2_bytes // 2 else 0
+        steps = choices.pick("prefetch", steps, (0, steps))
+        if steps:
+            s.do("prefetch", t.main.reduce[-1].var.name, packing.packed.name, steps)
 
 
 def _has_guards(nests: Nests, t: Tile) -> bool:
