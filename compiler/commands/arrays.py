@@ -117,8 +117,10 @@ def _read_archive(path: Path) -> dict[str, np.ndarray]:
 
 def _load(path: Path) -> np.ndarray | dict[str, np.ndarray]:
     try:
-        found = np.load(path, allow_pickle=False)
-        return found if isinstance(found, np.ndarray) else {k: found[k] for k in found.files}
+        # Opened here: NumPy does not close the file of an archive that it cannot read.
+        with path.open("rb") as file:
+            found = np.load(file, allow_pickle=False)
+            return found if isinstance(found, np.ndarray) else {k: found[k] for k in found.files}
     except (OSError, ValueError, EOFError, KeyError, NotImplementedError) as error:
         raise InputError(f"{path} cannot be read as NumPy data: {error}", code="TW-E0310") from None
     except Exception as error:

@@ -169,5 +169,5 @@ def _check(
         agrees = found.relative <= tolerance
         code = code if agrees else 1
         size = found.note or f"largest difference {found.relative:.2e} of the largest value"
-        click.echo(f"{'agrees' if agrees else 'DIFFERS'} with {label}: {found.output}: {size}")
+        click.echo(f"{'agrees with' if agrees else 'DIFFERS from'} {label}: {found.output}: {size}")
     return code
