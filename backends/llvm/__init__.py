@@ -1,0 +1,1 @@
+"""Emission of LLVM IR from the tensor IR, for every CPU target."""

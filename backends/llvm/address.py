@@ -18,11 +18,13 @@ from .types import vector
 Monomial = tuple[Value, ...]
 # More carried pointers than this in one loop would spill: further ones add counter * step.
 _CARRIED_POINTERS = 12
+# Products of sizes and loop counters are kept apart up to this many factors.
+_LONGEST_PRODUCT = 4
 _I32_MAX = (1 << 31) - 1
 
 
 class Index:
-    """An i64 value ``const + stride * lane + sum(coefficient * monomial)``; values may be vectors."""
+    """An i64 value ``const + stride * lane + sum(coefficient * product of values)``."""
 
     __slots__ = ("const", "is_const", "stride", "terms")
 
@@ -119,7 +121,8 @@ class Addresser(Builder):
                     result[f] = result.get(f, 0) + sign * c
             case Binary(op="mul"):
                 a, b = self._to_linear(e.a), self._to_linear(e.b)
-                if len(a) == 1 or len(b) == 1:
+                short = _longest(a) + _longest(b) <= _LONGEST_PRODUCT
+                if short and (len(a) == 1 or len(b) == 1):
                     result = _product(a, b)
         self._linear[e] = result
         return result
@@ -213,8 +216,11 @@ class Addresser(Builder):
         if b.is_const:
             return self.scale(a, b.const)
         left, right = self._single_term(a), self._single_term(b)
-        monomial = tuple(sorted(left[0] + right[0], key=_by_name))
-        return Index(0, 0, ((monomial, left[1] * right[1]),))
+        factors = left[0] + right[0]
+        if len(factors) > _LONGEST_PRODUCT or any(v.lo is None for v in factors):
+            # Data, not sizes and counters: nothing is gained by keeping the factors apart.
+            return self.atom(self._arith("mul", self.materialise(a), self.materialise(b)))
+        return Index(0, 0, ((tuple(sorted(factors, key=_by_name)), left[1] * right[1]),))
 
     def _single_term(self, a: Index) -> tuple[Monomial, int]:
         if a.const == 0 and a.stride == 0 and len(a.terms) == 1:
@@ -529,6 +535,11 @@ def _product(
             key = tuple(sorted(fa + fb, key=id)) if fa and fb else fa or fb
             result[key] = result.get(key, 0) + ca * cb
     return result
+
+
+def _longest(linear: dict[tuple[Expr, ...], int]) -> int:
+    """The factors of the longest product."""
+    return max((len(factors) for factors in linear), default=0)
 
 
 def _by_name(value: Value) -> str:

@@ -42,7 +42,7 @@ from .address import Index
 from .builder import Pointer, Value
 from .machine import Machine, machine_of
 from .memory import ZEROS, ZEROS_BYTES
-from .statements import Lane, Statements
+from .statements import Lane, Statements, loop_range
 from .types import register_type
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_]")
@@ -165,6 +165,7 @@ class _Kernel:
         extent, start = emitter.index(loop.extent), emitter.index(loop.start)
         if extent.is_const:
             begin.hi, end.hi = extent.const - 1, extent.const
+        emitter.ranges[loop.var] = loop_range(loop)
         first = emitter.add(start, emitter.atom(begin))
         count = Index(0, 0, (((end,), 1), ((begin,), -1)))
         emitter.serial_loop(loop.var, first, count, loop.body, [Lane(1, 1)])

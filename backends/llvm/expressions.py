@@ -17,8 +17,10 @@ from tilewright.tensor.ir import (
     Select,
     Unary,
     Var,
+    lt,
 )
-from tilewright.tensor.walk import loads
+from tilewright.tensor.simplify import prove
+from tilewright.tensor.walk import children, loads
 
 from .address import Index
 from .builder import Value
@@ -27,7 +29,11 @@ from .memory import Memory
 
 
 class Expressions(Memory):
-    """Evaluates expressions; within one statement each is evaluated once."""
+    """Evaluates expressions; within one statement each is evaluated once.
+
+    Attributes:
+        ranges: inclusive ranges of the variables of the open loops.
+    """
 
     def __init__(self, machine: Machine) -> None:
         super().__init__(machine)
@@ -35,11 +41,15 @@ class Expressions(Memory):
         self._indices: dict[Expr, Index] = {}
         self._expanded: dict[Expr, Expr] = {}
         self._memory_loads: dict[Expr, tuple[Load, ...]] = {}
+        self._sure: dict[Expr, dict[Expr, None]] = {}
+        self._inside: dict[Load, bool] = {}
+        self.ranges: dict[Var, tuple[Dim, Dim]] = {}
 
     def start_statement(self) -> None:
         """Forgets the values of the last statement (it may have changed what they read)."""
         self._values = {}
         self._indices = {}
+        self._inside = {}
 
     def expanded(self, e: Expr) -> Expr:
         """The expression with calls of functions that have no instruction written out."""
@@ -49,6 +59,7 @@ class Expressions(Memory):
         return found
 
     def index(self, e: Dim) -> Index:
+        """Evaluates an i64 expression, once in a statement."""
         if isinstance(e, int):
             return self.const_index(e)
         kind = type(e)
@@ -68,6 +79,7 @@ class Expressions(Memory):
         return found
 
     def compute(self, e: Expr) -> Value:
+        """The value of an expression by its own operation (i64 sums come by ``index``)."""
         match e:
             case Const():
                 return self.constant(e.value, e.dtype)
@@ -106,15 +118,19 @@ class Expressions(Memory):
         cond = self.value(e.cond)
         if cond.const is not None:
             return self.value(e.a if cond.const else e.b)
-        if cond.lanes == 1 and _is_zero(e.b) and self._pending(e.a) and _is_converted_load(e.a):
+        if not self._pending(e.a) and not self._pending(e.b):
+            return self.select(cond, self.value(e.a), self.value(e.b))
+        if cond.lanes == 1 and _is_zero(e.b) and _is_converted_load(e.a):
             # The guarded load reads zeros elsewhere, and zero converts to zero.
             return self._arm(e.a, cond)
         if cond.lanes > 1 and isinstance(e.a, Load) and self._pending(e.a):
-            other = self._arm(e.b, self.invert(cond))
-            return self._load_or(e.a, cond, other)
+            return self._load_or(e.a, cond, self._arm(e.b, self.invert(cond)))
+        # What both arms need is computed once, before them.
+        for node in self._surely(e.a):
+            if node in self._surely(e.b):
+                self.value(node)
         a = self._arm(e.a, cond)
-        b = self._arm(e.b, self.invert(cond)) if self._pending(e.b) else self.value(e.b)
-        return self.select(cond, a, b)
+        return self.select(cond, a, self._arm(e.b, self.invert(cond)))
 
     def _load_or(self, e: Load, cond: Value, other: Value) -> Value:
         saved = self.mask
@@ -127,14 +143,57 @@ class Expressions(Memory):
         return value
 
     def _pending(self, e: Expr) -> bool:
-        """Whether evaluating it would load from memory what has not been loaded yet."""
+        """Whether evaluating it would perform a load that may be out of bounds."""
         found = self._memory_loads.get(e)
         if found is None:
             found = self._memory_loads[e] = tuple(loads(e))
         values, indices, registers = self._values, self._indices, self.registers
         return any(
-            x.buffer.name not in registers and x not in values and x not in indices for x in found
+            x.buffer.name not in registers
+            and x not in values
+            and x not in indices
+            and not self._is_inside(x)
+            for x in found
         )
+
+    def _is_inside(self, e: Load) -> bool:
+        """Whether a load is known to be within its buffer wherever the statement runs."""
+        found = self._inside.get(e)
+        if found is None:
+            found = self._inside[e] = all(
+                self._is_below(i, d) for i, d in zip(e.indices, e.buffer.shape, strict=True)
+            )
+        return found
+
+    def _is_below(self, index: Expr, size: Dim) -> bool:
+        if next(loads(index), None) is not None:
+            return False
+        lo, hi = self.bounds_of(self.index(index))
+        if lo is None or lo < 0:
+            return False
+        if isinstance(size, int):
+            return hi is not None and hi < size
+        return prove(lt(index, size), self.ranges) is True
+
+    def _surely(self, e: Expr) -> dict[Expr, None]:
+        """The loads and selects that are evaluated whenever ``e`` is, inner ones first."""
+        found = self._sure.get(e)
+        if found is not None:
+            return found
+        found = {}
+        match e:
+            case Select():
+                found.update(self._surely(e.cond))
+                other = self._surely(e.b)
+                found.update((x, None) for x in self._surely(e.a) if x in other)
+                found[e] = None
+            case _:
+                for child in children(e):
+                    found.update(self._surely(child))
+                if isinstance(e, Load):
+                    found[e] = None
+        self._sure[e] = found
+        return found
 
     def _arm(self, e: Expr, cond: Value) -> Value:
         """An arm of a select: its loads are performed only where ``cond`` holds."""

@@ -14,6 +14,7 @@ from tilewright.tensor.ir import (
     Block,
     Buffer,
     Const,
+    Dim,
     Expr,
     For,
     If,
@@ -23,8 +24,9 @@ from tilewright.tensor.ir import (
     Select,
     Store,
     Var,
+    as_expr,
 )
-from tilewright.tensor.walk import free_vars, statements
+from tilewright.tensor.walk import statements
 
 from .address import Form, Index
 from .builder import Pointer, Value
@@ -329,6 +331,7 @@ class Statements(Expressions):
     def _loop(self, stmt: For, lanes: list[Lane]) -> None:
         self.enter(lanes[0])
         extent, start = self.index(stmt.extent), self.index(stmt.start)
+        self.ranges[stmt.var] = loop_range(stmt)
         if stmt.kind == "vector":
             self._vector_loop(stmt, start, extent, lanes)
             return
@@ -638,6 +641,13 @@ class Statements(Expressions):
                     rows.append((position, count, self.poison(dtype, value.lanes), value))
             merged[name] = rows
         return merged
+
+
+def loop_range(loop: For) -> tuple[Dim, Dim]:
+    """The first and last value of a loop's variable."""
+    if isinstance(loop.start, int) and isinstance(loop.extent, int):
+        return loop.start, loop.start + loop.extent - 1
+    return loop.start, as_expr(loop.start) + loop.extent - 1
 
 
 def _phi(value: Value, first: str, entry: str, next_: str, latch: str) -> str:
