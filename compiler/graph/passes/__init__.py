@@ -41,6 +41,8 @@ PASSES: tuple[tuple[str, Pass, str], ...] = (
     ("simplify", simplify, "one form for each thing, so that the passes below need one pattern"),
     ("layout", layout, "convolution trunks run channels-last, with no transpose inside"),
     ("simplify again", simplify, "what layout brought together: scales behind a convolution"),
+    ("layout again", layout, "reshapes that stood between two transposes are gone now"),
+    ("simplify last", simplify, "a scale that layout moved behind its product joins the weights"),
     ("row-major", _row_major, "kernels and files take constants as dense row-major arrays"),
     ("fuse", fuse, "a kernel per group keeps intermediates in registers and caches"),
 )

@@ -97,6 +97,12 @@ def reshape_after_elementwise(rules: Rules, node: Node) -> Value | None:
         if seen is None:
             return None
         wanted.append(seen)
+    for view in views:
+        # Who reads a view reads what is behind it: a contraction there must not be taken to
+        # have one reader, and be repeated with scaled weights.
+        if view is not None:
+            behind, seen_by = view.inputs[0], rules.uses.get(view.outputs[0], 0)
+            rules.uses[behind] = max(rules.uses.get(behind, 0), seen_by)
     pairs = zip(node.inputs, wanted, strict=True)
     operands = [rules.make("reshape", (v,), {"shape": s}, like=node) for v, s in pairs]
     moved = rules.make(node.op, operands, node.attrs, like=node)
@@ -141,14 +147,8 @@ def reshape_after_matmul(rules: Rules, node: Node) -> Value | None:
     (source,) = view.inputs
     if len(source.shape) < 2 or not same_dim(source.shape[-1], x.shape[-1]):
         return None
-    if same_shape(_long(source.shape), _long(x.shape)):
-        return None
     moved = rules.make("matmul", (source, w), {}, like=node)
     return rules.make("reshape", (moved,), {"shape": node.outputs[0].shape}, like=node)
-
-
-def _long(shape: Shape) -> Shape:
-    return tuple(d for d in shape if d != 1)
 
 
 def _elementwise() -> dict[str, tuple[Rule, ...]]:

@@ -284,6 +284,16 @@ def test_weights_that_another_node_reads_through_the_same_convolution_stay(
     assert ops(check(b.finish(), simplify, N=2)).count("conv") == 1
 
 
+def test_a_product_read_through_views_is_not_repeated(rng: Generator, check: Check) -> None:
+    b = GraphBuilder("g")
+    rows = b.add("reshape", b.input("x", f32(N, S, 4)), shape=(dim(N * S), 4))
+    y = b.add("matmul", rows, b.constant(rng.random((4, 6), np.float32)))
+    y = b.add("reshape", y, shape=(N, S, 6))
+    half = b.add("mul", y, const(b, 0.5))
+    b.output(b.add("mul", half, b.add("tanh", b.add("mul", b.add("mul", y, y), y))))
+    assert ops(check(b.finish(), simplify, N=2, S=3)).count("matmul") == 1
+
+
 def test_a_product_that_would_overflow_does_not_merge(check: Check) -> None:
     b = GraphBuilder("g")
     x = b.input("x", f32(N, 4))
@@ -431,6 +441,7 @@ def test_random_graphs_keep_their_results_and_settle(
     graph = random_graph(default_rng(seed), 25)
     after = check(graph, simplify, N=3)
     assert len(after.nodes) <= len(graph.nodes)
+    assert ops(after).count("matmul") <= ops(graph).count("matmul")
     again = simplify(after, target)
     assert ops(again) == ops(after)
 
