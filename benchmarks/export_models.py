@@ -74,7 +74,11 @@ def declare_operators() -> torch.library.Library:
 def with_statistics(module: nn.Module, *shape: int) -> nn.Module:
     """Gives batch norms random scales and the statistics of their own inputs."""
     generator = torch.Generator().manual_seed(123)
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = [
+        m
+        for m in module.modules()
+        if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)
+    ]
     module.eval()
     for norm in norms:
         norm.reset_running_stats()
