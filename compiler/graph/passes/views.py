@@ -13,6 +13,9 @@ from ...tensor.simplify import dim, product, same_dim
 from ..ir import Node, Value
 from .rule import Rule, Rules, Shape
 
+_EPILOGUE = 8
+"""How many nodes behind a contraction are looked at to see that they belong to it."""
+
 
 def reshape_of_reshape(rules: Rules, node: Node) -> Value | None:
     """Reshapes merge."""
@@ -87,6 +90,7 @@ def reshape_after_elementwise(rules: Rules, node: Node) -> Value | None:
     )
     if main is None:
         return None
+    anchored = ends_contraction(rules, main.inputs[0])
     (source,), shape = main.inputs, main.outputs[0].shape
     wanted: list[Shape] = []
     for value, view in zip(node.inputs, views, strict=True):
@@ -94,6 +98,10 @@ def reshape_after_elementwise(rules: Rules, node: Node) -> Value | None:
             seen = source.shape if same_shape(value.shape, shape) else None
         else:
             seen = _behind_view(rules, value, source.shape, shape)
+        if seen is None and anchored and same_shape(value.shape, shape):
+            # A residual: seen through a view of its own it joins the contraction's kernel. If it
+            # comes out of one itself, the node can join that as it is.
+            seen = None if ends_contraction(rules, value) else source.shape
         if seen is None:
             return None
         wanted.append(seen)
@@ -107,6 +115,19 @@ def reshape_after_elementwise(rules: Rules, node: Node) -> Value | None:
     operands = [rules.make("reshape", (v,), {"shape": s}, like=node) for v, s in pairs]
     moved = rules.make(node.op, operands, node.attrs, like=node)
     return rules.make("reshape", (moved,), {"shape": shape}, like=node)
+
+
+def ends_contraction(rules: Rules, value: Value) -> bool:
+    """Whether a value comes out of a contraction's kernel, by elementwise nodes read once."""
+    for _ in range(_EPILOGUE):
+        node = rules.producer.get(value)
+        if node is None or rules.uses.get(value, 0) > 1:
+            return False
+        kind = OPS[node.op].kind
+        if kind != "elementwise":
+            return kind == "contraction"
+        value = next((v for v in node.inputs if same_shape(v.shape, value.shape)), value)
+    return False
 
 
 def _sinks_everywhere(rules: Rules, view: Value, node: Node) -> bool:

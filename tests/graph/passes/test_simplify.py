@@ -320,6 +320,18 @@ def test_projections_through_flat_rows_lose_their_reshapes(rng: Generator, check
     assert ops(check(b.finish(), simplify, N=2, S=3)) == ["matmul", "add", "add"]
 
 
+def test_a_residual_joins_a_projection_of_flat_rows(rng: Generator, check: Check) -> None:
+    b = GraphBuilder("g")
+    x = b.input("x", f32(1, S, 8))
+    turned = b.add("transpose", b.add("reshape", x, shape=(1, S, 2, 4)), perm=(0, 1, 3, 2))
+    y = b.add(
+        "matmul", b.add("reshape", turned, shape=(S, 8)), b.constant(rng.random((8, 8), np.float32))
+    )
+    b.output(b.add("tanh", b.add("add", b.add("reshape", y, shape=(1, S, 8)), x)))
+    after = check(b.finish(), simplify, S=3)
+    assert ops(after)[-4:] == ["reshape", "add", "tanh", "reshape"]
+
+
 def test_joint_projections_split_as_slices_of_one_view(rng: Generator, check: Check) -> None:
     b = GraphBuilder("g")
     x = b.input("x", f32(N, S, 24))
