@@ -403,9 +403,7 @@ def tighten(func: Func, loop: str) -> Func:
 
     def edit(it: For) -> Block:
         inner = {x.var for x in loops(it.body)}
-        guards: set[Expr] = set()
-        for s in stores(it.body):
-            guards |= padding_guards(s)
+        guards = dict.fromkeys(g for s in stores(it.body) for g in padding_guards(s))
         lows: list[Expr] = []
         highs: list[Expr] = []
         dropped: dict[Expr, Expr] = {}
@@ -432,30 +430,30 @@ def tighten(func: Func, loop: str) -> Func:
     return edit_loop(func, loop, edit, step)
 
 
-def padding_guards(s: Store) -> set[Expr]:
-    """The conjuncts of the selects that make this accumulation a no-op where they are false."""
+def padding_guards(s: Store) -> tuple[Expr, ...]:
+    """The distinct conjuncts of the selects that make this accumulation a no-op where they are false."""
     value = s.value
     if not (isinstance(value, Binary) and value.op in ("add", "max", "min")):
-        return set()
+        return ()
     self_load = s.buffer[s.indices]
     if value.a is self_load:
         term = value.b
     elif value.b is self_load:
         term = value.a
     else:
-        return set()
+        return ()
     factors = [term]
-    found: set[Expr] = set()
+    found: dict[Expr, None] = {}
     while factors:
         t = factors.pop()
         match t:
             case Binary(op="mul") if value.op == "add":
                 factors += [t.a, t.b]
             case Select() if _is_identity(value.op, t.b):
-                found |= set(conjuncts(t.cond))
+                found |= dict.fromkeys(conjuncts(t.cond))
             case _ if hasattr(t, "x") and type(t).__name__ == "Cast":
                 factors.append(t.x)  # type: ignore[attr-defined]
-    return found
+    return tuple(found)
 
 
 def _is_identity(op: str, e: Expr) -> bool:

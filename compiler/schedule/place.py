@@ -294,7 +294,7 @@ def _shrink(
         raise fail(step, func, "the producing nest holds a declaration")
 
     def value(e: Expr, ranges: Ranges) -> Expr:
-        own = {x for x in expr_loads(e) if x.buffer == old}
+        own = [x for x in expr_loads(e) if x.buffer == old]
         marks: dict[Expr, Expr] = {
             x: Var(f".own{k}", x.dtype) for k, x in enumerate(own)
         }

@@ -31,6 +31,24 @@ from .ir import (
     as_expr,
     binary,
 )
+from .walk import substitute
+
+__all__ = [
+    "Bound",
+    "Ranges",
+    "affine",
+    "bounds",
+    "ceildiv",
+    "dim",
+    "evaluate",
+    "multiple_of",
+    "product",
+    "prove",
+    "same_dim",
+    "simplify",
+    "substitute",
+    "symbols",
+]
 
 Bound = int | None
 Ranges = Mapping[Var, tuple[Dim | None, Dim | None]]
@@ -41,6 +59,7 @@ _Linear = dict[_Monomial, int]
 _NO_RANGES: Ranges = {}
 _FALSE = Const(False, dt.bool_)
 _TRUE = Const(True, dt.bool_)
+_BOUNDED = frozenset({"mod", "min", "max", "floordiv"})
 
 
 def simplify(e: Expr, ranges: Ranges = _NO_RANGES) -> Expr:
@@ -50,20 +69,14 @@ def simplify(e: Expr, ranges: Ranges = _NO_RANGES) -> Expr:
         e: any expression.
         ranges: inclusive ranges of loop variables; symbols carry their own.
     """
-    if not ranges:
-        return _simplify_free(e)
-    return _Simplifier(ranges).run(e)
-
-
-def _simplify_free(e: Expr) -> Expr:
-    return _free().run(e)
+    return _simplifier(e, ranges).run(e)
 
 
 def dim(e: Dim) -> Dim:
     """The canonical dim: a Python int when constant, else a canonical i64 expression."""
     if isinstance(e, int):
         return e
-    simple = _simplify_free(e)
+    simple = _free().run(e)
     return int(simple.value) if isinstance(simple, Const) else simple
 
 
@@ -71,7 +84,7 @@ def same_dim(a: Dim, b: Dim) -> bool:
     """Whether two dims are equal for all values of their symbols (as far as is known)."""
     if isinstance(a, int) and isinstance(b, int):
         return a == b
-    return dim(as_expr(a) - as_expr(b)) == 0
+    return a is b or dim(as_expr(a) - as_expr(b)) == 0
 
 
 def product(dims: Iterable[Dim]) -> Dim:
@@ -97,7 +110,7 @@ def bounds(e: Dim, ranges: Ranges = _NO_RANGES) -> tuple[Bound, Bound]:
     """Inclusive bounds of an i64 expression; None where there is none that is known."""
     if isinstance(e, int):
         return e, e
-    return _Simplifier(ranges).bounds(e) if ranges else _free().bounds(e)
+    return _simplifier(e, ranges).bounds(e)
 
 
 def prove(condition: Expr, ranges: Ranges = _NO_RANGES) -> bool | None:
@@ -121,35 +134,7 @@ def symbols(e: Dim) -> frozenset[Var]:
     """The variables that occur in an expression."""
     if isinstance(e, int):
         return frozenset()
-    return _variables(e)
-
-
-@lru_cache(maxsize=1 << 16)
-def _variables(e: Expr) -> frozenset[Var]:
-    if isinstance(e, Var):
-        return frozenset((e,))
-    parts = [_variables(c) for c in _children(e)]
-    if isinstance(e, Load):
-        parts += [symbols(d) for d in e.buffer.shape]
-    return frozenset().union(*parts)
-
-
-def substitute(e: Expr, mapping: Mapping[Expr, Expr]) -> Expr:
-    """Replaces sub-expressions (variables, loads) by others; nothing else is simplified."""
-    if not mapping:
-        return e
-    memo: dict[Expr, Expr] = dict(mapping)
-
-    def visit(x: Expr) -> Expr:
-        found = memo.get(x)
-        if found is None:
-            kids = _children(x)
-            new = tuple(visit(k) for k in kids)
-            found = x if new == kids else _rebuild(x, new)
-            memo[x] = found
-        return found
-
-    return visit(e)
+    return e.variables
 
 
 def evaluate(e: Dim, env: Mapping[str, int]) -> int:
@@ -219,43 +204,6 @@ def _fold_ints(op: str, a: int, b: int) -> int:
     raise AssertionError(op)
 
 
-def _children(e: Expr) -> tuple[Expr, ...]:
-    match e:
-        case Binary():
-            return (e.a, e.b)
-        case Load():
-            return e.indices
-        case Unary() | Cast():
-            return (e.x,)
-        case Select():
-            return (e.cond, e.a, e.b)
-        case Call():
-            return e.args
-        case Reduce():
-            return (e.body, *(as_expr(a.extent) for a in e.axes))
-    return ()
-
-
-def _rebuild(e: Expr, new: tuple[Expr, ...]) -> Expr:
-    match e:
-        case Binary():
-            return Binary(e.op, *new)
-        case Load():
-            return Load(e.buffer, new)
-        case Unary():
-            return Unary(e.op, *new)
-        case Cast():
-            return Cast(new[0], e.dtype)
-        case Select():
-            return Select(*new)
-        case Call():
-            return Call(e.name, new, e.dtype)
-        case Reduce():
-            axes = (Axis(a.var, dim(x)) for a, x in zip(e.axes, new[1:], strict=True))
-            return Reduce(e.op, axes, new[0])
-    return e
-
-
 @lru_cache(maxsize=1 << 16)
 def _order(e: Expr) -> tuple[int, str]:
     """A total order of atoms: variables by name first, then the rest by their printed form."""
@@ -279,7 +227,7 @@ def _spell(e: Expr) -> str:
             head = e.name
         case _:
             head = type(e).__name__
-    return f"{head}({','.join(map(_spell, _children(e)))}):{e.dtype}"
+    return f"{head}({','.join(map(_spell, e.operands))}):{e.dtype}"
 
 
 def _add(into: _Linear, other: _Linear, scale: int = 1) -> None:
@@ -296,7 +244,11 @@ def _multiply(a: _Linear, b: _Linear) -> _Linear:
     for ma, ca in a.items():
         for mb, cb in b.items():
             monomial = tuple(sorted(ma + mb, key=_order)) if ma and mb else ma + mb
-            _add(result, {monomial: ca * cb})
+            total = result.get(monomial, 0) + ca * cb
+            if total:
+                result[monomial] = total
+            else:
+                result.pop(monomial, None)
     return result
 
 
@@ -319,10 +271,16 @@ class _Simplifier:
         self._linear: dict[Expr, _Linear] = {}
         self._ends_of: dict[tuple[frozenset[tuple[_Monomial, int]], bool], Bound] = {}
         self._atoms: dict[Expr, tuple[Bound, Bound]] = {}
+        self._boxes: dict[Expr, tuple[Bound, Bound] | None] = {}
+
+    @property
+    def size(self) -> int:
+        """How much it remembers."""
+        return len(self._done) + len(self._linear)
 
     def is_free(self, e: Expr) -> bool:
         """Whether no variable of the ranges occurs, so that every simplifier agrees on it."""
-        return bool(self.ranges) and self._names.isdisjoint(_variables(e))
+        return bool(self._names) and self._names.isdisjoint(e.variables)
 
     def run(self, e: Expr) -> Expr:
         found = self._done.get(e)
@@ -333,11 +291,18 @@ class _Simplifier:
         return found
 
     def _step(self, e: Expr) -> Expr:
+        if isinstance(e, Const | Var):
+            return e
+        if e.dtype is dt.i64 and isinstance(e, Binary | Unary):
+            return self.build(self.linear(e))
         match e:
-            case Const() | Var():
-                return e
+            case Binary():
+                a, b = self.run(e.a), self.run(e.b)
+                if e.op in COMPARISONS or e.dtype is dt.bool_:
+                    return self._binary(e.op, a, b)
+                return e if a is e.a and b is e.b else Binary(e.op, a, b)
             case Load():
-                return Load(e.buffer, (self.run(i) for i in e.indices))
+                return Load(e.buffer, tuple([self.run(i) for i in e.indices]))
             case Select():
                 return self._select(self.run(e.cond), e)
             case Cast():
@@ -346,15 +311,11 @@ class _Simplifier:
                 axes = (Axis(a.var, dim(a.extent)) for a in e.axes)
                 return Reduce(e.op, axes, self.run(e.body))
             case Call():
-                return Call(e.name, (self.run(a) for a in e.args), e.dtype)
+                return Call(e.name, tuple([self.run(a) for a in e.args]), e.dtype)
             case Unary() if e.dtype is dt.bool_:
                 return self._negation(self.run(e.x))
-        if e.dtype is dt.i64:
-            return self._build(self.linear(e))
-        if isinstance(e, Unary):
-            return Unary(e.op, self.run(e.x))
-        assert isinstance(e, Binary)
-        return self._binary(e.op, self.run(e.a), self.run(e.b))
+        assert isinstance(e, Unary)
+        return Unary(e.op, self.run(e.x))
 
     # -------------------------------------------------------------- conditions and others
 
@@ -368,7 +329,7 @@ class _Simplifier:
         if x.dtype is dtype:
             return x
         if isinstance(x, Const) and x.dtype.is_integer and dtype is dt.i64:
-            return Const(x.value, dtype)
+            return Const(_wrap(int(x.value)), dtype)
         return Cast(x, dtype)
 
     def _negation(self, x: Expr) -> Expr:
@@ -397,16 +358,18 @@ class _Simplifier:
             op, a, b = ("lt" if op == "gt" else "le"), b, a
         difference = dict(self.linear(b))
         _add(difference, self.linear(a), -1)
-        lo, hi = self._linear_bounds(difference)
         if op in ("eq", "ne"):
+            lo, hi = self._linear_bounds(difference)
             if (lo is not None and lo > 0) or (hi is not None and hi < 0):
                 return Const(op == "ne", dt.bool_)
             if lo == hi == 0:
                 return Const(op == "eq", dt.bool_)
             return Binary(op, a, b)  # type: ignore[arg-type]
         least = 1 if op == "lt" else 0
+        lo = self._end(difference, low=True)
         if lo is not None and lo >= least:
             return _TRUE
+        hi = self._end(difference, low=False)
         if hi is not None and hi < least:
             return _FALSE
         return Binary(op, a, b)  # type: ignore[arg-type]
@@ -442,7 +405,7 @@ class _Simplifier:
                 return self._extreme(e.op, self.linear(e.a), self.linear(e.b))
             case Binary():
                 a, b = self.run(e.a), self.run(e.b)
-                if isinstance(a, Const) and isinstance(b, Const) and (e.op != "div" or b.value):
+                if isinstance(a, Const) and isinstance(b, Const) and _folds(e.op, int(b.value)):
                     return self.linear(Const(_wrap(_fold_ints(e.op, int(a.value), int(b.value)))))
                 return {(Binary(e.op, a, b),): 1}
             case Unary():
@@ -452,12 +415,11 @@ class _Simplifier:
 
     def _recombine(self, terms: _Linear) -> _Linear:
         """``c * (x // c) + x % c`` is x; ``x - c * (x // c)`` is left (rare)."""
-        for monomial, k in list(terms.items()):
-            if len(monomial) != 1 or monomial not in terms:
-                continue
+        remainders = [m for m in terms if len(m) == 1 and _is_mod(m[0])]
+        for monomial in remainders:
             atom = monomial[0]
-            if not (isinstance(atom, Binary) and atom.op == "mod"):
-                continue
+            assert isinstance(atom, Binary)
+            k = terms[monomial]
             quotient = self._floordiv(self.linear(atom.a), self.linear(atom.b))
             if len(quotient) != 1:
                 continue
@@ -499,9 +461,9 @@ class _Simplifier:
             return {}
         if a == b and not self._may_be_zero(b):
             return {(): 1}
-        lo_b, _ = self._linear_bounds(b)
-        if len(b) != 1 or lo_b is None or lo_b <= 0:
-            return {(Binary("floordiv", self._build(a), self._build(b)),): 1}
+        lo_b = self._end(b, low=True) if len(b) == 1 else None
+        if lo_b is None or lo_b <= 0:
+            return {(Binary("floordiv", self.build(a), self.build(b)),): 1}
         quotient, rest = self._divide(a, b)
         if self._within(rest, b):
             return quotient
@@ -531,17 +493,17 @@ class _Simplifier:
                     below_c = Const(int(inner.b.value) * c)
                     _add(result, self._floordiv(self.linear(inner.a), self.linear(below_c)))
                     return result
-            _add(result, {(Binary("floordiv", self._build(rest), Const(c)),): 1})
+            _add(result, {(Binary("floordiv", self.build(rest), Const(c)),): 1})
             return result
-        _add(result, {(Binary("floordiv", self._build(rest), self._build(b)),): 1})
+        _add(result, {(Binary("floordiv", self.build(rest), self.build(b)),): 1})
         return result
 
     def _mod(self, a: _Linear, b: _Linear) -> _Linear:
         if not a or b == {(): 1}:
             return {}
-        lo_b, _ = self._linear_bounds(b)
-        if len(b) != 1 or lo_b is None or lo_b <= 0:
-            return {(Binary("mod", self._build(a), self._build(b)),): 1}
+        lo_b = self._end(b, low=True) if len(b) == 1 else None
+        if lo_b is None or lo_b <= 0:
+            return {(Binary("mod", self.build(a), self.build(b)),): 1}
         _, rest = self._divide(a, b)
         if self._within(rest, b):
             return rest
@@ -561,7 +523,7 @@ class _Simplifier:
                     and int(inner_atom.b.value) % c == 0
                 ):
                     return self._mod(self.linear(inner_atom.a), b)
-        return {(Binary("mod", self._build(rest), self._build(b)),): 1}
+        return {(Binary("mod", self.build(rest), self.build(b)),): 1}
 
     def _extreme(self, op: str, a: _Linear, b: _Linear) -> _Linear:
         difference = dict(b)
@@ -571,26 +533,29 @@ class _Simplifier:
             return a if op == "min" else b
         if hi is not None and hi <= 0:
             return b if op == "min" else a
-        pair = sorted((self._build(a), self._build(b)), key=_order)
+        pair = sorted((self.build(a), self.build(b)), key=_order)
         return {(Binary(op, *pair),): 1}  # type: ignore[arg-type]
 
-    def _build(self, terms: _Linear) -> Expr:
+    def build(self, terms: _Linear) -> Expr:
         """The one expression of a linear form: sums first, then what is taken away."""
         constant = _wrap(terms.get((), 0))
-        ordered = sorted((m for m in terms if m), key=lambda m: [_order(x) for x in m])
-        plus = [m for m in ordered if terms[m] > 0]
-        minus = [m for m in ordered if terms[m] < 0]
+        ordered = [m for m in terms if m]
+        if len(ordered) > 1:
+            ordered.sort(key=lambda m: [_order(x) for x in m])
         total: Expr | None = None
-        for m in plus:
-            term = _scaled(m, terms[m])
-            total = term if total is None else binary("add", total, term)
-        if total is None and (constant > 0 or not minus):
+        for m in ordered:
+            if terms[m] > 0:
+                term = _scaled(m, terms[m])
+                total = term if total is None else Binary("add", total, term)
+        if total is None and (constant > 0 or not ordered):
             total, constant = Const(constant), 0
-        for m in minus:
+        for m in ordered:
+            if terms[m] >= 0:
+                continue
             if total is None:
                 total = _scaled(m, terms[m])
             else:
-                total = binary("sub", total, _scaled(m, -terms[m]))
+                total = Binary("sub", total, _scaled(m, -terms[m]))
         assert total is not None
         if constant:
             total = binary("add" if constant > 0 else "sub", total, abs(constant))
@@ -607,32 +572,53 @@ class _Simplifier:
         """Whether 0 <= terms < end is certain."""
         if not terms:
             return True
-        lo, _ = self._linear_bounds(terms)
+        lo = self._end(terms, low=True)
         if lo is None or lo < 0:
             return False
         gap = dict(end)
         _add(gap, terms, -1)
-        least, _ = self._linear_bounds(gap)
+        least = self._end(gap, low=True)
         return least is not None and least > 0
 
     def bounds(self, e: Expr) -> tuple[Bound, Bound]:
         return self._linear_bounds(self.linear(e))
 
     def _linear_bounds(self, terms: _Linear) -> tuple[Bound, Bound]:
-        if not terms:
-            return 0, 0
-        if len(terms) == 1 and () in terms:
-            return terms[()], terms[()]
-        key = frozenset(terms.items())
-        return self._end(key, terms, low=True), self._end(key, terms, low=False)
+        return self._end(terms, low=True), self._end(terms, low=False)
 
-    def _end(
-        self, key: frozenset[tuple[_Monomial, int]], terms: _Linear, low: bool, depth: int = 8
-    ) -> Bound:
-        place = (key, low)
+    def _end(self, terms: _Linear, low: bool, depth: int = 8) -> Bound:
+        """The least (low) or greatest value of a linear form that is known."""
+        total = 0
+        for monomial, c in terms.items():
+            if not monomial:
+                total += c
+                continue
+            box = self._box(monomial[0]) if len(monomial) == 1 else None
+            if box is None:
+                break
+            end = box[0 if low == (c > 0) else 1]
+            if end is None:
+                return None
+            total += c * end
+        else:
+            # Variables that vary independently between known ends: no more can be said.
+            return total
+        place = (frozenset(terms.items()), low)
         if place not in self._ends_of:
             self._ends_of[place] = self._extreme_value(terms, low, depth)
         return self._ends_of[place]
+
+    def _box(self, atom: Expr) -> tuple[Bound, Bound] | None:
+        """The ends of a variable whose range is numbers; None for all else."""
+        if atom in self._boxes:
+            return self._boxes[atom]
+        box: tuple[Bound, Bound] | None = None
+        if isinstance(atom, Var):
+            lo, hi = self.ranges.get(atom, (atom.lo, atom.hi))
+            if not isinstance(lo, Expr) and not isinstance(hi, Expr):
+                box = (lo, hi)
+        self._boxes[atom] = box
+        return box
 
     def _extreme_value(self, terms: _Linear, low: bool, depth: int) -> Bound:
         """Replaces loop variables, minima, quotients ... by ends over symbols, then adds up.
@@ -647,7 +633,7 @@ class _Simplifier:
         for end in ends:
             candidate = dict(rest)
             _add(candidate, _multiply(factor, end))
-            value = self._end(frozenset(candidate.items()), candidate, low, depth - 1)
+            value = self._end(candidate, low, depth - 1)
             if value is not None and (best is None or (value > best if low else value < best)):
                 best = value
         plain = self._sum_bounds(terms, low)
@@ -671,7 +657,7 @@ class _Simplifier:
         """An atom that has ends: its factor, the terms without it, and its ends."""
         for monomial in terms:
             for atom in monomial:
-                if isinstance(atom, Var) and atom not in self.ranges:
+                if not (atom in self.ranges or (isinstance(atom, Binary) and atom.op in _BOUNDED)):
                     continue
                 # Only where it stands linearly with one sign of its whole coefficient.
                 factor: _Linear = {}
@@ -685,13 +671,14 @@ class _Simplifier:
                     factor[tuple(left)] = c
                 if any(atom in m for m in factor):
                     continue
-                f_lo, f_hi = self._linear_bounds(factor)
+                f_lo = self._end(factor, low=True)
                 if f_lo is not None and f_lo >= 0:
                     ends = self._ends(atom, low)
-                elif f_hi is not None and f_hi <= 0:
-                    ends = self._ends(atom, not low)
                 else:
-                    continue
+                    f_hi = self._end(factor, low=False)
+                    if f_hi is None or f_hi > 0:
+                        continue
+                    ends = self._ends(atom, not low)
                 if ends:
                     return factor, rest, ends
         return None
@@ -731,14 +718,14 @@ class _Simplifier:
         lo: Bound = 1
         hi: Bound = 1
         for atom in monomial:
-            lo, hi = _product_bounds((lo, hi), self._atom_bounds(atom))
+            lo, hi = _product_bounds((lo, hi), self.atom_bounds(atom))
         return lo, hi
 
-    def _atom_bounds(self, e: Expr) -> tuple[Bound, Bound]:
+    def atom_bounds(self, e: Expr) -> tuple[Bound, Bound]:
         found = self._atoms.get(e)
         if found is None:
             free = self.is_free(e)
-            found = _free()._atom_bounds(e) if free else self._bounds_of_atom(e)
+            found = _free().atom_bounds(e) if free else self._bounds_of_atom(e)
             self._atoms[e] = found
         return found
 
@@ -752,8 +739,8 @@ class _Simplifier:
                     return e.lo, e.hi
                 lo, hi = given
                 return (
-                    None if lo is None else self._linear_bounds(self.linear(as_expr(lo)))[0],
-                    None if hi is None else self._linear_bounds(self.linear(as_expr(hi)))[1],
+                    None if lo is None else self._end(self.linear(as_expr(lo)), low=True),
+                    None if hi is None else self._end(self.linear(as_expr(hi)), low=False),
                 )
             case Binary(op="floordiv"):
                 return self._floordiv_bounds(self.bounds(e.a), self.bounds(e.b))
@@ -770,7 +757,7 @@ class _Simplifier:
                 pick = min if e.op == "min" else max
                 (la, ha), (lb, hb) = self.bounds(e.a), self.bounds(e.b)
                 return _pick(pick, la, lb, e.op == "max"), _pick(pick, ha, hb, e.op == "min")
-            case Binary(op="and") if (self.bounds(e.b)[0] or -1) >= 0:
+            case Binary(op="and") if (self.bounds(e.b)[0] or 0) > 0:
                 return 0, self.bounds(e.b)[1]
             case Select():
                 (la, ha), (lb, hb) = self.bounds(e.a), self.bounds(e.b)
@@ -807,14 +794,53 @@ class _Simplifier:
 
 
 _MOST_KEPT = 1 << 17
+_MOST_RANGES = 512
 _shared: list[_Simplifier] = []
+_by_ranges: dict[tuple[tuple[Var, tuple[Dim | None, Dim | None]], ...], _Simplifier] = {}
 
 
 def _free() -> _Simplifier:
     """The simplifier without ranges; its results hold everywhere, so it is kept."""
-    if not _shared or len(_shared[0]._done) + len(_shared[0]._linear) > _MOST_KEPT:
+    if not _shared or _shared[0].size > _MOST_KEPT:
         _shared[:] = [_Simplifier(_NO_RANGES)]
     return _shared[0]
+
+
+def _simplifier(e: Expr, ranges: Ranges) -> _Simplifier:
+    """The simplifier under the ranges that matter for an expression; kept for the next one."""
+    used = e.variables
+    if not ranges or used.isdisjoint(ranges):
+        return _free()
+    while True:
+        key = tuple([item for item in ranges.items() if item[0] in used])
+        wider = used
+        for _, ends in key:
+            for end in ends:
+                if isinstance(end, Expr):
+                    wider = wider | end.variables
+        if wider is used or len(wider) == len(used):
+            break
+        used = wider
+    found = _by_ranges.get(key)
+    if found is None or found.size > _MOST_KEPT:
+        if len(_by_ranges) >= _MOST_RANGES:
+            _by_ranges.clear()
+        found = _by_ranges[key] = _Simplifier(dict(key))
+    return found
+
+
+def _is_mod(e: Expr) -> bool:
+    return isinstance(e, Binary) and e.op == "mod"
+
+
+def _folds(op: str, b: int) -> bool:
+    """Whether an operation of two constants has a value, for the second one."""
+    match op:
+        case "div":
+            return b != 0
+        case "shl" | "shr":
+            return 0 <= b < 64
+    return True
 
 
 def _is_arithmetic(e: Expr) -> bool:
@@ -848,14 +874,14 @@ def affine(
     Returns:
         None where a variable stands inside a division, another load, or a product with another.
     """
-    s = _Simplifier(ranges)
+    s = _simplifier(e, ranges)
     wanted = set(variables)
     parts: dict[Var, _Linear] = {v: {} for v in wanted}
     rest: _Linear = {}
     for monomial, c in s.linear(e).items():
         held = [x for x in monomial if isinstance(x, Var) and x in wanted]
         others = tuple(x for x in monomial if x not in wanted)
-        if len(held) > 1 or any(_variables(x) & wanted for x in others):
+        if len(held) > 1 or any(not wanted.isdisjoint(x.variables) for x in others):
             return None
         _add(parts[held[0]] if held else rest, {others: c})
-    return {v: dim(s._build(p)) for v, p in parts.items()}, s._build(rest)
+    return {v: dim(s.build(p)) for v, p in parts.items()}, s.build(rest)

@@ -8,6 +8,7 @@ as loops do, so their walks recurse.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import TypeAlias, assert_never
 
 from .ir import (
@@ -47,20 +48,7 @@ def children(e: Expr) -> tuple[Expr, ...]:
     The operands of a Reduce are its body and then the extents of its axes. The shape of a loaded
     buffer is not an operand.
     """
-    match e:
-        case Binary():
-            return (e.a, e.b)
-        case Load():
-            return e.indices
-        case Unary() | Cast():
-            return (e.x,)
-        case Select():
-            return (e.cond, e.a, e.b)
-        case Call():
-            return e.args
-        case Reduce():
-            return (e.body, *(as_expr(axis.extent) for axis in e.axes))
-    return ()
+    return e.operands
 
 
 def rebuild(e: Expr, new: tuple[Expr, ...]) -> Expr:
@@ -68,24 +56,28 @@ def rebuild(e: Expr, new: tuple[Expr, ...]) -> Expr:
 
     A Call keeps its result type. An extent that became constant becomes an int.
     """
-    match e:
-        case Binary():
-            return Binary(e.op, *new)
-        case Load():
-            return Load(e.buffer, new)
-        case Unary():
-            return Unary(e.op, *new)
-        case Cast():
-            return Cast(new[0], e.dtype)
-        case Select():
-            return Select(*new)
-        case Call():
-            return Call(e.name, new, e.dtype)
-        case Reduce():
-            axes = (Axis(a.var, _as_dim(x)) for a, x in zip(e.axes, new[1:], strict=True))
-            return Reduce(e.op, axes, new[0])
-    assert not new, e
-    return e
+    make = _REBUILD.get(type(e))
+    if make is None:
+        assert not new, e
+        return e
+    return make(e, new)
+
+
+def _rebuild_reduce(e: Reduce, new: tuple[Expr, ...]) -> Reduce:
+    axes = (Axis(a.var, _as_dim(x)) for a, x in zip(e.axes, new[1:], strict=True))
+    return Reduce(e.op, axes, new[0])
+
+
+# By type, since rebuilding is the step that every substitution spends its time in.
+_REBUILD: dict[type[Expr], Callable[..., Expr]] = {
+    Binary: lambda e, new: Binary(e.op, new[0], new[1]),
+    Load: lambda e, new: Load(e.buffer, new),
+    Unary: lambda e, new: Unary(e.op, new[0]),
+    Cast: lambda e, new: Cast(new[0], e.dtype),
+    Select: lambda e, new: Select(new[0], new[1], new[2]),
+    Call: lambda e, new: Call(e.name, new, e.dtype),
+    Reduce: _rebuild_reduce,
+}
 
 
 def _as_dim(e: Expr) -> Dim:
@@ -104,8 +96,11 @@ def visit(e: Expr) -> Iterator[Expr]:
         if node in seen:
             continue
         seen.add(node)
+        if not node.operands:
+            yield node
+            continue
         stack.append((node, True))
-        stack.extend((child, False) for child in reversed(children(node)) if child not in seen)
+        stack += [(child, False) for child in reversed(node.operands) if child not in seen]
 
 
 def rewrite(e: Expr, f: ExprFn) -> Expr:
@@ -116,15 +111,20 @@ def rewrite(e: Expr, f: ExprFn) -> Expr:
     """
     memo: dict[Expr, Expr] = {}
     for node in visit(e):
-        old = children(node)
-        new = tuple(memo[child] for child in old)
+        old = node.operands
+        new = tuple([memo[child] for child in old])
         memo[node] = f(node if new == old else rebuild(node, new))
     return memo[e]
 
 
 def loads(e: Expr) -> Iterator[Load]:
     """Yields each distinct Load of an expression once, inner ones first."""
-    return (node for node in visit(e) if isinstance(node, Load))
+    return iter(_loads(e))
+
+
+@lru_cache(maxsize=1 << 14)
+def _loads(e: Expr) -> tuple[Load, ...]:
+    return tuple(node for node in visit(e) if isinstance(node, Load))
 
 
 def free_vars(e: Dim) -> frozenset[Var]:
@@ -134,12 +134,17 @@ def free_vars(e: Dim) -> frozenset[Var]:
     """
     if isinstance(e, int):
         return frozenset()
+    return _free_vars(e) if e.operands else e.variables
+
+
+@lru_cache(maxsize=1 << 14)
+def _free_vars(e: Expr) -> frozenset[Var]:
     known: dict[Expr, frozenset[Var]] = {}
     for node in visit(e):
         if isinstance(node, Var):
             known[node] = frozenset((node,))
             continue
-        parts = [known[child] for child in children(node)]
+        parts = [known[child] for child in node.operands]
         if isinstance(node, Reduce):
             parts[0] -= {axis.var for axis in node.axes}
         known[node] = frozenset().union(*parts)
@@ -154,18 +159,25 @@ def substitute(e: Expr, mapping: Mapping[Expr, Expr]) -> Expr:
     if not mapping:
         return e
     memo: dict[Expr, Expr] = dict(mapping)
+    # What has none of the variables of any key does not hold a key.
+    marks = frozenset().union(*(key.variables for key in mapping))
+    marked = all(key.variables for key in mapping)
     stack = [e]
     while stack:
         node = stack[-1]
         if node in memo:
             stack.pop()
             continue
-        operands = children(node)
+        operands = node.operands
+        if not operands or (marked and marks.isdisjoint(node.variables)):
+            memo[node] = node
+            stack.pop()
+            continue
         missing = [child for child in operands if child not in memo]
         if missing:
-            stack.extend(missing)
+            stack += missing
             continue
-        new = tuple(memo[child] for child in operands)
+        new = tuple([memo[child] for child in operands])
         memo[node] = node if new == operands else rebuild(node, new)
         stack.pop()
     return memo[e]
