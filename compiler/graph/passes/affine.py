@@ -153,24 +153,41 @@ def scale_weights(rules: Rules, node: Node) -> Value | None:
 
 
 def scale_after_product(rules: Rules, node: Node) -> Value | None:
-    """``matmul(x[..] * c, b)`` is ``matmul(x[..], b) * c`` for a number ``c``.
+    """``matmul(x[..] * c, b)`` is ``matmul(x[..], b) * c`` for a number ``c``; the same for ``b``.
 
     Only where the factor stands between a slice and the product, and would be a kernel of its
     own: behind the product it is part of its kernel.
     """
-    a, b = node.inputs
-    turned = rules.behind_once(a, "transpose")
-    scaled = rules.behind_once(a if turned is None else turned.inputs[0], "mul")
-    if scaled is None or rules.number(scaled.inputs[1]) is None or not a.dtype.is_float:
+    for position, operand in enumerate(node.inputs):
+        found = _without_factor(rules, operand)
+        if found is None:
+            continue
+        bare, factor = found
+        inputs = (bare, node.inputs[1]) if position == 0 else (node.inputs[0], bare)
+        product = rules.make("matmul", inputs, {}, like=node)
+        return rules.make("mul", (product, rules.array(factor, node)), {}, like=node)
+    return None
+
+
+def _without_factor(rules: Rules, value: Value) -> tuple[Value, np.ndarray] | None:
+    """A value without the number that multiplies a slice behind its transposes and reshapes."""
+    moves: list[Node] = []
+    while (move := _moved_once(rules, value)) is not None:
+        moves.append(move)
+        value = move.inputs[0]
+    scaled = rules.behind_once(value, "mul")
+    if scaled is None or rules.number(scaled.inputs[1]) is None or not value.dtype.is_float:
         return None
     x, c = scaled.inputs
-    if rules.behind(x, "slice") is None or not same_shape(x.shape, scaled.outputs[0].shape):
+    if rules.behind(x, "slice") is None or not same_shape(x.shape, value.shape):
         return None
-    if turned is not None:
-        x = rules.make("transpose", (x,), turned.attrs, like=turned)
-    product = rules.make("matmul", (x, b), {}, like=node)
-    factor = rules.array(rules.constants[c].reshape(-1)[:1].reshape(()), node)
-    return rules.make("mul", (product, factor), {}, like=node)
+    for move in reversed(moves):
+        x = rules.make(move.op, (x,), move.attrs, like=move)
+    return x, rules.constants[c].reshape(-1)[:1].reshape(())
+
+
+def _moved_once(rules: Rules, value: Value) -> Node | None:
+    return rules.behind_once(value, "transpose") or rules.behind_once(value, "reshape")
 
 
 RULES: dict[str, tuple[Rule, ...]] = {

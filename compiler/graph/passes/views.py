@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from ...ops import OPS
 from ...ops.op import dims_attr, ints_attr, same_shape
-from ...tensor.ir import as_expr
+from ...tensor.ir import Dim, as_expr
 from ...tensor.simplify import dim, product, same_dim
 from ..ir import Node, Value
+from .regroup import axis_groups
 from .rule import Rule, Rules, Shape
 
 _EPILOGUE = 8
@@ -46,33 +47,53 @@ def regroup_before_slice(rules: Rules, node: Node) -> Value | None:
     if inner is None or any(s != 1 for s in ints_attr(inner.attrs, "steps")):
         return None
     (x,) = inner.inputs
+    view = rules.behind(x, "reshape")
+    if rules.behind(x if view is None else view.inputs[0], "transpose") is not None:
+        # Layout pushes that below the slice first; a merged axis would be in its way.
+        return None
     (narrow,), shape = node.inputs, node.outputs[0].shape
-    sizes = dims_attr(inner.attrs, "sizes")
-    cut = [d for d, (a, b) in enumerate(zip(x.shape, sizes, strict=True)) if not same_dim(a, b)]
+    cut = [d for d, n in enumerate(narrow.shape) if not same_dim(n, x.shape[d])]
     if len(cut) != 1:
         return None
-    (axis,) = cut
-    start = dims_attr(inner.attrs, "starts")[axis]
-    tail = narrow.shape[axis + 1 :]
-    if not same_shape(shape[:axis], narrow.shape[:axis]) or len(shape) < axis + len(tail):
+    start = dims_attr(inner.attrs, "starts")[cut[0]]
+    placed = _cut_in_result(narrow.shape, shape, cut[0], start, x.shape[cut[0]])
+    if placed is None:
         return None
-    if len(shape) > len(narrow.shape) and same_shape(shape[len(shape) - len(tail) :], tail):
-        split = shape[axis : len(shape) - len(tail)]
-        row = product(split[1:])
-        places = (start, x.shape[axis])
-        if row == 0 or any(not same_dim(dim(as_expr(p) % row), 0) for p in places):
-            return None
-        first, rows = (dim(as_expr(p) // row) for p in places)
-        wide = (*shape[:axis], rows, *split[1:], *tail)
-    elif tail and same_dim(narrow.shape[axis], 1) and same_shape(shape[axis:], tail):
-        first = dim(as_expr(start) * tail[0])
-        wide = (*shape[:axis], dim(as_expr(x.shape[axis]) * tail[0]), *tail[1:])
-    else:
-        return None
-    view = rules.make("reshape", (x,), {"shape": wide}, like=node)
+    axis, first, rows = placed
+    wide = (*shape[:axis], rows, *shape[axis + 1 :])
+    whole = rules.make("reshape", (x,), {"shape": wide}, like=node)
     begin = tuple(first if d == axis else 0 for d in range(len(shape)))
     attrs = {"starts": begin, "sizes": shape, "steps": (1,) * len(shape)}
-    return rules.make("slice", (view,), attrs, like=node)
+    return rules.make("slice", (whole,), attrs, like=node)
+
+
+def _cut_in_result(
+    narrow: Shape, shape: Shape, cut: int, start: Dim, size: Dim
+) -> tuple[int, Dim, Dim] | None:
+    """The axis of a reshape's result that would be cut instead, where it starts, and its size.
+
+    Args:
+        narrow, shape: the shapes before and after the reshape.
+        cut: the axis of ``narrow`` that is a part, from ``start``, of an axis of this ``size``.
+    """
+    groups = axis_groups(narrow, shape)
+    if groups is None:
+        return None
+    position = next(i for i, g in enumerate(groups) if cut in g.old)
+    group = groups[position]
+    if group.old == (cut,) and group.new:
+        row = product(shape[j] for j in group.new[1:])
+        if row == 0 or any(not same_dim(dim(as_expr(p) % row), 0) for p in (start, size)):
+            return None
+        return group.new[0], dim(as_expr(start) // row), dim(as_expr(size) // row)
+    if group.new or group.old != (cut,):
+        return None
+    # One row of an axis that goes: a run of the axis behind it.
+    following = next((g for g in groups[position + 1 :] if g.new), None)
+    if following is None or not following.old:
+        return None
+    axis = following.new[0]
+    return axis, dim(as_expr(start) * shape[axis]), dim(as_expr(size) * shape[axis])
 
 
 def reshape_after_elementwise(rules: Rules, node: Node) -> Value | None:

@@ -389,6 +389,32 @@ def test_folding_reshapes_and_transposes_large_weights_without_a_copy(check: Che
     assert np.shares_memory(weights, w)
 
 
+@pytest.mark.parametrize("seed", range(80))
+def test_reshapes_of_slices_keep_their_elements(seed: int, check: Check) -> None:
+    rng = default_rng(seed)
+    b = GraphBuilder("g")
+    full = [int(d) for d in rng.choice([1, 2, 3, 4, 6, 8], int(rng.integers(1, 5)))]
+    axis = int(rng.integers(len(full)))
+    start = int(rng.integers(full[axis]))
+    new = list(full)
+    new[axis] = int(rng.integers(1, full[axis] - start + 1))
+    starts = tuple(start if d == axis else 0 for d in range(len(full)))
+    x = cut(b, b.add("tanh", b.input("x", f32(*full))), starts, tuple(new))
+    for _ in range(int(rng.integers(1, 4))):
+        at = int(rng.integers(len(new) + 1))
+        if rng.random() < 0.3:
+            new.insert(at, 1)
+        elif 1 in new and rng.random() < 0.4:
+            new.remove(1)
+        elif at + 1 < len(new) and rng.random() < 0.5:
+            new[at : at + 2] = [new[at] * new[at + 1]]
+        elif at < len(new):
+            factor = next((f for f in (2, 3) if new[at] % f == 0), 1)
+            new[at : at + 1] = [new[at] // factor, factor]
+    b.output(b.add("reshape", x, shape=tuple(new)))
+    check(b.finish(), simplify, exact=True)
+
+
 # ------------------------------------------------------------------ random graphs
 
 
