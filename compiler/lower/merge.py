@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ..tensor.access import flat_index
 from ..tensor.compute import Compute, ComputeGroup
-from ..tensor.ir import Axis, Buffer, Const, Expr, Load, Reduce, Var, as_expr
+from ..tensor.ir import Axis, Binary, Buffer, Const, Expr, Load, Reduce, Var, as_expr
 from ..tensor.simplify import (
     affine,
     dim,
@@ -26,7 +26,7 @@ def merge_axes(group: ComputeGroup) -> ComputeGroup:
     The axes at one position of all stages are merged together, since temporaries connect them.
     Parameters keep their memory and change only their shape.
     """
-    group = _drop_units(group)
+    group = _split_divided(_drop_units(group))
     position = 0
     while position + 1 < max((len(s.axes) for s in group.stages), default=0):
         if _mergeable(group, position):
@@ -45,21 +45,89 @@ def _drop_units(group: ComputeGroup) -> ComputeGroup:
     for s in group.stages:
         kept = tuple(k for k, a in enumerate(s.axes) if not same_dim(a.extent, 1))
         keep[s.output] = kept
-        new = Buffer(
-            s.output.name, s.output.dtype, tuple(s.axes[k].extent for k in kept)
-        )
+        new = Buffer(s.output.name, s.output.dtype, tuple(s.axes[k].extent for k in kept))
         zero: dict[Expr, Expr] = {
             a.var: Const(0) for k, a in enumerate(s.axes) if k not in set(kept)
         }
-        expr = _reshape_loads(
-            substitute(s.expr, zero) if zero else s.expr, keep, changed
-        )
+        expr = _reshape_loads(substitute(s.expr, zero) if zero else s.expr, keep, changed)
         changed[s.output] = new
         expr = _drop_unit_reductions(expr)
         axes = tuple(s.axes[k] for k in kept)
         done = Compute(new, axes, expr)
         stages.append(Compute(new, axes, simplify(expr, ranges_of(done))))
     outputs = tuple(changed.get(b, b) for b in group.outputs)
+    return ComputeGroup(group.name, group.inputs, outputs, tuple(stages))
+
+
+def _split_divided(group: ComputeGroup) -> ComputeGroup:
+    """Splits axes whose quotient by a constant picks what is read: the groups of a convolution.
+
+    With ``oc == g * 16 + oi`` the channel ``oc // 16 * 8 + ci`` becomes the affine ``g * 8 + ci``.
+    """
+    for _ in range(4):
+        found = _divided_axis(group)
+        if found is None:
+            return group
+        group = _split_axis(group, *found)
+    return group
+
+
+def _divided_axis(group: ComputeGroup) -> tuple[int, int] | None:
+    """The position of an axis that a reduction's loads divide, and the divisor."""
+    for s in group.stages:
+        for r in walk(s.expr):
+            if not isinstance(r, Reduce):
+                continue
+            for x in walk(r.body):
+                if not (isinstance(x, Binary) and x.op == "floordiv" and isinstance(x.b, Const)):
+                    continue
+                for k, a in enumerate(s.axes):
+                    factor = int(x.b.value)
+                    whole = isinstance(a.extent, int) and a.extent % factor == 0
+                    if x.a is a.var and whole and all(_has_axis(t, k, a) for t in group.stages):
+                        return k, factor
+    return None
+
+
+def _has_axis(s: Compute, k: int, like: Axis) -> bool:
+    return k < len(s.axes) and same_dim(s.axes[k].extent, like.extent)
+
+
+def _split_axis(group: ComputeGroup, p: int, factor: int) -> ComputeGroup:
+    """Replaces the axis at position ``p`` of every stage by a quotient and a remainder."""
+    changed: dict[Buffer, Buffer] = {}
+    stages: list[Compute] = []
+    for s in group.stages:
+        a = s.axes[p]
+        assert isinstance(a.extent, int)
+        high, low = Var(f"{a.var.name}_g"), Var(f"{a.var.name}_e")
+        axes = (
+            *s.axes[:p],
+            Axis(high, a.extent // factor),
+            Axis(low, factor),
+            *s.axes[p + 1 :],
+        )
+        out = Buffer(s.output.name, s.output.dtype, tuple(x.extent for x in axes))
+        done = Compute(out, axes, s.expr)
+        ranges = {**ranges_of(done), a.var: (0, a.extent - 1)}
+        loads: dict[Expr, Expr] = {
+            x: Load(
+                changed[x.buffer],
+                (
+                    *x.indices[:p],
+                    x.indices[p] // factor,
+                    x.indices[p] % factor,
+                    *x.indices[p + 1 :],
+                ),
+            )
+            for x in loads_of(s.expr)
+            if x.buffer in changed
+        }
+        joined: dict[Expr, Expr] = {a.var: high * factor + low}
+        expr = substitute(substitute(s.expr, loads), joined)
+        changed[s.output] = out
+        stages.append(Compute(out, axes, simplify(expr, ranges)))
+    outputs = tuple(changed[x] for x in group.outputs)
     return ComputeGroup(group.name, group.inputs, outputs, tuple(stages))
 
 
@@ -107,9 +175,7 @@ def _mergeable(group: ComputeGroup, p: int) -> bool:
                 if load.indices[p : p + 2] != (a.var, b.var):
                     return False
                 if any(
-                    symbols(i) & pair
-                    for k, i in enumerate(load.indices)
-                    if k not in (p, p + 1)
+                    symbols(i) & pair for k, i in enumerate(load.indices) if k not in (p, p + 1)
                 ):
                     return False
                 continue
@@ -127,9 +193,7 @@ def _mergeable(group: ComputeGroup, p: int) -> bool:
 
 def _used_outside_loads(e: Expr, variables: set[Var]) -> bool:
     """Whether a variable stands anywhere but in the indices of a load."""
-    mapping: dict[Expr, Expr] = {
-        x: Var(f".load{k}", x.dtype) for k, x in enumerate(loads_of(e))
-    }
+    mapping: dict[Expr, Expr] = {x: Var(f".load{k}", x.dtype) for k, x in enumerate(loads_of(e))}
     return bool(symbols(substitute(e, mapping)) & variables)
 
 
@@ -194,8 +258,7 @@ def _one_reduce_merge(s: Compute) -> dict[Expr, Expr] | None:
                 if any(symbols(i) & {a.var, b.var} for i in x.indices)
             ]
             if all(
-                f is not None
-                and same_dim(f[0][a.var], dim(as_expr(f[0][b.var]) * b.extent))
+                f is not None and same_dim(f[0][a.var], dim(as_expr(f[0][b.var]) * b.extent))
                 for f in forms
             ):
                 new = Axis(
@@ -208,9 +271,7 @@ def _one_reduce_merge(s: Compute) -> dict[Expr, Expr] | None:
                 }
                 axes = (*r.axes[:k], new, *r.axes[k + 2 :])
                 inner = {**ranges, new.var: (0, dim(as_expr(new.extent) - 1))}
-                return {
-                    r: Reduce(r.op, axes, simplify(substitute(r.body, split), inner))
-                }
+                return {r: Reduce(r.op, axes, simplify(substitute(r.body, split), inner))}
     return None
 
 
@@ -229,9 +290,7 @@ def _review(group: ComputeGroup) -> ComputeGroup:
     return group
 
 
-def _merge_dims(
-    group: ComputeGroup, b: Buffer, p: int
-) -> tuple[ComputeGroup, Buffer] | None:
+def _merge_dims(group: ComputeGroup, b: Buffer, p: int) -> tuple[ComputeGroup, Buffer] | None:
     width = as_expr(b.shape[p + 1])
     shape = (*b.shape[:p], dim(as_expr(b.shape[p]) * width), *b.shape[p + 2 :])
     new = Buffer(b.name, b.dtype, shape)

@@ -10,9 +10,11 @@ from ..tensor.ir import Const, Load, Select, Var, as_expr
 from ..tensor.simplify import affine, bounds, evaluate
 
 
-def pack_array(
-    packing: Packing, source: np.ndarray, out: np.ndarray | None = None
-) -> np.ndarray:
+TRANSPOSED_ELEMENTS = 1 << 16
+TRANSPOSED_BLOCK = 512
+
+
+def pack_array(packing: Packing, source: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """Returns the packed operand: zero where blocks run past the end of the axis.
 
     A packing is an affine walk over the source, so one strided view and one copy do it.
@@ -35,19 +37,40 @@ def pack_array(
     ranges = {v: (0, n - 1) for v, n in zip(packing.axes, shape, strict=True)}
     form = affine(flat_index(load, ranges), packing.axes, ranges)
     if form is None or not isinstance(form[1], Const):
-        raise ValueError(
-            f"{packing.packed.name} does not walk its source by constant steps"
-        )
+        raise ValueError(f"{packing.packed.name} does not walk its source by constant steps")
     steps = [form[0][v] for v in packing.axes]
     base = int(form[1].value)
     result = np.empty(shape, source.dtype) if out is None else out
     flat = np.ascontiguousarray(source).reshape(-1)
     strides = tuple(int(s) * flat.itemsize for s in steps if isinstance(s, int))
     if not isinstance(value, Select):
-        result[...] = np.lib.stride_tricks.as_strided(flat[base:], shape, strides)
+        _copy(result, flat[base:], strides)
         return result
     _fill_blocks(packing, flat[base:], strides, result, value)
     return result
+
+
+def _copy(out: np.ndarray, flat: np.ndarray, strides: tuple[int, ...]) -> None:
+    """Copies a strided walk, in blocks along the axis in which the source is contiguous.
+
+    Where that is not the last axis, the copy is a transposition: a block of it stays in cache.
+    """
+    view = np.lib.stride_tricks.as_strided(flat, out.shape, strides)
+    unit = [k for k, s in enumerate(strides) if s == flat.itemsize and out.shape[k] > 1]
+    last = len(strides) - 1
+    if not unit or last in unit or out.size < TRANSPOSED_ELEMENTS or last == 0:
+        out[...] = view
+        return
+    along = unit[-1]
+    others = [k for k in range(last) if k != along]
+    outer = max(others, key=lambda k: out.shape[k]) if others else None
+    for first in range(0, out.shape[along], TRANSPOSED_BLOCK):
+        block = [slice(None)] * len(strides)
+        block[along] = slice(first, first + TRANSPOSED_BLOCK)
+        for k in range(out.shape[outer] if outer is not None else 1):
+            if outer is not None:
+                block[outer] = slice(k, k + 1)
+            out[tuple(block)] = view[tuple(block)]
 
 
 def _fill_blocks(
@@ -71,7 +94,7 @@ def _fill_blocks(
     shape[outer] = whole
     if whole:
         head = tuple(slice(0, n) for n in shape)
-        result[head] = np.lib.stride_tricks.as_strided(flat, tuple(shape), strides)
+        _copy(result[head], flat, strides)
     rest = end - whole * factor
     if whole < result.shape[outer]:
         tail = [slice(None)] * len(shape)
@@ -81,9 +104,7 @@ def _fill_blocks(
             shape[outer], shape[-1] = 1, rest
             tail[-1] = slice(0, rest)
             start = flat[whole * strides[outer] // flat.itemsize :]
-            result[tuple(tail)] = np.lib.stride_tricks.as_strided(
-                start, tuple(shape), strides
-            )
+            _copy(result[tuple(tail)], start, strides)
 
 
 def _guard_end(value: Select, outer: Var, inner: Var, factor: int) -> int:
