@@ -39,7 +39,7 @@ NAMES = (
 _FOLDER = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 _BIAS = 0.05
 _SHIFT = 0.1
-_LOGITS = 1.5  # The last layer's deviation: its softmax is then neither flat nor one peak.
+_LOGITS = 1.0  # The last layer's deviation: its softmax is then neither flat nor one peak.
 
 
 def load_zoo(name: str) -> onnx.ModelProto:
