@@ -104,9 +104,11 @@ def _tile(nests: Nests, target: Target, choices: Choices) -> Scheduled:
     if t.row is None:
         return Scheduled(s.finish(), tuple(s.packings), "tile", str(s))
     least, _ = bounds(t.row.extent)
-    if least is not None and least >= t.mr:
+    if t.mr == 1 or (least is not None and least >= t.mr):
         return Scheduled(s.finish(), tuple(s.packings), "tile", str(s))
     low = tile(nests, target, Choices({**choices.given, "mr": 1, "nr": t.nr}))
+    if isinstance(t.row.extent, int):
+        return Scheduled(low.finish(), tuple(low.packings), "tile", str(low))
     short = simplify_func(low.func)
     tall = s.finish()
     body = If(le(t.mr, t.row.extent), tall.body, rename_loops(short.body, "_short"))
