@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 
 from tilewright import dtype as dt
-from tilewright.tensor.ir import Binary, Const, Dim, Expr, Unary, Var
+from tilewright.tensor.ir import Binary, Const, Dim, Expr, Unary, Var, as_expr
 
 from .builder import Bound, Builder, Pointer, Value
 from .types import vector
@@ -98,7 +98,7 @@ class Addresser(Builder):
         for position, index in enumerate(indices):
             linear = self._to_linear(index)
             for dim in shape[position + 1 :]:
-                factor = {(): dim} if isinstance(dim, int) else self._to_linear(dim)
+                factor = self._to_linear(as_expr(dim))
                 linear = _product(linear, factor)
             for factors, c in linear.items():
                 total[factors] = total.get(factors, 0) + c

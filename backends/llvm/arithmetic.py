@@ -255,12 +255,59 @@ class Arithmetic(Addresser):
         return self.narrow(self.intrinsic(native, wide[0], *wide), dtype)
 
     def _exact_fma(self, a: Value, b: Value, c: Value) -> Value:
-        """The function ``fma``: where there is no instruction, f32 goes through exact f64."""
-        if self.machine.fma or a.dtype is not dt.f32:
+        """The function ``fma``, rounded once also where there is no instruction for it."""
+        if self.machine.fma or is_half(a.dtype):
             return self.fma(a, b, c)
         lanes = max(a.lanes, b.lanes, c.lanes)
-        x, y, z = (self.change("fpext", self.splat(v, lanes), dt.f64) for v in (a, b, c))
-        return self.change("fptrunc", self.op("fadd", self.op("fmul", x, y), z), dt.f32)
+        a, b, c = self.splat(a, lanes), self.splat(b, lanes), self.splat(c, lanes)
+        if a.dtype is dt.f32:
+            # The product is exact in f64; the sum is rounded to odd, then to f32.
+            x, y, z = (self.change("fpext", v, dt.f64) for v in (a, b, c))
+            return self.change("fptrunc", self._odd_sum(self.op("fmul", x, y), z), dt.f32)
+        product, low = self._two_product(a, b)
+        partial, lowest = self._two_sum(c, low)
+        high, middle = self._two_sum(product, partial)
+        fused = self.op("fadd", self._odd_sum(lowest, middle), high)
+        plain = self.op("fadd", product, c)
+        # Infinities and what overflows in the splitting keep the plain result.
+        difference = self.op("fsub", self.op("fadd", fused, low), self.op("fadd", fused, low))
+        return self.select(self._test("fcmp ord", difference, difference), fused, plain)
+
+    def _two_sum(self, a: Value, b: Value) -> tuple[Value, Value]:
+        """The rounded sum and its error (Knuth 1969)."""
+        s = self.op("fadd", a, b)
+        t = self.op("fsub", s, a)
+        rest = self.op("fsub", a, self.op("fsub", s, t))
+        return s, self.op("fadd", rest, self.op("fsub", b, t))
+
+    def _two_product(self, a: Value, b: Value) -> tuple[Value, Value]:
+        """The rounded product of f64 and its error (Dekker 1971)."""
+        p = self.op("fmul", a, b)
+        ah, al = self._halves(a)
+        bh, bl = self._halves(b)
+        error = self.op("fsub", self.op("fmul", ah, bh), p)
+        error = self.op("fadd", error, self.op("fmul", ah, bl))
+        error = self.op("fadd", error, self.op("fmul", al, bh))
+        return p, self.op("fadd", error, self.op("fmul", al, bl))
+
+    def _halves(self, a: Value) -> tuple[Value, Value]:
+        t = self.op("fmul", a, self.like(134217729.0, a))
+        high = self.op("fsub", t, self.op("fsub", t, a))
+        return high, self.op("fsub", a, high)
+
+    def _odd_sum(self, a: Value, b: Value) -> Value:
+        """a + b in f64 rounded to odd: an inexact sum has its last bit set."""
+        s, error = self._two_sum(a, b)
+        bits = self._bitcast(s, dt.i64)
+        zero = self.like(0.0, s)
+        even = self._test("icmp eq", self.op("and", bits, self.like(1, bits)), self.like(0, bits))
+        inexact = self.op("and", even, self._test("fcmp one", error, zero))
+        # Towards the true value: one step up in magnitude when the error has the sign of the sum.
+        signs = self.op("xor", bits, self._bitcast(error, dt.i64))
+        same = self._test("icmp sge", signs, self.like(0, bits))
+        step = self.select(same, self.like(1, bits), self.like(-1, bits))
+        moved = self.op("add", bits, self.select(inexact, step, self.like(0, bits)))
+        return self._bitcast(moved, dt.f64)
 
     def _bitcast(self, x: Value, dtype: DType) -> Value:
         if register_type(x.dtype) == register_type(dtype):

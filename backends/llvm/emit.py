@@ -40,9 +40,10 @@ from tilewright.tensor.walk import (
 
 from .address import Index
 from .builder import Pointer, Value
+from .control import Lane, loop_range
 from .machine import Machine, machine_of
 from .memory import ZEROS, ZEROS_BYTES
-from .statements import Lane, Statements, loop_range
+from .statements import Statements
 from .types import register_type
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_]")

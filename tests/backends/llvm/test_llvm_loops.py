@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from .run_kernel import agree
 
 from tilewright import dtype as dt
+from tilewright.backends.cpu.compile import compile_object
+from tilewright.backends.cpu.target import resolve_target
+from tilewright.backends.llvm.emit import emit_module
 from tilewright.tensor.ir import (
     Alloc,
     Buffer,
@@ -28,7 +30,9 @@ from tilewright.tensor.ir import (
     symbol,
 )
 
-I, J, K, L = Var("i"), Var("j"), Var("k"), Var("l")
+from .run_kernel import agree
+
+I, J, K, L = (Var(name) for name in "ijkl")  # noqa: E741
 RNG = np.random.default_rng(0)
 ZERO, AT = Const(0, dt.f32), Const(0)
 
@@ -41,7 +45,7 @@ def vector(extent: int, *body: Any, var: Var = J) -> For:
     return For(var, extent, tuple(body), "vector")
 
 
-def matmul(m: Any, n: int, k: Any, mr: int, nr: int, *, tail: bool = False) -> Func:
+def matmul(m: Any, n: int, k: Any, mr: int, nr: int) -> Func:
     """C = A @ B with B in panels, a register tile of mr x nr, rows guarded where m needs it."""
     symbols = tuple(d for d in (m, k) if isinstance(d, Var))
     panels = -(-n // nr)
@@ -49,13 +53,14 @@ def matmul(m: Any, n: int, k: Any, mr: int, nr: int, *, tail: bool = False) -> F
     c, acc = Buffer("C", dt.f32, (m, n)), Buffer("acc", dt.f32, (mr, nr), "register")
     io, jo, ii = Var("io"), Var("jo"), Var("ii")
     row, column = io * mr + ii, jo * nr + J
+    update = Store(acc, (ii, J), acc[ii, J] + a[row, K] * b[jo, K, J])
+    result = Store(c, (row, column), maximum(acc[ii, J], 0.0))
     tile = [
         Alloc(acc),
         For(ii, mr, (vector(nr, Store(acc, (ii, J), ZERO)),), "unroll"),
-        For(K, k, (For(ii, mr, (vector(nr, Store(acc, (ii, J), acc[ii, J] + a[row, K] * b[jo, K, J])),), "unroll"),)),
-        For(ii, mr, (vector(nr, If(lt(column, n), (Store(c, (row, column), maximum(acc[ii, J], 0.0)),))),), "unroll"),
-    ]  # fmt: skip
-    assert not tail or isinstance(m, Var)
+        For(K, k, (For(ii, mr, (vector(nr, update),), "unroll"),)),
+        For(ii, mr, (vector(nr, If(lt(column, n), (result,))),), "unroll"),
+    ]
     rows = m // mr
     loop = For(jo, panels, (For(io, rows, tuple(tile)),), "parallel")
     return Func("matmul", (a, b, c, *symbols), (loop,))
@@ -250,10 +255,6 @@ def test_an_unrolled_loop_drops_branches_that_cannot_be_taken() -> None:
 
 
 def test_several_kernels_share_a_module() -> None:
-    from tilewright.backends.cpu.compile import compile_object
-    from tilewright.backends.cpu.target import resolve_target
-    from tilewright.backends.llvm.emit import emit_module
-
     first, second = matmul(8, 32, 4, 4, 32), matmul(8, 32, 4, 2, 16)
     second = Func("other", second.params, second.body)
     target = resolve_target("x86-64-v3")

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from .run_kernel import agree
 
 from tilewright import dtype as dt
 from tilewright.dtype import DTYPES, DType
@@ -34,7 +33,9 @@ from tilewright.tensor.ir import (
     symbol,
 )
 
-I, J, K = Var("i"), Var("j"), Var("k")
+from .run_kernel import agree, run_func
+
+I, J, K = (Var(name) for name in "ijk")  # noqa: E741
 RNG = np.random.default_rng(0)
 
 
@@ -222,8 +223,6 @@ def test_an_accumulation_of_padding_vanishes() -> None:
         vector(16, Store(y, (J,), a[J])),
     )
     weights = np.array([np.inf, 1, 2, 3, np.inf], np.float32)
-    from .run_kernel import run_func
-
     x_data, got = np.array([1, 2, 3], np.float32), np.zeros(16, np.float32)
     run_func(Func("k", (x, w, y), body), x_data, weights, got)
     np.testing.assert_array_equal(got, np.full(16, 14, np.float32))
