@@ -13,8 +13,8 @@ from typing import Union
 
 import numpy as np
 
-from tilewright.dtype import DType
-from tilewright.tensor.ir import Dim, Var
+from ..dtype import DType
+from ..tensor.ir import Dim, Var
 
 
 @dataclass(frozen=True, slots=True)
