@@ -37,6 +37,9 @@ MAX_CHEAP = 4
 """The most nodes that a reduction across rows computes for its operand."""
 CHEAP = frozenset({"add", "sub", "mul", "neg", "abs", "min", "max", "cast"})
 MOVEMENT = frozenset({"transpose", "slice", "broadcast_to"})
+PLANAR_CHANNELS = 4
+"""The most input channels of a convolution that reads its image in planes."""
+
 _ANCHORS = frozenset({"contraction", "window", "reduce"})
 _PREFERENCE: dict[GroupKind, int] = {
     "contraction": 3,
@@ -451,6 +454,8 @@ class _Partitioner:
                 for i, v in enumerate(node.inputs[:2])
                 if i == 0 or self._absorbs("contraction", v)
             ]
+        elif _reads_few_channels(node):
+            absorbing = [0]
         self._start("contraction", index, self._read(index, absorbing))
 
     def _place_reduce(self, index: int, node: Node) -> None:
@@ -542,3 +547,12 @@ class _Partitioner:
 def _keeps_last(node: Node) -> bool:
     perm = ints_attr(node.attrs, "perm")
     return not perm or perm[-1] == len(perm) - 1
+
+
+def _reads_few_channels(node: Node) -> bool:
+    """Whether a convolution may read an image plane by plane, as models take it.
+
+    With few channels the planes of one row stay in cache, and no copy in another order is needed.
+    """
+    channels = node.inputs[0].shape[-1]
+    return node.attrs["groups"] == 1 and isinstance(channels, int) and channels <= PLANAR_CHANNELS
