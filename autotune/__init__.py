@@ -1,0 +1,1 @@
+"""Search for better schedules; empty so far: recipes choose by analysis."""

@@ -200,7 +200,7 @@ def _cached(store: Cache, key: str) -> Artifact | None:
         return None
     try:
         return artifact.read(path)
-    except Exception:  # noqa: BLE001  a damaged entry is a miss, whatever is wrong with it
+    except Exception:
         path.unlink(missing_ok=True)
         return None
 

@@ -26,9 +26,10 @@ class GraphError(InternalError):
 def check(graph: Graph) -> None:
     """Requires that a graph is well formed.
 
-    Every value is defined once, before its use, under a name of its own; every node's op, attributes
-    and output types are what the op table says; constants fit their types; dims are canonical,
-    and every symbol is an identifier and stands as a whole dim of an input, with one range. Subgraphs are held to the
+    Every value is defined once, before its use, under a name of its own; every node's op,
+    attributes and output types are what the op table says; constants fit their types; dims are
+    canonical, and every symbol is an identifier and stands as a whole dim of an input, with one
+    range. Subgraphs are held to the
     same rules, are closed, and use only symbols of the graphs around them.
 
     Raises:

@@ -37,9 +37,7 @@ from ..tensor.simplify import (
     symbols,
 )
 
-CHEAP_CALLS = frozenset(
-    {"bitcast", "floor", "ceil", "round", "trunc", "fma", "isnan", "isinf"}
-)
+CHEAP_CALLS = frozenset({"bitcast", "floor", "ceil", "round", "trunc", "fma", "isnan", "isinf"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,15 +142,9 @@ def lower_body(name: str, body: Graph) -> LoweredGroup:
 
 def _fold_scalars(stage: Compute, scalars: Mapping[Buffer, Const]) -> Compute:
     mapping: dict[Expr, Expr] = {
-        load: scalars[load.buffer]
-        for load in loads_of(stage.expr)
-        if load.buffer in scalars
+        load: scalars[load.buffer] for load in loads_of(stage.expr) if load.buffer in scalars
     }
-    return (
-        Compute(stage.output, stage.axes, substitute(stage.expr, mapping))
-        if mapping
-        else stage
-    )
+    return Compute(stage.output, stage.axes, substitute(stage.expr, mapping)) if mapping else stage
 
 
 def ranges_of(stage: Compute) -> dict[Var, tuple[Dim, Dim]]:
@@ -183,9 +175,7 @@ def inline(stages: Sequence[Compute], outputs: set[Buffer]) -> list[Compute]:
             mapping: dict[Expr, Expr] = {}
             for load in loads_of(expr):
                 source = defined.get(load.buffer)
-                if source is None or any(
-                    x in mapping for x in loads_of(load) if x is not load
-                ):
+                if source is None or any(x in mapping for x in loads_of(load) if x is not load):
                     continue
                 if _may_inline(source, load, s, expr, readers):
                     mapping[load] = _at(source, load.indices)
@@ -230,19 +220,13 @@ def _is_epilogue(load: Load, consumer: Compute, expr: Expr) -> bool:
     if any(isinstance(e, Reduce) and load in loads_of(e.body) for e in walk(expr)):
         return False
     wide = {a.var for a in consumer.axes if not same_dim(a.extent, 1)}
-    read = (
-        frozenset().union(*(symbols(i) for i in load.indices))
-        if load.indices
-        else frozenset()
-    )
+    read = frozenset().union(*(symbols(i) for i in load.indices)) if load.indices else frozenset()
     if not wide <= read:
         return False
     # A permutation or a split of dims: every element is read once, by steps that do not divide.
     if any(_divides(i) for i in load.indices):
         return False
-    return same_dim(
-        product(load.buffer.shape), product(a.extent for a in consumer.axes)
-    )
+    return same_dim(product(load.buffer.shape), product(a.extent for a in consumer.axes))
 
 
 def _divides(e: Expr) -> bool:

@@ -91,15 +91,10 @@ class KernelTable:
             return self._loops(body)
         lowered = lower_body("group", body)
         known = constants | set(body.constants)
-        names = [
-            (b.name, v)
-            for b, v in zip(lowered.group.inputs, lowered.inputs, strict=True)
-        ]
+        names = [(b.name, v) for b, v in zip(lowered.group.inputs, lowered.inputs, strict=True)]
         fixed = frozenset(n for n, v in names if v in known)
         launches, scratch = self._launches(lowered, fixed, _title(body))
-        outputs = zip(
-            (b.name for b in lowered.group.outputs), lowered.outputs, strict=True
-        )
+        outputs = zip((b.name for b in lowered.group.outputs), lowered.outputs, strict=True)
         return GroupCode(launches, tuple(names), tuple(outputs), scratch)
 
     def _launches(
@@ -113,23 +108,16 @@ class KernelTable:
             else:
                 pieces = fission(lowered.group)
                 scratch = tuple(
-                    b
-                    for p in pieces
-                    for b in p.outputs
-                    if b not in lowered.group.outputs
+                    b for p in pieces for b in p.outputs if b not in lowered.group.outputs
                 )
-                made = (
-                    Launch(self._kernel(merge_axes(p), fixed, title)) for p in pieces
-                )
+                made = (Launch(self._kernel(merge_axes(p), fixed, title)) for p in pieces)
                 self._known[key] = (tuple(made), scratch)
         return self._known[key]
 
     def _kernel(self, group: ComputeGroup, fixed: frozenset[str], title: str) -> Kernel:
         name = f"{title}_{len(self.kernels)}"
         done = schedule(
-            to_func(
-                ComputeGroup(name, group.inputs, group.outputs, group.stages), fixed
-            ),
+            to_func(ComputeGroup(name, group.inputs, group.outputs, group.stages), fixed),
             self.target,
         )
         kernel = Kernel(done.func, done.packings, done.recipe, done.steps, text(group))
@@ -141,16 +129,12 @@ class KernelTable:
         node = body.nodes[0]
         loops = OPS[node.op].loops
         if loops is None:
-            raise InternalError(
-                f"{node.op} has neither a compute nor loops", code="TW-E0901"
-            )
+            raise InternalError(f"{node.op} has neither a compute nor loops", code="TW-E0901")
         values: dict[Value, str] = {}
         for v in (*body.inputs, *body.constants):
             values.setdefault(v, f"x{len(values)}")
         inputs = tuple(Buffer(values[v], v.dtype, v.shape) for v in node.inputs)
-        outputs = tuple(
-            Buffer(f"y{k}", v.dtype, v.shape) for k, v in enumerate(node.outputs)
-        )
+        outputs = tuple(Buffer(f"y{k}", v.dtype, v.shape) for k, v in enumerate(node.outputs))
         key = (node.op, inputs, outputs, _hashable(node))
         if key not in self._plain:
             block = loops(inputs, outputs, node.attrs)
@@ -190,11 +174,7 @@ def fission(group: ComputeGroup) -> list[ComputeGroup]:
         while True:
             found = [r for r in walk(expr) if isinstance(r, Reduce)]
             inner = next(
-                (
-                    r
-                    for r in found
-                    if not any(isinstance(x, Reduce) for x in walk(r.body))
-                ),
+                (r for r in found if not any(isinstance(x, Reduce) for x in walk(r.body))),
                 None,
             )
             if inner is None or (inner is expr and s.output not in group.outputs):
@@ -218,8 +198,4 @@ def fission(group: ComputeGroup) -> list[ComputeGroup]:
 
 def parameters(kernel: Kernel, names: Mapping[str, object]) -> list[str]:
     """The names of a kernel's buffer parameters that are not among ``names`` (packed ones)."""
-    return [
-        p.name
-        for p in kernel.func.params
-        if isinstance(p, Buffer) and p.name not in names
-    ]
+    return [p.name for p in kernel.func.params if isinstance(p, Buffer) and p.name not in names]

@@ -114,9 +114,7 @@ class _Lowering:
             self.placed[key] = self._reserve(count * b.dtype.bytes, data, packing)
         return Tensor(b.name, b.dtype, b.shape, self.placed[key])
 
-    def _reserve(
-        self, nbytes: int, data: np.ndarray, packing: Packing | None
-    ) -> ConstantStorage:
+    def _reserve(self, nbytes: int, data: np.ndarray, packing: Packing | None) -> ConstantStorage:
         offset = self.constant_bytes
         self.alive.append(data)
         self.entries.append(ConstantEntry(offset, nbytes, data, packing))
@@ -143,9 +141,7 @@ class _Lowering:
         for v, t in results.items():
             root = roots.get(v, v)
             if root not in given and root not in graph.constants:
-                wanted.setdefault(
-                    root, Tensor(root.name, root.dtype, root.shape, t.storage)
-                )
+                wanted.setdefault(root, Tensor(root.name, root.dtype, root.shape, t.storage))
         where: dict[Value, Tensor] = dict(given)
         steps: list[Step] = []
         for node in graph.nodes:
@@ -164,15 +160,11 @@ class _Lowering:
                 case "scan":
                     steps += self._scan(graph, node, where)
                 case _:
-                    raise InternalError(
-                        f"{node.op} was left outside a group", code="TW-E0902"
-                    )
+                    raise InternalError(f"{node.op} was left outside a group", code="TW-E0902")
         for v, t in results.items():
             source = self._find(graph, where, v)
             if source.storage != t.storage:
-                steps.append(
-                    CopyTensor(t, Tensor(v.name, v.dtype, v.shape, source.storage))
-                )
+                steps.append(CopyTensor(t, Tensor(v.name, v.dtype, v.shape, source.storage)))
         return steps
 
     def _find(self, graph: Graph, where: Mapping[Value, Tensor], v: Value) -> Tensor:
@@ -180,16 +172,12 @@ class _Lowering:
             return where[v]
         return self.constant(v, graph.constants[v])
 
-    def _fused(
-        self, graph: Graph, node: Node, where: Mapping[Value, Tensor]
-    ) -> list[Step]:
+    def _fused(self, graph: Graph, node: Node, where: Mapping[Value, Tensor]) -> list[Step]:
         body = node.attrs["body"]
         assert isinstance(body, Graph)
         outer = dict(zip(body.inputs, node.inputs, strict=True))
         data: dict[Value, np.ndarray] = dict(body.constants)
-        data |= {
-            b: graph.constants[v] for b, v in outer.items() if v in graph.constants
-        }
+        data |= {b: graph.constants[v] for b, v in outer.items() if v in graph.constants}
         code = self.table.code(body, frozenset(data))
         produced = dict(zip(body.outputs, node.outputs, strict=True))
         names: dict[str, Tensor] = {b.name: self.arena(b.name, b) for b in code.scratch}
@@ -222,22 +210,16 @@ class _Lowering:
                 steps.append(CopyTensor(where[v], source))
         return steps
 
-    def _if(
-        self, graph: Graph, node: Node, where: Mapping[Value, Tensor]
-    ) -> list[Step]:
+    def _if(self, graph: Graph, node: Node, where: Mapping[Value, Tensor]) -> list[Step]:
         cond, *captured = (self._find(graph, where, v) for v in node.inputs)
         branches = []
         for key in ("then", "orelse"):
             body = node.attrs[key]
             assert isinstance(body, Graph)
-            branches.append(
-                self._call(body, captured, [where[v] for v in node.outputs])
-            )
+            branches.append(self._call(body, captured, [where[v] for v in node.outputs]))
         return [IfStep(cond, tuple(branches[0]), tuple(branches[1]))]
 
-    def _call(
-        self, body: Graph, args: list[Tensor], results: list[Tensor]
-    ) -> list[Step]:
+    def _call(self, body: Graph, args: list[Tensor], results: list[Tensor]) -> list[Step]:
         """A subgraph's steps, with its outputs stored in ``results``."""
         given = {
             v: Tensor(v.name, v.dtype, v.shape, t.storage)
@@ -253,17 +235,11 @@ class _Lowering:
         steps = self.block(body, given, first)
         return [*steps, *(CopyTensor(t, first[v]) for t, v in again)]
 
-    def _scan(
-        self, graph: Graph, node: Node, where: Mapping[Value, Tensor]
-    ) -> list[Step]:
+    def _scan(self, graph: Graph, node: Node, where: Mapping[Value, Tensor]) -> list[Step]:
         """A native loop: carried values are double-buffered, rows are views at t * stride."""
         body = node.attrs["body"]
         carried, scanned = node.attrs["carried"], node.attrs["scanned"]
-        assert (
-            isinstance(body, Graph)
-            and isinstance(carried, int)
-            and isinstance(scanned, int)
-        )
+        assert isinstance(body, Graph) and isinstance(carried, int) and isinstance(scanned, int)
         sources = [self._find(graph, where, v) for v in node.inputs]
         inits, rows, captured = (
             sources[:carried],
@@ -298,8 +274,7 @@ class _Lowering:
         inner += [CopyTensor(s, n) for s, n in zip(states, nexts, strict=True)]
         steps.append(LoopStep(t, trip, tuple(inner)))
         steps += [
-            CopyTensor(where[v], s)
-            for v, s in zip(node.outputs[:carried], states, strict=True)
+            CopyTensor(where[v], s) for v, s in zip(node.outputs[:carried], states, strict=True)
         ]
         steps += [CopyTensor(w, k) for w, k in stacked if w.storage != k.storage]
         return steps
@@ -351,8 +326,7 @@ def lower_graph(graph: Graph, target: Target) -> Lowered:
         name=graph.name,
         inputs=tuple(TensorSpec(v.name, v.dtype, v.shape) for v in graph.inputs),
         outputs=tuple(
-            TensorSpec(n, v.dtype, v.shape)
-            for n, v in zip(names, graph.outputs, strict=True)
+            TensorSpec(n, v.dtype, v.shape) for n, v in zip(names, graph.outputs, strict=True)
         ),
         symbols=tuple(sorted((v for v in found if v.is_symbol), key=lambda v: v.name)),
         steps=tuple(steps),

@@ -76,9 +76,7 @@ class _Builder:
 
     def rename(self, axes: tuple[Axis, ...], prefix: str = "") -> dict[Var, Axis]:
         """Fresh loop variables for axes."""
-        return {
-            a.var: Axis(Var(self.name(prefix + a.var.name)), a.extent) for a in axes
-        }
+        return {a.var: Axis(Var(self.name(prefix + a.var.name)), a.extent) for a in axes}
 
     def nest(self, axes: tuple[Axis, ...], body: Block) -> Stmt:
         """A perfect nest."""
@@ -115,9 +113,7 @@ class _Builder:
         if key in self.done:
             return self.done[key]
         number = len(self.temporaries)
-        buffer = Buffer(
-            f"r{number}", r.dtype, tuple(a.extent for a in spatial), "local"
-        )
+        buffer = Buffer(f"r{number}", r.dtype, tuple(a.extent for a in spatial), "local")
         own = self.rename(spatial, f"r{number}_")
         over = self.rename(r.axes)
         first = self.rename(spatial, f"r{number}_init_")
@@ -128,9 +124,7 @@ class _Builder:
         self.allocs.append(Alloc(buffer))
         loops = (*own.values(), *over.values())
         start = Const(identity(r.op, r.dtype), r.dtype)
-        self.nests.append(
-            self.nest(tuple(first.values()), (Store(buffer, zero, start),))
-        )
+        self.nests.append(self.nest(tuple(first.values()), (Store(buffer, zero, start),)))
         value = Binary(COMBINE[r.op], Load(buffer, index), body)
         self.nests.append(self.nest(loops, (Store(buffer, index, value),)))
         self.temporaries.append(
@@ -160,13 +154,9 @@ def to_func(group: ComputeGroup, constants: frozenset[str] = frozenset()) -> Nes
     local: dict[Buffer, Buffer] = {}
     for s in group.stages:
         mapping: dict[Expr, Expr] = {
-            x: Load(local[x.buffer], x.indices)
-            for x in loads_of(s.expr)
-            if x.buffer in local
+            x: Load(local[x.buffer], x.indices) for x in loads_of(s.expr) if x.buffer in local
         }
-        expr = b.replace_reductions(
-            Compute(s.output, s.axes, substitute(s.expr, mapping))
-        )
+        expr = b.replace_reductions(Compute(s.output, s.axes, substitute(s.expr, mapping)))
         direct = _is_reduction(b, expr, s)
         if s.output not in outputs and direct is not None:
             local[s.output] = direct
@@ -199,9 +189,7 @@ def to_func(group: ComputeGroup, constants: frozenset[str] = frozenset()) -> Nes
         else:
             b.nests += body
     params: list[Buffer | Var] = [*group.inputs, *group.outputs]
-    func = Func(
-        group.name, (*params, *free_symbols(b.nests, params)), (*b.allocs, *b.nests)
-    )
+    func = Func(group.name, (*params, *free_symbols(b.nests, params)), (*b.allocs, *b.nests))
     return Nests(func, tuple(b.temporaries), final[-1][0], constants)
 
 
@@ -214,9 +202,7 @@ def _is_reduction(b: _Builder, e: Expr, stage: Compute) -> Buffer | None:
 
 
 def _same_axes(a: tuple[Axis, ...], b: tuple[Axis, ...]) -> bool:
-    return len(a) == len(b) and all(
-        same_dim(x.extent, y.extent) for x, y in zip(a, b, strict=True)
-    )
+    return len(a) == len(b) and all(same_dim(x.extent, y.extent) for x, y in zip(a, b, strict=True))
 
 
 def free_symbols(block: list[Stmt], params: list[Buffer | Var]) -> list[Var]:

@@ -9,7 +9,6 @@ from ..tensor.access import flat_index
 from ..tensor.ir import Const, Load, Select, Var, as_expr
 from ..tensor.simplify import affine, bounds, evaluate
 
-
 TRANSPOSED_ELEMENTS = 1 << 16
 TRANSPOSED_BLOCK = 512
 

@@ -261,7 +261,7 @@ WINDOW: dict[str, Op] = {
         Op(
             name="reduce_window",
             kind="window",
-            summary="y[o] = the maximum or sum of x[o*stride - lo + k*dilation] over window taps k.",
+            summary="y[o] = the maximum or sum of x[o*stride - lo + k*dilation] over taps k.",
             attrs=("op", "window", "strides", "lo", "hi", "dilations"),
             infer=_infer,
             reference=_reference,

@@ -1,0 +1,1 @@
+"""Schedules: steps that reshape a loop nest and keep what it computes."""

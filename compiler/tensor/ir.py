@@ -34,7 +34,7 @@ LoopKind = Literal["serial", "parallel", "vector", "unroll", "block.x", "block.y
 Scope = Literal["global", "local", "register", "shared"]
 
 # One entry a live expression. Entries of dead ones stay until there are many, then all go.
-_TABLE: dict[tuple, ReferenceType["Expr"]] = {}
+_TABLE: dict[tuple, ReferenceType[Expr]] = {}
 _CREATING = Lock()
 _LEAST_SWEPT = 1 << 16
 _swept_at = [_LEAST_SWEPT]
@@ -58,46 +58,46 @@ class Expr:
 
     __slots__ = ("__weakref__", "dtype", "operands", "variables")
     dtype: DType
-    operands: "tuple[Expr, ...]"
-    variables: "frozenset[Var]"
+    operands: tuple[Expr, ...]
+    variables: frozenset[Var]
 
-    def __add__(self, other: "Expr | int | float") -> "Expr":
+    def __add__(self, other: Expr | int | float) -> Expr:
         return binary("add", self, other)
 
-    def __radd__(self, other: "Expr | int | float") -> "Expr":
+    def __radd__(self, other: Expr | int | float) -> Expr:
         return binary("add", other, self)
 
-    def __sub__(self, other: "Expr | int | float") -> "Expr":
+    def __sub__(self, other: Expr | int | float) -> Expr:
         return binary("sub", self, other)
 
-    def __rsub__(self, other: "Expr | int | float") -> "Expr":
+    def __rsub__(self, other: Expr | int | float) -> Expr:
         return binary("sub", other, self)
 
-    def __mul__(self, other: "Expr | int | float") -> "Expr":
+    def __mul__(self, other: Expr | int | float) -> Expr:
         return binary("mul", self, other)
 
-    def __rmul__(self, other: "Expr | int | float") -> "Expr":
+    def __rmul__(self, other: Expr | int | float) -> Expr:
         return binary("mul", other, self)
 
-    def __truediv__(self, other: "Expr | int | float") -> "Expr":
+    def __truediv__(self, other: Expr | int | float) -> Expr:
         return binary("div", self, other)
 
-    def __rtruediv__(self, other: "Expr | int | float") -> "Expr":
+    def __rtruediv__(self, other: Expr | int | float) -> Expr:
         return binary("div", other, self)
 
-    def __floordiv__(self, other: "Expr | int | float") -> "Expr":
+    def __floordiv__(self, other: Expr | int | float) -> Expr:
         return binary("floordiv", self, other)
 
-    def __rfloordiv__(self, other: "Expr | int | float") -> "Expr":
+    def __rfloordiv__(self, other: Expr | int | float) -> Expr:
         return binary("floordiv", other, self)
 
-    def __mod__(self, other: "Expr | int | float") -> "Expr":
+    def __mod__(self, other: Expr | int | float) -> Expr:
         return binary("mod", self, other)
 
-    def __rmod__(self, other: "Expr | int | float") -> "Expr":
+    def __rmod__(self, other: Expr | int | float) -> Expr:
         return binary("mod", other, self)
 
-    def __neg__(self) -> "Expr":
+    def __neg__(self) -> Expr:
         return Unary("neg", self)
 
     def __bool__(self) -> bool:
@@ -112,10 +112,10 @@ class Expr:
         raise NotImplementedError
 
 
-_NO_VARIABLES: "frozenset[Var]" = frozenset()
+_NO_VARIABLES: frozenset[Var] = frozenset()
 
 
-def _keep(key: tuple, new: _E, dtype: DType, operands: "tuple[Expr, ...]") -> _E:
+def _keep(key: tuple, new: _E, dtype: DType, operands: tuple[Expr, ...]) -> _E:
     """Enters a new expression; gives the one that is there if another thread was faster."""
     new.dtype = dtype
     new.operands = operands
@@ -145,7 +145,7 @@ def _sweep() -> None:
     _swept_at[0] = max(_LEAST_SWEPT, 2 * len(_TABLE))
 
 
-def _union(operands: "Iterable[Dim]") -> "frozenset[Var]":
+def _union(operands: Iterable[Dim]) -> frozenset[Var]:
     result = _NO_VARIABLES
     for x in operands:
         if isinstance(x, int):
@@ -166,7 +166,7 @@ class Const(Expr):
     __slots__ = ("value",)
     value: int | float | bool
 
-    def __new__(cls, value: int | float | bool, dtype: DType = dt.i64) -> "Const":
+    def __new__(cls, value: int | float | bool, dtype: DType = dt.i64) -> Const:
         if dtype.is_float:
             value = float(value)
             key: object = struct.pack("<d", value)
@@ -202,7 +202,7 @@ class Var(Expr):
 
     def __new__(
         cls, name: str, dtype: DType = dt.i64, lo: int | None = None, hi: int | None = None
-    ) -> "Var":
+    ) -> Var:
         key = (cls, name, dtype.name, lo, hi)
         held = _TABLE.get(key)
         found = None if held is None else held()
@@ -247,7 +247,7 @@ class Buffer:
     shape: tuple[Dim, ...]
     scope: Scope = "global"
 
-    def __getitem__(self, indices: "Dim | tuple[Dim, ...]") -> "Load":
+    def __getitem__(self, indices: Dim | tuple[Dim, ...]) -> Load:
         if not isinstance(indices, tuple):
             indices = (indices,)
         return Load(self, indices)
@@ -264,7 +264,7 @@ class Load(Expr):
     buffer: Buffer
     indices: tuple[Expr, ...]
 
-    def __new__(cls, buffer: Buffer, indices: Iterable[Dim]) -> "Load":
+    def __new__(cls, buffer: Buffer, indices: Iterable[Dim]) -> Load:
         index = tuple(as_expr(i) for i in indices)
         assert len(index) == len(buffer.shape), (buffer, index)
         key = (cls, buffer, index)
@@ -289,7 +289,7 @@ class Unary(Expr):
     op: UnaryOp
     x: Expr
 
-    def __new__(cls, op: UnaryOp, x: Expr) -> "Unary":
+    def __new__(cls, op: UnaryOp, x: Expr) -> Unary:
         key = (cls, op, x)
         held = _TABLE.get(key)
         found = None if held is None else held()
@@ -318,7 +318,7 @@ class Binary(Expr):
     a: Expr
     b: Expr
 
-    def __new__(cls, op: BinaryOp, a: Expr, b: Expr) -> "Binary":
+    def __new__(cls, op: BinaryOp, a: Expr, b: Expr) -> Binary:
         key = (cls, op, a, b)
         held = _TABLE.get(key)
         found = None if held is None else held()
@@ -340,7 +340,7 @@ class Cast(Expr):
     __slots__ = ("x",)
     x: Expr
 
-    def __new__(cls, x: Expr, dtype: DType) -> "Cast":
+    def __new__(cls, x: Expr, dtype: DType) -> Cast:
         key = (cls, x, dtype.name)
         held = _TABLE.get(key)
         found = None if held is None else held()
@@ -366,7 +366,7 @@ class Select(Expr):
     a: Expr
     b: Expr
 
-    def __new__(cls, cond: Expr, a: Expr, b: Expr) -> "Select":
+    def __new__(cls, cond: Expr, a: Expr, b: Expr) -> Select:
         key = (cls, cond, a, b)
         held = _TABLE.get(key)
         found = None if held is None else held()
@@ -392,7 +392,7 @@ class Call(Expr):
     name: str
     args: tuple[Expr, ...]
 
-    def __new__(cls, name: str, args: Iterable[Expr], dtype: DType) -> "Call":
+    def __new__(cls, name: str, args: Iterable[Expr], dtype: DType) -> Call:
         arguments = tuple(args)
         key = (cls, name, arguments, dtype.name)
         held = _TABLE.get(key)
@@ -427,7 +427,7 @@ class Reduce(Expr):
     axes: tuple[Axis, ...]
     body: Expr
 
-    def __new__(cls, op: ReduceOp, axes: Iterable[Axis], body: Expr) -> "Reduce":
+    def __new__(cls, op: ReduceOp, axes: Iterable[Axis], body: Expr) -> Reduce:
         over = tuple(axes)
         key = (cls, op, over, body)
         held = _TABLE.get(key)
@@ -446,12 +446,12 @@ class Reduce(Expr):
 # ------------------------------------------------------------------ building expressions
 
 
-def as_expr(value: "Expr | int | float | bool", dtype: DType = dt.i64) -> Expr:
+def as_expr(value: Expr | int | float | bool, dtype: DType = dt.i64) -> Expr:
     """Turns a Python number into a constant of ``dtype``; expressions pass through."""
     return value if isinstance(value, Expr) else Const(value, dtype)
 
 
-def binary(op: BinaryOp, a: "Expr | int | float", b: "Expr | int | float") -> Expr:
+def binary(op: BinaryOp, a: Expr | int | float, b: Expr | int | float) -> Expr:
     """Builds a binary operation; a Python number takes the other operand's type."""
     if not isinstance(a, Expr):
         assert isinstance(b, Expr)
@@ -461,27 +461,27 @@ def binary(op: BinaryOp, a: "Expr | int | float", b: "Expr | int | float") -> Ex
     return Binary(op, a, b)
 
 
-def lt(a: "Expr | int", b: "Expr | int") -> Expr:
+def lt(a: Expr | int, b: Expr | int) -> Expr:
     """``a < b`` as a bool expression."""
     return binary("lt", a, b)
 
 
-def le(a: "Expr | int", b: "Expr | int") -> Expr:
+def le(a: Expr | int, b: Expr | int) -> Expr:
     """``a <= b`` as a bool expression."""
     return binary("le", a, b)
 
 
-def eq(a: "Expr | int", b: "Expr | int") -> Expr:
+def eq(a: Expr | int, b: Expr | int) -> Expr:
     """``a == b`` as a bool expression."""
     return binary("eq", a, b)
 
 
-def minimum(a: "Expr | int | float", b: "Expr | int | float") -> Expr:
+def minimum(a: Expr | int | float, b: Expr | int | float) -> Expr:
     """The smaller of two values (nan if either is nan)."""
     return binary("min", a, b)
 
 
-def maximum(a: "Expr | int | float", b: "Expr | int | float") -> Expr:
+def maximum(a: Expr | int | float, b: Expr | int | float) -> Expr:
     """The larger of two values (nan if either is nan)."""
     return binary("max", a, b)
 
@@ -509,7 +509,7 @@ class For:
 
     var: Var
     extent: Dim
-    body: "Block"
+    body: Block
     kind: LoopKind = "serial"
     start: Dim = 0
 
@@ -536,8 +536,8 @@ class If:
     """Runs ``then`` where ``cond`` holds, else ``orelse``."""
 
     cond: Expr
-    then: "Block"
-    orelse: "Block" = ()
+    then: Block
+    orelse: Block = ()
 
 
 @dataclass(frozen=True, slots=True)

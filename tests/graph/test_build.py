@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from tilewright import dtype as dt
 from tilewright.graph.build import GraphBuilder
 from tilewright.graph.ir import TensorType

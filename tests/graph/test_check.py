@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from tilewright import dtype as dt
 from tilewright.graph.build import GraphBuilder
 from tilewright.graph.check import GraphError, check

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from tilewright import dtype as dt
 from tilewright.errors import InputError
 from tilewright.graph.build import GraphBuilder

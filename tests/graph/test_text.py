@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tilewright import dtype as dt
 from tilewright.errors import ArtifactError
 from tilewright.graph.build import GraphBuilder

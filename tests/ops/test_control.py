@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+
 from tilewright import dtype as dt
 from tilewright.graph.build import GraphBuilder
 from tilewright.graph.interpret import interpret

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+
 from tilewright import dtype as dt
 from tilewright.graph.ir import TensorType
 from tilewright.ops.irregular import IRREGULAR

@@ -1,9 +1,10 @@
-"""The shape operators over symbolic dims: what their rules accept, and what their indices become."""
+"""The shape operators over symbolic dims: what their rules accept, what their indices become."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from tilewright import dtype as dt
 from tilewright.graph.ir import TensorType
 from tilewright.ops import OPS, OpError

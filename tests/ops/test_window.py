@@ -8,6 +8,7 @@ from math import prod
 
 import numpy as np
 import pytest
+
 from tilewright import dtype as dt
 from tilewright.graph.ir import TensorType
 from tilewright.ops.op import Attrs, OpError, Sample, ints_attr

@@ -21,15 +21,9 @@ from tilewright.tensor.ir import (
     maximum,
 )
 
-AVX512 = Target(
-    "test-512", "cpu", "", "", "", (), 512, 32, True, 48 << 10, 2 << 20, 32 << 20
-)
-AVX2 = Target(
-    "test-256", "cpu", "", "", "", (), 256, 16, True, 32 << 10, 1 << 20, 8 << 20
-)
-SSE = Target(
-    "test-128", "cpu", "", "", "", (), 128, 16, False, 32 << 10, 1 << 20, 8 << 20
-)
+AVX512 = Target("test-512", "cpu", "", "", "", (), 512, 32, True, 48 << 10, 2 << 20, 32 << 20)
+AVX2 = Target("test-256", "cpu", "", "", "", (), 256, 16, True, 32 << 10, 1 << 20, 8 << 20)
+SSE = Target("test-128", "cpu", "", "", "", (), 128, 16, False, 32 << 10, 1 << 20, 8 << 20)
 
 
 def variables(names: str) -> list[Var]:
@@ -57,9 +51,7 @@ def conv(size: Dim, c: int, o: int, k: int, stride: int, pad: int) -> ComputeGro
     if pad:
         inside = conjunction([le(0, ih), lt(ih, size), le(0, iw), lt(iw, size)])  # type: ignore[arg-type]
         value = Select(inside, value, Const(0, dt.f32))
-    total = Reduce(
-        "sum", (Axis(kh, k), Axis(kw, k), Axis(ci, c)), value * w[kh, kw, ci, oc]
-    )
+    total = Reduce("sum", (Axis(kh, k), Axis(kw, k), Axis(ci, c)), value * w[kh, kw, ci, oc])
     axes = (Axis(n, 1), Axis(oh, out), Axis(ow, out), Axis(oc, o))
     result = maximum(total + bias[oc], 0.0)
     return ComputeGroup("conv", (x, w, bias), (y,), (Compute(y, axes, result),))
@@ -110,6 +102,4 @@ def add(*shape: Dim) -> ComputeGroup:
 def transpose(a: int, b: int) -> ComputeGroup:
     i, j = variables("i j")
     x, y = Buffer("x0", dt.f32, (a, b)), Buffer("y0", dt.f32, (b, a))
-    return ComputeGroup(
-        "transpose", (x,), (y,), (Compute(y, (Axis(i, b), Axis(j, a)), x[j, i]),)
-    )
+    return ComputeGroup("transpose", (x,), (y,), (Compute(y, (Axis(i, b), Axis(j, a)), x[j, i]),))

@@ -1,4 +1,4 @@
-"""Every recipe computes what its group says, for static and symbolic sizes and all vector widths."""
+"""Every recipe computes what its group says, for static and symbolic sizes, at all widths."""
 
 from __future__ import annotations
 
@@ -52,8 +52,7 @@ def assert_scheduled_equals_group(
     assert recipe is None or done.recipe == recipe
     rng = np.random.default_rng(0)
     given = {
-        b.name: rng.standard_normal(shape_of(b, dims)).astype(b.dtype.numpy)
-        for b in group.inputs
+        b.name: rng.standard_normal(shape_of(b, dims)).astype(b.dtype.numpy) for b in group.inputs
     }
     expected = interpret_group(group, given, dims)
     memory: dict[str, np.ndarray] = {}
@@ -61,9 +60,7 @@ def assert_scheduled_equals_group(
         if isinstance(p, Buffer):
             source = given.get(p.name)
             empty = np.zeros(shape_of(p, dims), p.dtype.numpy)
-            memory[p.name] = (
-                empty if source is None else source.reshape(shape_of(p, dims))
-            )
+            memory[p.name] = empty if source is None else source.reshape(shape_of(p, dims))
     for packing in done.packings:
         memory[packing.packed.name] = pack_array(packing, given[packing.source.name])
     interpret(done.func, memory, dims)
@@ -73,9 +70,7 @@ def assert_scheduled_equals_group(
 
 
 @pytest.mark.parametrize("target", [AVX512, AVX2, SSE], ids=lambda t: t.name)
-@pytest.mark.parametrize(
-    "constants", [WEIGHTS, frozenset()], ids=["packed", "unpacked"]
-)
+@pytest.mark.parametrize("constants", [WEIGHTS, frozenset()], ids=["packed", "unpacked"])
 @pytest.mark.parametrize("shape", [(16, 24, 100), (1, 7, 3), (5, 1, 16), (13, 9, 65)])
 def test_matmul_tiles(
     shape: tuple[int, int, int], constants: frozenset[str], target: Target
@@ -102,23 +97,17 @@ def test_convolution_tiles_with_edges_of_their_own(
 
 @pytest.mark.parametrize("size", [1, 5, 8, 20, 33])
 def test_convolution_over_a_symbolic_image(size: int) -> None:
-    assert_scheduled_equals_group(
-        conv(N, 3, 20, 3, 1, 1), AVX512, WEIGHTS, "tile", N=size
-    )
+    assert_scheduled_equals_group(conv(N, 3, 20, 3, 1, 1), AVX512, WEIGHTS, "tile", N=size)
 
 
-@pytest.mark.parametrize(
-    "shape", [(9, 20, 3, 2, 1), (8, 16, 2, 2, 0), (7, 33, 3, 1, 1)]
-)
+@pytest.mark.parametrize("shape", [(9, 20, 3, 2, 1), (8, 16, 2, 2, 0), (7, 33, 3, 1, 1)])
 def test_max_pool_tiles(shape: tuple[int, int, int, int, int]) -> None:
     assert_scheduled_equals_group(max_pool(*shape), AVX512, frozenset(), "tile")
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(5, 100), (1, 1), (3, 64), (2, 200)])
 def test_softmax_is_one_kernel_of_rows(rows: int, columns: int) -> None:
-    assert_scheduled_equals_group(
-        softmax(rows, columns), recipe="rows" if columns > 1 else None
-    )
+    assert_scheduled_equals_group(softmax(rows, columns), recipe="rows" if columns > 1 else None)
     assert_scheduled_equals_group(softmax(N, S), recipe="rows", N=rows, S=columns)
 
 

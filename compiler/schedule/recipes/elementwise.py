@@ -47,12 +47,7 @@ def elementwise(nests: Nests, target: Target, choices: Choices) -> Schedule:
 
 def _unroll(nests: Nests) -> int:
     """Cheap bodies take four vectors at a time; bodies with polynomials are long as it is."""
-    calls = {
-        e
-        for st in stores(nests.func.body)
-        for e in visit(st.value)
-        if isinstance(e, Call)
-    }
+    calls = {e for st in stores(nests.func.body) for e in visit(st.value) if isinstance(e, Call)}
     return 1 if len(calls) > 1 else 2 if calls else 4
 
 

@@ -93,8 +93,9 @@ def can_tile(nests: Nests) -> bool:
             strides = load_strides(r, load)
             if strides is None:
                 return False
-            if not (same_dim(strides[v], 0) or same_dim(strides[v], 1)) and not (
-                load.buffer.name in nests.constants
+            if (
+                not (same_dim(strides[v], 0) or same_dim(strides[v], 1))
+                and load.buffer.name not in nests.constants
             ):
                 return False
     return True
@@ -117,14 +118,8 @@ def plan(nests: Nests, target: Target, choices: Choices) -> Tile:
         strides = load_strides(main, load) or {}
         (narrow if same_dim(strides.get(v, 0), 0) else wide).append(load)
     others = [a for a in nests.axes[:-1] if a.var.name in own]
-    reused = [
-        a
-        for a in others
-        if not any(own[a.var.name] in symbols_of(load) for load in wide)
-    ]
-    row = next(
-        (a for a in reversed(reused or others) if not same_dim(a.extent, 1)), None
-    )
+    reused = [a for a in others if not any(own[a.var.name] in symbols_of(load) for load in wide)]
+    row = next((a for a in reversed(reused or others) if not same_dim(a.extent, 1)), None)
     contraction = bool(narrow) and bool(wide)
     shared = frozenset(
         a.var.name
@@ -194,9 +189,7 @@ def tile(nests: Nests, target: Target, choices: Choices) -> Schedule:
     own = dict(zip(t.main.axes, t.main.spatial, strict=True))
     for k, load in enumerate(t.packed):
         used = symbols_of(load)
-        spatial = [
-            own[a.var.name] for a in (*t.outer, t.row) if a and a.var.name in own
-        ]
+        spatial = [own[a.var.name] for a in (*t.outer, t.row) if a and a.var.name in own]
         dims = [PackDim(a.var, a.extent) for a in spatial if a.var in used]
         column = own[t.column.var.name]
         dims.append(PackDim(column.var, column.extent, t.nr))
@@ -224,9 +217,7 @@ def _inner_name(a: Axis) -> str:
     return f"{a.var.name}_i"
 
 
-def _shape_final(
-    s: Schedule, nests: Nests, t: Tile, target: Target, choices: Choices
-) -> list[str]:
+def _shape_final(s: Schedule, nests: Nests, t: Tile, target: Target, choices: Choices) -> list[str]:
     """Tiles and orders the final nest; returns its outer loops, outermost first."""
     s.do(
         "split",
@@ -343,11 +334,7 @@ def _blocked(
 def _shape_reduction(s: Schedule, r: Reduction, t: Tile) -> None:
     """Orders the update nest: reduction loops outside, the register tile inside."""
     own = dict(zip(r.axes, (a.var.name for a in r.spatial), strict=True))
-    inner = [
-        own[a.var.name]
-        for a in (t.row, t.column)
-        if a is not None and a.var.name in own
-    ]
+    inner = [own[a.var.name] for a in (t.row, t.column) if a is not None and a.var.name in own]
     outer = [a.var.name for a in r.spatial if a.var.name not in inner]
     reduce = [a.var.name for a in r.reduce]
     if len(outer) + len(reduce) + len(inner) > 1:
@@ -403,8 +390,7 @@ def _split_edges(s: Schedule, t: Tile, place: str) -> None:
         return
     count = loop.extent
     whole = [
-        all(prove(g, {**inner, loop.var: (k, k)}) is True for g in guards)
-        for k in range(count)
+        all(prove(g, {**inner, loop.var: (k, k)}) is True for g in guards) for k in range(count)
     ]
     if any(whole):
         front = whole.index(True)
