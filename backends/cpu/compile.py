@@ -67,7 +67,7 @@ def _parse(text: str, target: Target, machine: llvm.TargetMachine, verify: bool)
         if verify:
             module.verify()
     except RuntimeError as error:
-        raise InternalError(f"LLVM refuses the emitted code: {error}", code="TW-E0920") from error
+        raise InternalError(f"LLVM refuses the emitted code: {error}", code="TW-E0948") from error
     module.triple = target.triple
     module.data_layout = str(machine.target_data)
     return module

@@ -74,17 +74,16 @@ def _native() -> Target:
         )
     features = dict(_LEVELS[base])
     features.update({linux: f for linux, f in _EXTRAS.items() if linux in present})
-    return _target("native", llvm.get_host_cpu_name(), features, _cache_sizes())
+    # LLVM gets the level, not the CPU's name: a name brings in instructions that ``required``
+    # does not list, so code could meet a CPU without them; and equal CPUs share cached code.
+    return _target("native", base, features, _cache_sizes())
 
 
-def _target(
-    name: str, cpu: str, features: dict[str, str], sizes: tuple[int, int, int]
-) -> Target:
+def _target(name: str, cpu: str, features: dict[str, str], sizes: tuple[int, int, int]) -> Target:
     wide = "avx512f" in features
-    # LLVM would otherwise split 512-bit vectors on CPUs that once clocked down for them; and a
-    # CPU's name must not bring in instructions that the list of features does not hold.
     enabled = [f"+{f}" for f in features.values()]
-    width = ["-prefer-256-bit"] if wide else [f"-{f}" for f in _beyond(features)]
+    # LLVM would otherwise split 512-bit vectors, for CPUs that once clocked down for them.
+    width = ["-prefer-256-bit"] if wide else []
     return Target(
         name=name,
         backend="cpu",
@@ -99,12 +98,6 @@ def _target(
         l2_bytes=sizes[1],
         l3_bytes=sizes[2],
     )
-
-
-def _beyond(features: dict[str, str]) -> list[str]:
-    """The vector extensions that a target does without."""
-    known = {**_V4, **_EXTRAS}
-    return [f for linux, f in known.items() if linux not in features and "avx" in f]
 
 
 def _cache_sizes() -> tuple[int, int, int]:

@@ -532,9 +532,14 @@ def _product(
     result: dict[tuple[Expr, ...], int] = {}
     for fa, ca in a.items():
         for fb, cb in b.items():
-            key = tuple(sorted(fa + fb, key=id)) if fa and fb else fa or fb
+            key = tuple(sorted(fa + fb, key=_name_of)) if fa and fb else fa or fb
             result[key] = result.get(key, 0) + ca * cb
     return result
+
+
+def _name_of(e: Expr) -> str:
+    """An order of factors that is the same in every process."""
+    return e.name if isinstance(e, Var) else ""
 
 
 def _longest(linear: dict[tuple[Expr, ...], int]) -> int:

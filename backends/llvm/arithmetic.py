@@ -119,7 +119,7 @@ class Arithmetic(Addresser):
             return self._test(f"fcmp {_FLOAT_COMPARE[op]}", a, b)
         if op in ("min", "max"):
             return self._float_extreme(op, a, b)
-        raise InternalError(f"{op}: not an operation on {dtype}", code="TW-E0911")
+        raise InternalError(f"{op}: not an operation on {dtype}", code="TW-E0940")
 
     def _binary_bool(self, op: str, a: Value, b: Value) -> Value:
         match op:
@@ -137,7 +137,7 @@ class Arithmetic(Addresser):
             case "lt" | "le" | "gt" | "ge":
                 return self._test(f"icmp u{op}", a, b)
             case _:
-                raise InternalError(f"{op}: not an operation on bool", code="TW-E0911")
+                raise InternalError(f"{op}: not an operation on bool", code="TW-E0940")
 
     def _binary_int(self, op: str, a: Value, b: Value) -> Value:
         signed = a.dtype.is_signed
@@ -157,7 +157,7 @@ class Arithmetic(Addresser):
             case "lt" | "le" | "gt" | "ge":
                 return self._test(f"icmp {'s' if signed else 'u'}{op}", a, b)
             case _:
-                raise InternalError(f"{op}: not an operation on {a.dtype}", code="TW-E0911")
+                raise InternalError(f"{op}: not an operation on {a.dtype}", code="TW-E0940")
 
     def _shift(self, op: str, a: Value, b: Value) -> Value:
         """A shift; by the width or more it gives 0, or the sign where that is shifted in."""
@@ -246,7 +246,7 @@ class Arithmetic(Addresser):
             return self._exact_fma(*args)
         native = _NATIVE_CALLS.get(name)
         if native is None:
-            raise InternalError(f"{name}: no expansion for the cpu backend", code="TW-E0912")
+            raise InternalError(f"{name}: no expansion for the cpu backend", code="TW-E0941")
         lanes = max([a.lanes for a in args])
         wide = [self.splat(a, lanes) for a in args]
         if not is_half(dtype):

@@ -190,7 +190,7 @@ class _Kernel:
                 if param.name in outer.registers:
                     raise InternalError(
                         f"{param.name}: a register buffer is shared by a parallel loop",
-                        code="TW-E0918",
+                        code="TW-E0946",
                     )
                 text = outer.bases[param.name].text
             else:

@@ -100,7 +100,7 @@ class Expressions(Memory):
                 return self._select(e)
             case Call():
                 return self.call(e.name, [self.value(a) for a in e.args], e.dtype)
-        raise InternalError(f"{type(e).__name__}: not an expression of a Func", code="TW-E0910")
+        raise InternalError(f"{type(e).__name__}: not an expression of a Func", code="TW-E0947")
 
     def _compare(self, e: Binary) -> Value:
         a, b = self.index(e.a), self.index(e.b)
@@ -124,13 +124,16 @@ class Expressions(Memory):
             # The guarded load reads zeros elsewhere, and zero converts to zero.
             return self._arm(e.a, cond)
         if cond.lanes > 1 and isinstance(e.a, Load) and self._pending(e.a):
-            return self._load_or(e.a, cond, self._arm(e.b, self.invert(cond)))
+            return self._load_or(e.a, cond, self._other_arm(e.b, cond))
         # What both arms need is computed once, before them.
         for node in self._surely(e.a):
             if node in self._surely(e.b):
                 self.value(node)
         a = self._arm(e.a, cond)
-        return self.select(cond, a, self._arm(e.b, self.invert(cond)))
+        return self.select(cond, a, self._other_arm(e.b, cond))
+
+    def _other_arm(self, e: Expr, cond: Value) -> Value:
+        return self._arm(e, self.invert(cond)) if self._pending(e) else self.value(e)
 
     def _load_or(self, e: Load, cond: Value, other: Value) -> Value:
         saved = self.mask

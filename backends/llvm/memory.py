@@ -339,7 +339,7 @@ class Memory(Arithmetic):
             raise InternalError(
                 f"{buffer.name}: lanes of a vector loop are stored to one element, and not as a "
                 "reduction of the form s = op(s, e)",
-                code="TW-E0913",
+                code="TW-E0942",
             )
         pointer = self.locate(self.bases[buffer.name], buffer.dtype.bytes, at)
         raw = self._to_memory(value)
@@ -404,7 +404,7 @@ class Memory(Arithmetic):
         if at.terms:
             raise InternalError(
                 f"{buffer.name}: a register buffer is indexed by a variable",
-                code="TW-E0914",
+                code="TW-E0943",
             )
 
     def read_span(self, buffer: Buffer, cells: Cells, first: int, count: int, lanes: int) -> Value:

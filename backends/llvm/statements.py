@@ -317,7 +317,7 @@ class Statements(Control):
             if not extent.is_const:
                 raise InternalError(
                     f"{stmt.var.name}: an unrolled loop has a symbolic extent",
-                    code="TW-E0915",
+                    code="TW-E0944",
                 )
             for i in range(extent.const):
                 self.env[stmt.var] = self.add(start, self.const_index(i))
@@ -334,7 +334,7 @@ class Statements(Control):
             raise InternalError(
                 f"{stmt.var.name}: a vector loop needs a constant extent and no vector loop "
                 "around it",
-                code="TW-E0916",
+                code="TW-E0945",
             )
         outer = lanes[0]
         chunks: list[Lane] = []
@@ -396,9 +396,10 @@ class Statements(Control):
             if lane.width == 1 and value.const is None:
                 single.append((lane, value))
                 continue
-            for arm, chosen in ((then, value), (orelse, self.invert(value))):
-                if chosen.const is not False:
-                    arm.append(lane.under(self.both(lane.mask, chosen)))
+            if value.const is not False:
+                then.append(lane.under(self.both(lane.mask, value)))
+            if stmt.orelse and value.const is not True:
+                orelse.append(lane.under(self.both(lane.mask, self.invert(value))))
         for body, arm in ((stmt.then, then), (stmt.orelse, orelse)):
             if body and arm:
                 self.block(body, arm)

@@ -27,7 +27,7 @@ _PARALLEL = ctypes.CFUNCTYPE(
 )
 
 
-@_PARALLEL
+@_PARALLEL  # type: ignore[untyped-decorator]
 def _run_in_pieces(_ctx: int, fn: int, env: int, n: int) -> None:
     # Uneven pieces: results must not depend on the cut.
     cut = (n + 2) // 3
@@ -114,7 +114,8 @@ def aligned(*shape: int, dtype: Any = np.float32, align: int = 64) -> Array:
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     raw = np.zeros(size + align, np.uint8)
     offset = -raw.ctypes.data % align
-    return raw[offset : offset + size].view(dtype).reshape(shape)
+    new: Array = raw[offset : offset + size].view(dtype).reshape(shape)
+    return new
 
 
 def _fenced(array: Array) -> Array:

@@ -177,7 +177,7 @@ def test_native_functions_are_exact(dtype: DType, target: str) -> None:
     a, b = sample(dtype, 1), sample(dtype, 2)
     names = {"sqrt": np.sqrt, "floor": np.floor, "ceil": np.ceil, "trunc": np.trunc,
              "round": np.rint}  # fmt: skip
-    cases = [
+    cases: list[tuple[Any, Array]] = [
         (lambda x, _, n=name: call(n, x), f(a).astype(dtype.numpy)) for name, f in names.items()
     ]
     cases.append((lambda x, y: call("copysign", x, y), np.copysign(a, b).astype(dtype.numpy)))

@@ -20,6 +20,7 @@ from tilewright.tensor.ir import (
     Func,
     If,
     Let,
+    Stmt,
     Store,
     Var,
     conjunction,
@@ -55,7 +56,7 @@ def matmul(m: Any, n: int, k: Any, mr: int, nr: int) -> Func:
     row, column = io * mr + ii, jo * nr + J
     update = Store(acc, (ii, J), acc[ii, J] + a[row, K] * b[jo, K, J])
     result = Store(c, (row, column), maximum(acc[ii, J], 0.0))
-    tile = [
+    tile: list[Stmt] = [
         Alloc(acc),
         For(ii, mr, (vector(nr, Store(acc, (ii, J), ZERO)),), "unroll"),
         For(K, k, (For(ii, mr, (vector(nr, update),), "unroll"),)),
