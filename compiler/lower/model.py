@@ -72,7 +72,8 @@ class Lowered:
                 flat = np.ascontiguousarray(e.data).reshape(-1)
                 place.view(flat.dtype)[...] = flat
             else:
-                shape = tuple(int(d) for d in e.packing.packed.shape)  # type: ignore[call-overload]
+                shape = tuple(d for d in e.packing.packed.shape if isinstance(d, int))
+                assert len(shape) == len(e.packing.packed.shape), "constants have constant dims"
                 view = place.view(e.packing.packed.dtype.numpy).reshape(shape)
                 pack_array(e.packing, e.data, view)
 
@@ -205,9 +206,9 @@ class _Lowering:
             steps.append(CallKernel(launch.kernel.func.name, tuple(args)))
         # One value may be two outputs of the group.
         for v, t in ((node.outputs[k], b) for k, b in enumerate(body.outputs)):
-            source = next(names[n] for n, x in code.outputs if x is t)
-            if where[v].storage != source.storage:
-                steps.append(CopyTensor(where[v], source))
+            made = next(names[n] for n, x in code.outputs if x is t)
+            if where[v].storage != made.storage:
+                steps.append(CopyTensor(where[v], made))
         return steps
 
     def _if(self, graph: Graph, node: Node, where: Mapping[Value, Tensor]) -> list[Step]:

@@ -15,7 +15,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from threading import Lock
-from typing import Literal, TypeVar, Union
+from typing import Any, Literal, TypeVar, Union
 from weakref import ReferenceType, ref
 
 from .. import dtype as dt
@@ -34,7 +34,7 @@ LoopKind = Literal["serial", "parallel", "vector", "unroll", "block.x", "block.y
 Scope = Literal["global", "local", "register", "shared"]
 
 # One entry a live expression. Entries of dead ones stay until there are many, then all go.
-_TABLE: dict[tuple, ReferenceType[Expr]] = {}
+_TABLE: dict[tuple[object, ...], ReferenceType[Expr]] = {}
 _CREATING = Lock()
 _LEAST_SWEPT = 1 << 16
 _swept_at = [_LEAST_SWEPT]
@@ -108,14 +108,14 @@ class Expr:
         fields = (getattr(self, s) for s in self.__slots__ if s != "_key")
         return f"{type(self).__name__}({', '.join(map(repr, fields))})"
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         raise NotImplementedError
 
 
 _NO_VARIABLES: frozenset[Var] = frozenset()
 
 
-def _keep(key: tuple, new: _E, dtype: DType, operands: tuple[Expr, ...]) -> _E:
+def _keep(key: tuple[object, ...], new: _E, dtype: DType, operands: tuple[Expr, ...]) -> _E:
     """Enters a new expression; gives the one that is there if another thread was faster."""
     new.dtype = dtype
     new.operands = operands
@@ -123,7 +123,7 @@ def _keep(key: tuple, new: _E, dtype: DType, operands: tuple[Expr, ...]) -> _E:
     return _enter(key, new)
 
 
-def _enter(key: tuple, new: _E) -> _E:
+def _enter(key: tuple[object, ...], new: _E) -> _E:
     with _CREATING:
         held = _TABLE.get(key)
         found = None if held is None else held()
@@ -183,7 +183,7 @@ class Const(Expr):
         new.value = value
         return _keep(full, new, dtype, ())
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return Const, (self.value, self.dtype)
 
 
@@ -218,7 +218,7 @@ class Var(Expr):
         """Whether it is a symbolic dim: a variable with a declared range."""
         return self.lo is not None
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return Var, (self.name, self.dtype, self.lo, self.hi)
 
 
@@ -278,7 +278,7 @@ class Load(Expr):
         new.variables = _union((*index, *buffer.shape))
         return _enter(key, new)
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return Load, (self.buffer, self.indices)
 
 
@@ -300,7 +300,7 @@ class Unary(Expr):
         new.op, new.x = op, x
         return _keep(key, new, x.dtype, (x,))
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return Unary, (self.op, self.x)
 
 
@@ -330,7 +330,7 @@ class Binary(Expr):
         new.op, new.a, new.b = op, a, b
         return _keep(key, new, dt.bool_ if op in COMPARISONS else a.dtype, (a, b))
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return Binary, (self.op, self.a, self.b)
 
 
@@ -350,7 +350,7 @@ class Cast(Expr):
         new.x = x
         return _keep(key, new, dtype, (x,))
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return Cast, (self.x, self.dtype)
 
 
@@ -378,7 +378,7 @@ class Select(Expr):
         new.cond, new.a, new.b = cond, a, b
         return _keep(key, new, a.dtype, (cond, a, b))
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return Select, (self.cond, self.a, self.b)
 
 
@@ -403,7 +403,7 @@ class Call(Expr):
         new.name, new.args = name, arguments
         return _keep(key, new, dtype, arguments)
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return Call, (self.name, self.args, self.dtype)
 
 
@@ -439,7 +439,7 @@ class Reduce(Expr):
         dtype = dt.i64 if op in ("argmax", "argmin") else body.dtype
         return _keep(key, new, dtype, (body, *(as_expr(a.extent) for a in over)))
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return Reduce, (self.op, self.axes, self.body)
 
 

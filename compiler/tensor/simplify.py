@@ -222,7 +222,7 @@ def _spell(e: Expr) -> str:
         case Load():
             return f"{e.buffer.name}[{','.join(map(_spell, e.indices))}]"
         case Binary() | Unary():
-            head = e.op
+            head: str = e.op
         case Call():
             head = e.name
         case _:
@@ -707,9 +707,9 @@ class _Simplifier:
                     return []
                 factor, rest, ends = found
                 result = []
-                for end in ends:
+                for reached in ends:
                     inner = dict(rest)
-                    _add(inner, _multiply(factor, end))
+                    _add(inner, _multiply(factor, reached))
                     result.append(self._floordiv(inner, self.linear(atom.b)))
                 return result
         return []

@@ -43,13 +43,13 @@ def matmul(m_: Dim, k_: Dim, n_: Dim) -> ComputeGroup:
 
 def conv(size: Dim, c: int, o: int, k: int, stride: int, pad: int) -> ComputeGroup:
     n, oh, ow, oc, kh, kw, ci = variables("n oh ow oc kh kw ci")
-    out: Dim = (size + 2 * pad - k) // stride + 1  # type: ignore[operator,assignment]
+    out: Dim = (size + 2 * pad - k) // stride + 1
     x, w = Buffer("x0", dt.f32, (1, size, size, c)), Buffer("x1", dt.f32, (k, k, c, o))
     bias, y = Buffer("x2", dt.f32, (o,)), Buffer("y0", dt.f32, (1, out, out, o))
     ih, iw = oh * stride + kh - pad, ow * stride + kw - pad
     value: Expr = x[n, ih, iw, ci]
     if pad:
-        inside = conjunction([le(0, ih), lt(ih, size), le(0, iw), lt(iw, size)])  # type: ignore[arg-type]
+        inside = conjunction([le(0, ih), lt(ih, size), le(0, iw), lt(iw, size)])
         value = Select(inside, value, Const(0, dt.f32))
     total = Reduce("sum", (Axis(kh, k), Axis(kw, k), Axis(ci, c)), value * w[kh, kw, ci, oc])
     axes = (Axis(n, 1), Axis(oh, out), Axis(ow, out), Axis(oc, o))

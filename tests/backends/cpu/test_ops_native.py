@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,12 +23,17 @@ NARROW = ("add", "cast", "cumulative", "div", "exp", "matmul", "mod", "reduce", 
 """Ops that stand for all others where only the width of vectors differs."""
 
 
+def _keywords(sample: Sample) -> dict[str, Any]:
+    """Attributes as keywords; the few that are not attributes have types of their own."""
+    return dict(sample.attrs)
+
+
 def program_of(op: Op, samples: Sequence[Sample]) -> Graph:
     """One graph that computes samples side by side, each from inputs of its own."""
     builder = GraphBuilder(op.name)
     for s, sample in enumerate(samples):
         inputs = [builder.input(f"x{s}_{k}", type_of(x)) for k, x in enumerate(sample.inputs)]
-        for k, value in enumerate(builder.add_many(op.name, *inputs, **sample.attrs)):
+        for k, value in enumerate(builder.add_many(op.name, *inputs, **_keywords(sample))):
             builder.output(value, f"y{s}_{k}")
     return builder.finish()
 
