@@ -1,22 +1,25 @@
 """Runs onnx's own backend suite: every case passes, is refused, is wrong, or crashes.
 
-python tests/frontends/onnx/backend_suite.py                    counts, and what is wrong
-python tests/frontends/onnx/backend_suite.py --list refused     one line a case, with the reason
-python tests/frontends/onnx/backend_suite.py --update           adds new passes to passing.txt
-python tests/frontends/onnx/backend_suite.py --executor native test_conv
+python tests/frontends/onnx/backend_suite.py                     counts, and what is wrong
+python tests/frontends/onnx/backend_suite.py --list refused      one line a case, with the reason
+python tests/frontends/onnx/backend_suite.py --reasons           how many cases each gap refuses
+python tests/frontends/onnx/backend_suite.py --update --jobs 2   adds new passes to passing.txt
+python tests/frontends/onnx/backend_suite.py --executor interpret test_conv
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
+import resource
 import sys
 import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -35,6 +38,9 @@ KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator")
 OUTCOMES = ("pass", "refused", "wrong", "crash")
 PASSING = Path(__file__).with_name("passing.txt")
 SECONDS_PER_CASE = 60.0
+SECONDS_TO_START = 300.0
+BYTES_PER_PROCESS = 12 << 30
+"""Address space of a process: a case that runs away fails, and the machine goes on."""
 
 Runner = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
 Executor = Callable[[onnx.ModelProto, str | None], Runner]
@@ -67,7 +73,8 @@ def by_interpreter(model: onnx.ModelProto, folder: str | None) -> Runner:
 
 def by_native_code(model: onnx.ModelProto, folder: str | None) -> Runner:
     """Compiles a model for this machine."""
-    executable = tilewright.compile(import_onnx(model, base_dir=folder), cache=False)
+    graph = import_onnx(model, base_dir=folder)
+    executable = tilewright.compile(graph, cache=False, threads=1)
     return lambda inputs: executable(*inputs)
 
 
@@ -179,44 +186,71 @@ def _difference(
 # ------------------------------------------------------------------ all cases
 
 
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Some of the cases; which ones, only the process that runs them works out.
+
+    Attributes:
+        patterns: a case's name holds one of these; none: all cases.
+        part, parts: every ``parts``-th of these cases, from the ``part``-th on.
+    """
+
+    patterns: tuple[str, ...] = ()
+    part: int = 0
+    parts: int = 1
+
+    def names(self) -> list[str]:
+        """The names of the cases, in order."""
+        chosen = [
+            name
+            for name in all_cases()
+            if not self.patterns or any(pattern in name for pattern in self.patterns)
+        ]
+        return chosen[self.part :: self.parts]
+
+
 def run_cases(
-    names: Sequence[str], executor: str = "interpret", seconds: float = SECONDS_PER_CASE
+    selection: Selection, executor: str, seconds: float = SECONDS_PER_CASE
 ) -> list[Result]:
     """Runs cases in a process apart: one that hangs or dies is a crash, and the rest go on."""
-    all_cases()  # loaded once, before the fork
     results: list[Result] = []
-    while len(results) < len(names):
-        results += _batch(names[len(results) :], executor, seconds)
+    while _batch(selection, executor, seconds, results):
+        pass
     return results
 
 
-def _batch(names: Sequence[str], executor: str, seconds: float) -> list[Result]:
-    context = multiprocessing.get_context("fork")
+def _batch(selection: Selection, executor: str, seconds: float, results: list[Result]) -> bool:
+    """Adds to the results what one process gives; whether it ended early."""
+    # A process of its own making: a fork may hold locks of threads that it does not have.
+    context = multiprocessing.get_context("spawn")
     receive, send = context.Pipe(duplex=False)
-    worker = context.Process(target=_work, args=(names, executor, send))
+    worker = context.Process(target=_work, args=(selection, executor, len(results), send))
     worker.start()
     send.close()
-    results: list[Result] = []
     try:
-        while len(results) < len(names):
-            name = names[len(results)]
+        if not receive.poll(SECONDS_TO_START):
+            raise TimeoutError(f"no cases after {SECONDS_TO_START:g} seconds")
+        for name in receive.recv():
             if not receive.poll(seconds):
                 results.append(Result(name, "crash", f"no end after {seconds:g} seconds"))
-                break
+                return True
             try:
                 results.append(receive.recv())
             except EOFError:
                 worker.join()
                 results.append(Result(name, "crash", f"the process ended with {worker.exitcode}"))
-                break
+                return True
     finally:
         worker.kill()
         worker.join()
         receive.close()
-    return results
+    return False
 
 
-def _work(names: Sequence[str], executor: str, send: Connection) -> None:
+def _work(selection: Selection, executor: str, skip: int, send: Connection) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (BYTES_PER_PROCESS, BYTES_PER_PROCESS))
+    names = selection.names()[skip:]
+    send.send(names)
     for name in names:
         send.send(run_case(name, EXECUTORS[executor]))
 
@@ -225,27 +259,42 @@ def main(arguments: Sequence[str]) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pattern", nargs="*", help="only cases whose name holds one of these")
-    parser.add_argument("--executor", choices=sorted(EXECUTORS), default="interpret")
+    parser.add_argument("--executor", choices=sorted(EXECUTORS), default="native")
+    parser.add_argument("--jobs", type=int, default=1, help="how many processes run at once")
     parser.add_argument("--list", choices=OUTCOMES, action="append", default=[])
+    parser.add_argument(
+        "--reasons", action="store_true", help="count cases by why they are refused"
+    )
     parser.add_argument("--update", action="store_true", help="add new passes to passing.txt")
     options = parser.parse_args(arguments)
-    names = [n for n in all_cases() if not options.pattern or any(p in n for p in options.pattern)]
-    results = run_cases(names, options.executor)
+    parts = [Selection(tuple(options.pattern), k, options.jobs) for k in range(options.jobs)]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        found = pool.map(partial(run_cases, executor=options.executor), parts)
+        results = sorted((r for part in found for r in part), key=lambda r: r.case)
     shown = {"wrong", "crash", *options.list}
     for result in results:
         if result.outcome in shown:
             print(f"{result.outcome:8} {result.case}  {result.detail}")
+    if options.reasons:
+        _print_reasons(results)
     counts = Counter(r.outcome for r in results)
     print("  ".join(f"{outcome}: {counts[outcome]}" for outcome in OUTCOMES), f"of {len(results)}")
     passed = {r.case for r in results if r.outcome == "pass"}
-    lost = sorted((passing() & set(names)) - passed) if PASSING.exists() else []
+    lost = sorted((passing() & {r.case for r in results}) - passed)
     for name in lost:
         print(f"lost     {name}")
     if options.update:
-        known = passing() if PASSING.exists() else frozenset()
+        known = passing()
         PASSING.write_text("".join(f"{name}\n" for name in sorted(known | passed)))
         print(f"{PASSING.name}: {len(known)} -> {len(known | passed)}")
     return 1 if counts["wrong"] or counts["crash"] or lost else 0
+
+
+def _print_reasons(results: Sequence[Result]) -> None:
+    refused = [r for r in results if r.outcome == "refused"]
+    reasons = Counter(reason for r in refused for reason in set(r.detail.split("; ")))
+    for reason, count in reasons.most_common():
+        print(f"{count:5} {reason}")
 
 
 if __name__ == "__main__":
