@@ -94,6 +94,14 @@ def has_reduce(e: Expr) -> bool:
     return any(isinstance(x, Reduce) for x in walk(e))
 
 
+def innermost(e: Expr) -> Reduce | None:
+    """A reduction of an expression that holds no other one."""
+    for r in walk(e):
+        if isinstance(r, Reduce) and not has_reduce(r.body):
+            return r
+    return None
+
+
 def lower_body(name: str, body: Graph) -> LoweredGroup:
     """Lowers the body of a fused node whose operators all have a Compute.
 

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ..errors import InternalError
+from ..errors import InternalError, ScheduleError
 from ..graph.ir import Graph, Node, Value
 from ..ops import OPS
 from ..schedule.nest import simplify_func
 from ..schedule.place import Packing
 from ..schedule.recipes import fits_one_kernel, schedule
 from ..target import Target
-from ..tensor.compute import Compute, ComputeGroup
-from ..tensor.ir import Buffer, Expr, Func, Load, Reduce, Var
-from ..tensor.simplify import substitute
+from ..tensor.compute import ComputeGroup
+from ..tensor.ir import Buffer, Func, Var
 from ..tensor.text import text
-from .inline import LoweredGroup, loads_of, lower_body, walk
+from .fission import fission
+from .inline import lower_body
 from .merge import merge_axes
-from .nests import free_symbols, to_func
+from .nests import element_by_element, free_symbols, to_func
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,23 +40,16 @@ class Kernel:
 
 
 @dataclass(frozen=True, slots=True)
-class Launch:
-    """One kernel call of a group: which of the group's buffers it takes, by name."""
-
-    kernel: Kernel
-
-
-@dataclass(frozen=True, slots=True)
 class GroupCode:
     """The code of one fused node.
 
     Attributes:
-        launches: kernels, in order.
+        kernels: in the order in which they are called; each names the buffers it takes.
         inputs, outputs: body values by the names of the buffers that hold them.
-        scratch: buffers between the launches, by name.
+        scratch: buffers between the kernels, by name.
     """
 
-    launches: tuple[Launch, ...]
+    kernels: tuple[Kernel, ...]
     inputs: tuple[tuple[str, Value], ...]
     outputs: tuple[tuple[str, Value], ...]
     scratch: tuple[Buffer, ...]
@@ -75,13 +67,12 @@ class KernelTable:
     target: Target
     kernels: dict[str, Kernel] = field(default_factory=dict)
     _known: dict[
-        tuple[ComputeGroup, frozenset[str]],
-        tuple[tuple[Launch, ...], tuple[Buffer, ...]],
+        tuple[ComputeGroup, frozenset[str]], tuple[tuple[Kernel, ...], tuple[Buffer, ...]]
     ] = field(default_factory=dict)
     _plain: dict[tuple[object, ...], Kernel] = field(default_factory=dict)
 
     def code(self, body: Graph, constants: frozenset[Value]) -> GroupCode:
-        """The launches that compute a fused body.
+        """The kernels that compute a fused body.
 
         Args:
             body: the body of the fused node.
@@ -93,35 +84,64 @@ class KernelTable:
         known = constants | set(body.constants)
         names = [(b.name, v) for b, v in zip(lowered.group.inputs, lowered.inputs, strict=True)]
         fixed = frozenset(n for n, v in names if v in known)
-        launches, scratch = self._launches(lowered, fixed, _title(body))
-        outputs = zip((b.name for b in lowered.group.outputs), lowered.outputs, strict=True)
-        return GroupCode(launches, tuple(names), tuple(outputs), scratch)
-
-    def _launches(
-        self, lowered: LoweredGroup, fixed: frozenset[str], title: str
-    ) -> tuple[tuple[Launch, ...], tuple[Buffer, ...]]:
         key = (lowered.group, fixed)
         if key not in self._known:
-            group = merge_axes(lowered.group)
-            if fits_one_kernel(to_func(group, fixed)):
-                self._known[key] = ((Launch(self._kernel(group, fixed, title)),), ())
-            else:
-                pieces = fission(lowered.group)
-                scratch = tuple(
-                    b for p in pieces for b in p.outputs if b not in lowered.group.outputs
-                )
-                made = (Launch(self._kernel(merge_axes(p), fixed, title)) for p in pieces)
-                self._known[key] = (tuple(made), scratch)
-        return self._known[key]
+            self._known[key] = self._compile(lowered.group, fixed, _title(body))
+        kernels, scratch = self._known[key]
+        outputs = zip((b.name for b in lowered.group.outputs), lowered.outputs, strict=True)
+        return GroupCode(kernels, tuple(names), tuple(outputs), scratch)
 
-    def _kernel(self, group: ComputeGroup, fixed: frozenset[str], title: str) -> Kernel:
-        name = f"{title}_{len(self.kernels)}"
-        done = schedule(
-            to_func(ComputeGroup(name, group.inputs, group.outputs, group.stages), fixed),
-            self.target,
+    def _compile(
+        self, group: ComputeGroup, fixed: frozenset[str], title: str
+    ) -> tuple[tuple[Kernel, ...], tuple[Buffer, ...]]:
+        """One kernel where a recipe takes the whole group, else one for each of its pieces."""
+        whole = merge_axes(group)
+        why = ""
+        if fits_one_kernel(to_func(whole, fixed)):
+            try:
+                return (self._kernel(whole, fixed, title),), ()
+            except ScheduleError as error:
+                why = f" (the whole group: {error})"
+        pieces = fission(group)
+        made = [k for p in pieces for k in self._piece(p, fixed, title, why)]
+        scratch = tuple(b for p in pieces for b in p.outputs if b not in group.outputs)
+        return tuple(made), scratch
+
+    def _piece(
+        self, piece: ComputeGroup, fixed: frozenset[str], title: str, why: str
+    ) -> list[Kernel]:
+        """The kernel of a piece: by its own recipe, else by the plain one, else unscheduled."""
+        merged = merge_axes(piece)
+        try:
+            return [self._kernel(merged, fixed, title, why)]
+        except ScheduleError as error:
+            why = f" (its own recipe: {error})"
+        try:
+            return [self._kernel(merged, fixed, title, why, kind="plain")]
+        except ScheduleError as error:
+            why = f" (plain: {error})"
+        func = simplify_func(element_by_element(_called(merged, self._name(title))))
+        return [self._add(Kernel(func, (), f"unscheduled{why}", "", text(merged)))]
+
+    def _kernel(
+        self,
+        group: ComputeGroup,
+        fixed: frozenset[str],
+        title: str,
+        why: str = "",
+        kind: str | None = None,
+    ) -> Kernel:
+        nests = to_func(_called(group, self._name(title)), fixed)
+        done = schedule(nests, self.target, kind=kind)
+        return self._add(
+            Kernel(done.func, done.packings, done.recipe + why, done.steps, text(group))
         )
-        kernel = Kernel(done.func, done.packings, done.recipe, done.steps, text(group))
-        self.kernels[name] = kernel
+
+    def _name(self, title: str) -> str:
+        return f"{title}_{len(self.kernels)}"
+
+    def _add(self, kernel: Kernel) -> Kernel:
+        self.kernels[kernel.func.name] = kernel
         return kernel
 
     def _loops(self, body: Graph) -> GroupCode:
@@ -147,7 +167,11 @@ class KernelTable:
         used = {v: n for v, n in values.items() if v in node.inputs}
         named = tuple((n, v) for v, n in used.items())
         results = tuple((f"y{k}", v) for k, v in enumerate(node.outputs))
-        return GroupCode((Launch(self._plain[key]),), named, results, ())
+        return GroupCode((self._plain[key],), named, results, ())
+
+
+def _called(group: ComputeGroup, name: str) -> ComputeGroup:
+    return ComputeGroup(name, group.inputs, group.outputs, group.stages)
 
 
 def _hashable(node: Node) -> tuple[object, ...]:
@@ -160,42 +184,3 @@ def _title(body: Graph) -> str:
     anchors = [o for o in ops if OPS[o].kind in ("contraction", "window", "reduce")]
     names = list(dict.fromkeys([*anchors, *ops]))[:3]
     return "_".join(names)
-
-
-def fission(group: ComputeGroup) -> list[ComputeGroup]:
-    """Cuts a group into one group a reduction and one a map, joined by buffers in memory.
-
-    For groups whose temporaries do not all belong to one row or tile.
-    """
-    stages: list[Compute] = []
-    count = 0
-    for s in group.stages:
-        expr = s.expr
-        while True:
-            found = [r for r in walk(expr) if isinstance(r, Reduce)]
-            inner = next(
-                (r for r in found if not any(isinstance(x, Reduce) for x in walk(r.body))),
-                None,
-            )
-            if inner is None or (inner is expr and s.output not in group.outputs):
-                break
-            if inner is expr:
-                break
-            used = {v for x in walk(inner) for v in ([x] if isinstance(x, Var) else [])}
-            axes = tuple(a for a in s.axes if a.var in used)
-            held = Buffer(f"s{count}", inner.dtype, tuple(a.extent for a in axes))
-            count += 1
-            stages.append(Compute(held, axes, inner))
-            mapping: dict[Expr, Expr] = {inner: Load(held, (a.var for a in axes))}
-            expr = substitute(expr, mapping)
-        stages.append(Compute(s.output, s.axes, expr))
-    pieces: list[ComputeGroup] = []
-    for s in stages:
-        sources = dict.fromkeys(x.buffer for x in loads_of(s.expr))
-        pieces.append(ComputeGroup(group.name, tuple(sources), (s.output,), (s,)))
-    return pieces
-
-
-def parameters(kernel: Kernel, names: Mapping[str, object]) -> list[str]:
-    """The names of a kernel's buffer parameters that are not among ``names`` (packed ones)."""
-    return [p.name for p in kernel.func.params if isinstance(p, Buffer) and p.name not in names]

@@ -185,10 +185,10 @@ class _Lowering:
         names |= {n: where[produced[v]] for n, v in code.outputs}
         sources = dict(code.inputs)
         steps: list[Step] = []
-        for launch in code.launches:
-            packed = {p.packed.name: p for p in launch.kernel.packings}
+        for kernel in code.kernels:
+            packed = {p.packed.name: p for p in kernel.packings}
             args: list[Tensor | Dim] = []
-            for p in launch.kernel.func.params:
+            for p in kernel.func.params:
                 if isinstance(p, Var):
                     args.append(p)
                 elif p.name in packed:
@@ -203,7 +203,7 @@ class _Lowering:
                         args.append(self.constant(v, body.constants[v]))
                     else:
                         args.append(self._find(graph, where, held))
-            steps.append(CallKernel(launch.kernel.func.name, tuple(args)))
+            steps.append(CallKernel(kernel.func.name, tuple(args)))
         # One value may be two outputs of the group.
         for v, t in ((node.outputs[k], b) for k, b in enumerate(body.outputs)):
             made = next(names[n] for n, x in code.outputs if x is t)

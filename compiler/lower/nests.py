@@ -27,7 +27,7 @@ from ..tensor.ir import (
     as_expr,
 )
 from ..tensor.simplify import same_dim, substitute, symbols
-from .inline import loads_of, walk
+from .inline import innermost, loads_of, walk
 
 COMBINE: dict[ReduceOp, BinaryOp] = {
     "sum": "add",
@@ -58,8 +58,20 @@ def first_position(r: Reduce) -> Expr:
 
 
 class _Builder:
+    """The nests of one group while they are written.
+
+    Attributes:
+        allocs, nests: what the function will be made of, in order.
+        temporaries: what recipes need to know of its temporaries.
+        axes: the loops of the nest of results that was written last.
+        finals: how many nests of results were written.
+    """
+
     def __init__(self, group: ComputeGroup) -> None:
-        self.group = group
+        self.outputs = frozenset(group.outputs)
+        self.axes: tuple[Axis, ...] = ()
+        self.finals = 0
+        self.results: list[Store] = []
         self.allocs: list[Stmt] = []
         self.nests: list[Stmt] = []
         self.temporaries: list[Reduction | MapStage] = []
@@ -88,22 +100,12 @@ class _Builder:
     def replace_reductions(self, stage: Compute) -> Expr:
         """The stage's expression with every reduction computed into a temporary before it."""
         expr = stage.expr
-        while True:
-            inner = next(
-                (
-                    r
-                    for r in walk(expr)
-                    if isinstance(r, Reduce)
-                    and not any(isinstance(x, Reduce) for x in walk(r.body))
-                ),
-                None,
-            )
-            if inner is None:
-                return expr
+        while (inner := innermost(expr)) is not None:
             if inner.op in ("argmax", "argmin"):
                 expr = substitute(expr, {inner: first_position(inner)})
                 continue
             expr = substitute(expr, {inner: self.reduction(inner, stage.axes)})
+        return expr
 
     def reduction(self, r: Reduce, axes: tuple[Axis, ...]) -> Load:
         """Emits the nests of one reduction and returns how it is read."""
@@ -142,59 +144,79 @@ class _Builder:
         self.done[key] = load
         return load
 
+    def keep(self, stage: Compute) -> Buffer:
+        """Emits the nest of a stage that is no output and returns the temporary it fills."""
+        kept = Buffer(stage.output.name, stage.output.dtype, stage.output.shape, "local")
+        own = self.rename(stage.axes, f"{kept.name}_")
+        self.allocs.append(Alloc(kept))
+        self.nests.append(self.nest(tuple(own.values()), (_store(kept, stage, own),)))
+        self.temporaries.append(MapStage(kept, tuple(own.values())))
+        return kept
+
+    def result(self, stage: Compute) -> None:
+        """Adds an output to the current nest of results, or to a new one."""
+        if self.results and not _same_axes(self.axes, stage.axes):
+            self.write_results()
+        if not self.results:
+            self.axes = tuple(self.rename(stage.axes).values())
+        own = {a.var: f for a, f in zip(stage.axes, self.axes, strict=True)}
+        self.results.append(_store(stage.output, stage, own))
+
+    def write_what(self, stage: Compute) -> None:
+        """Writes the results before a stage that reads one of them elsewhere than at its place."""
+        held = {x.buffer for x in self.results}
+        place = tuple(a.var for a in stage.axes)
+        inside = [x for r in walk(stage.expr) if isinstance(r, Reduce) for x in loads_of(r.body)]
+        for x in loads_of(stage.expr):
+            if x.buffer in held and (
+                x in inside or x.indices != place or stage.output not in self.outputs
+            ):
+                self.write_results()
+                return
+
+    def write_results(self) -> None:
+        """Ends the current nest of results."""
+        if not self.results:
+            return
+        body = tuple(self.results)
+        self.nests += [self.nest(self.axes, body)] if self.axes else body
+        self.finals += 1
+        self.results = []
+
+
+def _store(buffer: Buffer, stage: Compute, own: dict[Var, Axis]) -> Store:
+    renamed: dict[Expr, Expr] = {v: a.var for v, a in own.items()}
+    return Store(buffer, tuple(a.var for a in own.values()), substitute(stage.expr, renamed))
+
 
 def to_func(group: ComputeGroup, constants: frozenset[str] = frozenset()) -> Nests:
-    """Lowers a group to plain nests; output stages of one shape share the last nest.
+    """Lowers a group to plain nests; neighbouring outputs of one shape share a nest.
 
     Buffer parameters come first (inputs, then outputs), then the symbols of all shapes by name.
     """
     b = _Builder(group)
     outputs = set(group.outputs)
-    final: list[tuple[tuple[Axis, ...], list[Stmt]]] = []
     local: dict[Buffer, Buffer] = {}
     for s in group.stages:
         mapping: dict[Expr, Expr] = {
             x: Load(local[x.buffer], x.indices) for x in loads_of(s.expr) if x.buffer in local
         }
-        expr = b.replace_reductions(Compute(s.output, s.axes, substitute(s.expr, mapping)))
-        direct = _is_reduction(b, expr, s)
-        if s.output not in outputs and direct is not None:
-            local[s.output] = direct
-            continue
-        if s.output not in outputs:
-            kept = Buffer(s.output.name, s.output.dtype, s.output.shape, "local")
-            local[s.output] = kept
-            own = b.rename(s.axes, f"{kept.name}_")
-            renamed: dict[Expr, Expr] = {v: a.var for v, a in own.items()}
-            b.allocs.append(Alloc(kept))
-            index = tuple(a.var for a in own.values())
-            store = Store(kept, index, substitute(expr, renamed))
-            b.nests.append(b.nest(tuple(own.values()), (store,)))
-            b.temporaries.append(MapStage(kept, tuple(own.values())))
-            continue
-        if final and _same_axes(final[-1][0], s.axes):
-            axes, body = final[-1]
-            renamed = {a.var: f.var for a, f in zip(s.axes, axes, strict=True)}
-            index = tuple(a.var for a in axes)
-            body.append(Store(s.output, index, substitute(expr, renamed)))
-            continue
-        own = b.rename(s.axes)
-        renamed = {v: a.var for v, a in own.items()}
-        axes = tuple(own.values())
-        index = tuple(a.var for a in axes)
-        final.append((axes, [Store(s.output, index, substitute(expr, renamed))]))
-    for axes, body in final:
-        if axes:
-            b.nests.append(b.nest(axes, tuple(body)))
+        stage = Compute(s.output, s.axes, substitute(s.expr, mapping))
+        b.write_what(stage)
+        stage = Compute(s.output, s.axes, b.replace_reductions(stage))
+        if s.output in outputs:
+            b.result(stage)
         else:
-            b.nests += body
+            local[s.output] = _renamed_reduction(b, stage) or b.keep(stage)
+    b.write_results()
     params: list[Buffer | Var] = [*group.inputs, *group.outputs]
     func = Func(group.name, (*params, *free_symbols(b.nests, params)), (*b.allocs, *b.nests))
-    return Nests(func, tuple(b.temporaries), final[-1][0], constants)
+    return Nests(func, tuple(b.temporaries), b.axes, constants, b.finals)
 
 
-def _is_reduction(b: _Builder, e: Expr, stage: Compute) -> Buffer | None:
+def _renamed_reduction(b: _Builder, stage: Compute) -> Buffer | None:
     """The temporary that a stage only renames, if that is all it does."""
+    e = stage.expr
     if not isinstance(e, Load) or e.indices != tuple(a.var for a in stage.axes):
         return None
     held = {t.buffer for t in b.temporaries if isinstance(t, Reduction)}
@@ -203,6 +225,39 @@ def _is_reduction(b: _Builder, e: Expr, stage: Compute) -> Buffer | None:
 
 def _same_axes(a: tuple[Axis, ...], b: tuple[Axis, ...]) -> bool:
     return len(a) == len(b) and all(same_dim(x.extent, y.extent) for x, y in zip(a, b, strict=True))
+
+
+def element_by_element(group: ComputeGroup) -> Func:
+    """Lowers a group of one stage so that each element is computed alone, one scalar a reduction.
+
+    Nothing can keep it from being right, and nothing makes it fast: the last resort.
+    """
+    (stage,) = group.stages
+    body: list[Stmt] = []
+    expr = stage.expr
+    count = 0
+    while (inner := innermost(expr)) is not None:
+        if inner.op in ("argmax", "argmin"):
+            expr = substitute(expr, {inner: first_position(inner)})
+            continue
+        total = Buffer(f"r{count}", inner.dtype, (1,), "register")
+        over = tuple(Axis(Var(f"r{count}_{a.var.name}"), a.extent) for a in inner.axes)
+        own: dict[Expr, Expr] = {a.var: o.var for a, o in zip(inner.axes, over, strict=True)}
+        count += 1
+        held = total[0]
+        value = Binary(COMBINE[inner.op], held, substitute(inner.body, own))
+        update: Stmt = Store(total, (Const(0),), value)
+        for a in reversed(over):
+            update = For(a.var, a.extent, (update,))
+        start = Const(identity(inner.op, inner.dtype), inner.dtype)
+        body += [Alloc(total), Store(total, (Const(0),), start), update]
+        expr = substitute(expr, {inner: held})
+    body.append(Store(stage.output, tuple(a.var for a in stage.axes), expr))
+    block = tuple(body)
+    for a in reversed(stage.axes):
+        block = (For(a.var, a.extent, block),)
+    params: list[Buffer | Var] = [*group.inputs, *group.outputs]
+    return Func(group.name, (*params, *free_symbols(list(block), params)), block)
 
 
 def free_symbols(block: list[Stmt], params: list[Buffer | Var]) -> list[Var]:

@@ -51,12 +51,14 @@ class Nests:
         temporaries: in order of computation.
         axes: the loops of the final nest.
         constants: names of the parameters whose values are known when the code is made.
+        finals: how many nests write outputs.
     """
 
     func: Func
     temporaries: tuple[Reduction | MapStage, ...]
     axes: tuple[Axis, ...]
     constants: frozenset[str]
+    finals: int = 1
 
     @property
     def reductions(self) -> tuple[Reduction, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ...target import Target
@@ -11,11 +12,19 @@ from ..loops import rename_loops
 from ..nest import simplify_func
 from ..nests import Nests
 from ..place import Packing
+from ..schedule import Schedule
 from .choices import Choices
 from .elementwise import elementwise
 from .plain import plain
 from .rows import rows
 from .tile import can_tile, load_strides, loads, plan, tile
+
+RECIPES: Mapping[str, Callable[[Nests, Target, Choices], Schedule]] = {
+    "elementwise": elementwise,
+    "rows": rows,
+    "plain": plain,
+}
+"""The recipes that make one version of a kernel; "tile" may make two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +44,25 @@ class Scheduled:
     steps: str
 
 
-def schedule(nests: Nests, target: Target, choices: Choices | None = None) -> Scheduled:
-    """Schedules a plain function by the recipe for its kind of nest."""
+def schedule(
+    nests: Nests, target: Target, choices: Choices | None = None, kind: str | None = None
+) -> Scheduled:
+    """Schedules a plain function by a recipe.
+
+    Args:
+        nests: the function.
+        target: what to schedule for.
+        choices: answers to the recipe's questions.
+        kind: the recipe; by default the one for its kind of nest.
+
+    Raises:
+        ScheduleError: a step of the recipe does not apply.
+    """
     choices = choices or Choices()
-    kind = kind_of(nests)
+    kind = kind or kind_of(nests)
     if kind == "tile":
         return _tile(nests, target, choices)
-    recipe = {"elementwise": elementwise, "rows": rows, "plain": plain}[kind]
+    recipe = RECIPES[kind]
     s = recipe(nests, target, choices)
     return Scheduled(s.finish(), tuple(s.packings), kind, str(s))
 
@@ -59,7 +80,9 @@ def kind_of(nests: Nests) -> str:
 
 
 def fits_one_kernel(nests: Nests) -> bool:
-    """Whether a group's temporaries can all live inside one loop of its final nest."""
+    """Whether a group has one final nest, and one loop of it can hold all its temporaries."""
+    if nests.finals > 1:
+        return False
     return kind_of(nests) != "plain" or len(nests.temporaries) == 1
 
 
