@@ -10,6 +10,7 @@ from ..tensor.ir import (
     Binary,
     Block,
     Buffer,
+    Cast,
     Const,
     Dim,
     Expr,
@@ -28,6 +29,7 @@ from ..tensor.ir import (
     minimum,
 )
 from ..tensor.simplify import (
+    affine,
     bounds,
     ceildiv,
     dim,
@@ -37,10 +39,9 @@ from ..tensor.simplify import (
     substitute,
     symbols,
 )
-from ..tensor.walk import replace_block_buffers
+from ..tensor.walk import allocations, block_loads, loads, replace_block_buffers, stores
 from .nest import (
     bind,
-    declared,
     edit_loop,
     fail,
     find_loop,
@@ -48,16 +49,13 @@ from .nest import (
     loops,
     map_block,
     simplify_block,
-    stores,
     substitute_block,
 )
 
 Tail = Literal["exact", "guard", "shift", "assume", "peel"]
 
 
-def split(
-    func: Func, loop: str, factor: int, outer: str, inner: str, tail: Tail = "exact"
-) -> Func:
+def split(func: Func, loop: str, factor: int, outer: str, inner: str, tail: Tail = "exact") -> Func:
     """Splits a loop so that loop == outer * factor + inner, with 0 <= inner < factor.
 
     Tails, where the extent is not a multiple of the factor:
@@ -83,18 +81,17 @@ def split(
     """
     step = f"split({loop!r}, {factor})"
     found = find_loop(func, loop, step)
+    if factor < 1:
+        raise fail(step, func, "the factor is not positive")
     if found.start != 0:
         raise fail(step, func, "the loop does not start at 0")
     extent = found.extent
-    exact = (
-        prove(Binary("eq", as_expr(dim(as_expr(extent) % factor)), Const(0))) is True
-    )
+    exact = prove(Binary("eq", as_expr(dim(as_expr(extent) % factor)), Const(0))) is True
     if tail == "exact" and not exact:
         raise fail(step, func, f"{factor} does not divide the extent {extent}")
-    if tail in ("shift", "assume") and not exact and _accumulates(found.body):
-        raise fail(
-            step, func, "the body accumulates, so a shifted tile would add twice"
-        )
+    if tail in ("shift", "assume") and not exact and not _repeatable(found.body):
+        raise fail(step, func, "the body accumulates, so a shifted tile would add twice")
+    _check_free(func, found, (outer, inner), step)
     vo, vi = Var(outer), Var(inner)
     whole = vo * factor + vi
 
@@ -136,27 +133,38 @@ def split(
     return edit_loop(func, loop, edit, step)
 
 
-def _accumulates(block: Block) -> bool:
-    return any(
-        load.buffer == s.buffer and s.buffer.scope == "global"
-        for s in stores(block)
-        for load in _loads_of(s)
-    )
+def _repeatable(block: Block) -> bool:
+    """Whether running a body twice is as good as once: it reads nothing that it writes.
+
+    Buffers that the body itself declares are fresh each time.
+    """
+    own = set(allocations(block))
+    written = {s.buffer for s in stores(block)} - own
+    return not any(load.buffer in written for load in block_loads(block))
 
 
-def _loads_of(s: Store) -> list:
-    from_value = []
-    todo: list[Expr] = [s.value]
-    while todo:
-        e = todo.pop()
-        if hasattr(e, "buffer"):
-            from_value.append(e)
-        for slot in ("a", "b", "x", "cond"):
-            child = getattr(e, slot, None)
-            if isinstance(child, Expr):
-                todo.append(child)
-        todo.extend(getattr(e, "args", ()))
-    return from_value
+def _check_free(func: Func, loop: For, names: Sequence[str], step: str) -> None:
+    """Refuses a new loop name that another loop has around or inside the one that is replaced."""
+    if len(set(names)) != len(names):
+        raise fail(step, func, f"{names[0]!r} is given to two loops")
+    near = {x.var.name for x in loops(loop.body)} | enclosing(func.body, loop)
+    for name in names:
+        if name in near and name != loop.var.name:
+            raise fail(step, func, f"there is a loop named {name!r} already")
+
+
+def enclosing(block: Block, loop: For) -> set[str]:
+    """The names of the loops around a loop."""
+    for stmt in block:
+        match stmt:
+            case For():
+                if any(x is loop for x in loops(stmt.body)):
+                    return {stmt.var.name} | enclosing(stmt.body, loop)
+            case If():
+                for branch in (stmt.then, stmt.orelse):
+                    if any(x is loop for x in loops(branch)):
+                        return enclosing(branch, loop)
+    return set()
 
 
 def _guarded(block: Block, cond: Expr) -> Block:
@@ -178,9 +186,7 @@ def _guarded(block: Block, cond: Expr) -> Block:
 def rename_loops(block: Block, suffix: str) -> Block:
     """Gives every loop and declared buffer of a copied block a name of its own."""
     mapping: dict[Expr, Expr] = {v.var: Var(v.var.name + suffix) for v in loops(block)}
-    buffers = {
-        b: Buffer(b.name + suffix, b.dtype, b.shape, b.scope) for b in declared(block)
-    }
+    buffers = {b: Buffer(b.name + suffix, b.dtype, b.shape, b.scope) for b in allocations(block)}
 
     def rename(b: Block) -> Block:
         result = []
@@ -189,9 +195,7 @@ def rename_loops(block: Block, suffix: str) -> Block:
                 case For():
                     new = mapping[stmt.var]
                     assert isinstance(new, Var)
-                    result.append(
-                        For(new, stmt.extent, rename(stmt.body), stmt.kind, stmt.start)
-                    )
+                    result.append(For(new, stmt.extent, rename(stmt.body), stmt.kind, stmt.start))
                 case If():
                     result.append(If(stmt.cond, rename(stmt.then), rename(stmt.orelse)))
                 case _:
@@ -238,9 +242,7 @@ def reorder(func: Func, names: Sequence[str]) -> Func:
         chain.append(body[0])
         wanted.discard(body[0].var.name)
         body = body[0].body
-    if any(
-        symbols(d) & {c.var for c in chain} for c in chain for d in (c.extent, c.start)
-    ):
+    if any(symbols(d) & {c.var for c in chain} for c in chain for d in (c.extent, c.start)):
         raise fail(step, func, "an extent depends on another of the loops")
     by_name = {c.var.name: c for c in chain}
     ordered = iter([by_name[n] for n in names])
@@ -316,6 +318,7 @@ def fuse(func: Func, outer: str, inner: str, name: str) -> Func:
         )
     if found.var in symbols(below.extent):
         raise fail(step, func, "the inner extent depends on the outer loop")
+    _check_free(func, below, (name,), step)
     new = Var(name)
     mapping: dict[Expr, Expr] = {
         found.var: new // as_expr(below.extent),
@@ -351,16 +354,13 @@ def peel(func: Func, loop: str, front: int, back: int) -> Func:
         not isinstance(found.extent, int)
         or found.extent < front + back
         or found.start != 0
+        or min(front, back) < 0
     ):
-        raise fail(
-            step, func, f"the loop does not have {front + back} constant iterations"
-        )
+        raise fail(step, func, f"the loop does not have {front + back} constant iterations")
     middle = found.extent - front - back
 
     def copy(position: int, suffix: str) -> Block:
-        return rename_loops(
-            substitute_block(found.body, bind(found.var, position)), suffix
-        )
+        return rename_loops(substitute_block(found.body, bind(found.var, position)), suffix)
 
     def edit(it: For) -> Block:
         result: list = []
@@ -380,8 +380,8 @@ def tighten(func: Func, loop: str) -> Func:
 
     Applies to a loop over an accumulation ``s = s + select(guard, x, 0) * w`` (or of max with
     its identity), which adds nothing where the guard is false. Guards of the form
-    ``0 <= a*loop + rest`` and ``a*loop + rest < end`` with a constant a > 0 are used; the rest
-    must not vary inside the loop.
+    ``0 <= a*loop + rest`` and ``a*loop + rest < end`` with a constant a are used where they
+    cover every store of the body; the rest must not vary inside the loop.
 
     Before:
         s: register[f32, 1]
@@ -397,19 +397,21 @@ def tighten(func: Func, loop: str) -> Func:
                 s[0] = s[0] + A[i + k - 1]
 
     Raises:
-        ScheduleError: no such loop.
+        ScheduleError: no such loop, or a vector or unroll loop whose extent would vary.
     """
     step = f"tighten({loop!r})"
 
     def edit(it: For) -> Block:
         inner = {x.var for x in loops(it.body)}
-        guards = dict.fromkeys(g for s in stores(it.body) for g in padding_guards(s))
+        # A store that a guard does not cover needs every iteration.
+        first, *others = [padding_guards(s) for s in stores(it.body)] or [()]
+        guards = [g for g in first if all(g in other for other in others)]
         lows: list[Expr] = []
         highs: list[Expr] = []
         dropped: dict[Expr, Expr] = {}
         for g in guards:
             bound = _loop_bound(g, it.var, inner)
-            if bound is None:
+            if bound is None or any(True for _ in loads(g)):
                 continue
             (lows if bound[0] == "low" else highs).append(bound[1])
             dropped[g] = Const(True, dt.bool_)
@@ -425,13 +427,15 @@ def tighten(func: Func, loop: str) -> Func:
         begin = dim(start)
         # An empty range must not become negative: loops count from start by extent.
         extent = dim(maximum(end - as_expr(begin), 0))
+        if it.kind in ("vector", "unroll") and not isinstance(extent, int):
+            raise fail(step, func, f"the extent of a {it.kind} loop would vary")
         return (For(it.var, extent, body, it.kind, begin),)
 
     return edit_loop(func, loop, edit, step)
 
 
 def padding_guards(s: Store) -> tuple[Expr, ...]:
-    """The distinct conjuncts of the selects that make this accumulation a no-op where they are false."""
+    """The distinct conjuncts of selects that make an accumulation a no-op where one is false."""
     value = s.value
     if not (isinstance(value, Binary) and value.op in ("add", "max", "min")):
         return ()
@@ -451,8 +455,9 @@ def padding_guards(s: Store) -> tuple[Expr, ...]:
                 factors += [t.a, t.b]
             case Select() if _is_identity(value.op, t.b):
                 found |= dict.fromkeys(conjuncts(t.cond))
-            case _ if hasattr(t, "x") and type(t).__name__ == "Cast":
-                factors.append(t.x)  # type: ignore[attr-defined]
+            case Cast() if value.op == "add" or t.x.dtype.is_float:
+                # Zero stays zero, and infinities stay; the lowest integer would not.
+                factors.append(t.x)
     return tuple(found)
 
 
@@ -519,7 +524,8 @@ def specialise(func: Func, loop: str, inner: Sequence[str]) -> Func:
                 if used & (set(ranges) - inner_vars):
                     continue
                 worst = _worst_case(g, {v: ranges[v] for v in used & inner_vars})
-                if worst is not None:
+                # A range may depend on a loop that is not open yet.
+                if worst is not None and symbols(worst).isdisjoint(ranges):
                     whole.append(worst)
                     dropped[g] = Const(True, dt.bool_)
         if not dropped:
@@ -537,10 +543,11 @@ def _worst_case(guard: Expr, ranges: dict[Var, tuple[Dim, Dim]]) -> Expr | None:
     """The guard with each variable at the end of its range where the guard is hardest to meet."""
     if not (isinstance(guard, Binary) and guard.op in ("lt", "le")):
         return None
-    gap = guard.b - guard.a
+    gap: Expr = guard.b - guard.a
     for v, (lo, hi) in ranges.items():
-        slope = simplify(substitute(gap, bind(v, 1)) - substitute(gap, bind(v, 0)))
-        if not isinstance(slope, Const):
+        form = affine(gap, (v,))
+        slope = None if form is None else form[0][v]
+        if not isinstance(slope, int) or any(True for _ in loads(gap)):
             return None
-        gap = substitute(gap, bind(v, lo if slope.value > 0 else hi))
+        gap = substitute(gap, bind(v, lo if slope > 0 else hi))
     return Binary(guard.op, Const(0), simplify(gap))

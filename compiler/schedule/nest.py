@@ -15,7 +15,6 @@ from ..tensor.ir import (
     Func,
     If,
     Let,
-    Load,
     Prefetch,
     Stmt,
     Store,
@@ -23,6 +22,22 @@ from ..tensor.ir import (
     as_expr,
 )
 from ..tensor.simplify import Ranges, dim, simplify, substitute
+from ..tensor.walk import allocations, replace_block_buffers, stores
+
+__all__ = [
+    "LoopEdit",
+    "bind",
+    "edit_loop",
+    "fail",
+    "find_loop",
+    "loop_range",
+    "loops",
+    "map_block",
+    "simplify_block",
+    "simplify_func",
+    "stores",
+    "substitute_block",
+]
 
 LoopEdit = Callable[[For], Block]
 
@@ -30,9 +45,7 @@ LoopEdit = Callable[[For], Block]
 def fail(step: str, func: Func, message: str) -> ScheduleError:
     """The error of a step that does not apply: names the step, the function and the loops."""
     names = ", ".join(loop.var.name for loop in loops(func.body))
-    return ScheduleError(
-        f"{step}: {message} (in {func.name}; loops: {names})", code="TW-E0701"
-    )
+    return ScheduleError(f"{step}: {message} (in {func.name}; loops: {names})", code="TW-E0701")
 
 
 def loops(block: Block) -> Iterator[For]:
@@ -45,19 +58,6 @@ def loops(block: Block) -> Iterator[For]:
             case If():
                 yield from loops(stmt.then)
                 yield from loops(stmt.orelse)
-
-
-def stores(block: Block) -> Iterator[Store]:
-    """Every store of a block, in order."""
-    for stmt in block:
-        match stmt:
-            case Store():
-                yield stmt
-            case For():
-                yield from stores(stmt.body)
-            case If():
-                yield from stores(stmt.then)
-                yield from stores(stmt.orelse)
 
 
 def find_loop(func: Func, name: str, step: str) -> For:
@@ -80,43 +80,30 @@ def edit_loop(func: Func, name: str, edit: LoopEdit, step: str) -> Func:
     """
     find_loop(func, name, step)
 
-    def visit(block: Block) -> Block:
-        result: list[Stmt] = []
-        for stmt in block:
+    def visit(block: Block) -> Block | None:
+        for k, stmt in enumerate(block):
+            new: Block | None = None
             match stmt:
                 case For() if stmt.var.name == name:
-                    result += edit(stmt)
+                    new = edit(stmt)
                 case For():
-                    result.append(
-                        For(
-                            stmt.var,
-                            stmt.extent,
-                            visit(stmt.body),
-                            stmt.kind,
-                            stmt.start,
-                        )
-                    )
+                    body = visit(stmt.body)
+                    if body is not None:
+                        new = (For(stmt.var, stmt.extent, body, stmt.kind, stmt.start),)
                 case If():
-                    result.append(If(stmt.cond, visit(stmt.then), visit(stmt.orelse)))
-                case _:
-                    result.append(stmt)
-        return tuple(result)
+                    then, orelse = visit(stmt.then), visit(stmt.orelse)
+                    if then is not None or orelse is not None:
+                        then = stmt.then if then is None else then
+                        orelse = stmt.orelse if orelse is None else orelse
+                        new = (If(stmt.cond, then, orelse),)
+            if new is not None:
+                rest = visit(block[k + 1 :])
+                return (*block[:k], *new, *(block[k + 1 :] if rest is None else rest))
+        return None
 
-    return Func(func.name, func.params, visit(func.body))
-
-
-def declared(block: Block) -> list[Buffer]:
-    """Every buffer that a block declares, in order."""
-    found: list[Buffer] = []
-    for stmt in block:
-        match stmt:
-            case Alloc():
-                found.append(stmt.buffer)
-            case For():
-                found += declared(stmt.body)
-            case If():
-                found += declared(stmt.then) + declared(stmt.orelse)
-    return found
+    body = visit(func.body)
+    assert body is not None
+    return Func(func.name, func.params, body)
 
 
 def map_block(
@@ -124,40 +111,61 @@ def map_block(
     expr: Callable[[Expr], Expr],
     buffer: Callable[[Buffer], Buffer] = lambda b: b,
 ) -> Block:
-    """Applies ``expr`` to every expression, and ``buffer`` to every stored or declared buffer."""
+    """Applies ``expr`` to every expression, and ``buffer`` to every stored or declared buffer.
+
+    Statements in which nothing changes stay the same objects.
+    """
     result: list[Stmt] = []
     for stmt in block:
         match stmt:
             case For():
                 body = map_block(stmt.body, expr, buffer)
-                extent = _map_dim(stmt.extent, expr)
-                result.append(
-                    For(stmt.var, extent, body, stmt.kind, _map_dim(stmt.start, expr))
-                )
+                extent, start = _map_dim(stmt.extent, expr), _map_dim(stmt.start, expr)
+                same = body is stmt.body and extent is stmt.extent and start is stmt.start
+                result.append(stmt if same else For(stmt.var, extent, body, stmt.kind, start))
             case Store():
-                indices = tuple(expr(i) for i in stmt.indices)
-                result.append(Store(buffer(stmt.buffer), indices, expr(stmt.value)))
+                indices = tuple([expr(i) for i in stmt.indices])
+                target, value = buffer(stmt.buffer), expr(stmt.value)
+                same = value is stmt.value and target is stmt.buffer and indices == stmt.indices
+                result.append(stmt if same else Store(target, indices, value))
             case If():
-                then, orelse = (
-                    map_block(b, expr, buffer) for b in (stmt.then, stmt.orelse)
-                )
-                result.append(If(expr(stmt.cond), then, orelse))
+                then, orelse = (map_block(b, expr, buffer) for b in (stmt.then, stmt.orelse))
+                cond = expr(stmt.cond)
+                same = then is stmt.then and orelse is stmt.orelse and cond is stmt.cond
+                result.append(stmt if same else If(cond, then, orelse))
             case Prefetch():
                 result.append(Prefetch(buffer(stmt.buffer), tuple(map(expr, stmt.indices))))
             case Alloc():
-                result.append(Alloc(buffer(stmt.buffer)))
+                target = buffer(stmt.buffer)
+                result.append(stmt if target is stmt.buffer else Alloc(target))
             case Let():
-                result.append(Let(stmt.var, expr(stmt.value)))
-    return tuple(result)
+                value = expr(stmt.value)
+                result.append(stmt if value is stmt.value else Let(stmt.var, value))
+    same = len(result) == len(block) and all(a is b for a, b in zip(result, block, strict=True))
+    return block if same else tuple(result)
 
 
 def substitute_block(block: Block, mapping: Mapping[Expr, Expr]) -> Block:
-    """Replaces variables (or loads) by expressions throughout a block."""
-    return map_block(block, lambda e: substitute(e, mapping))
+    """Replaces variables (or loads) by expressions throughout a block.
+
+    The shapes of buffers that the block declares are replaced too, with every use of them.
+    """
+    if not mapping:
+        return block
+    resized: dict[Buffer, Buffer] = {}
+    for b in allocations(block):
+        shape = tuple(_map_dim(d, lambda e: substitute(e, mapping)) for d in b.shape)
+        if shape != b.shape:
+            resized[b] = Buffer(b.name, b.dtype, shape, b.scope)
+    new = map_block(block, lambda e: substitute(e, mapping))
+    return replace_block_buffers(new, resized)
 
 
 def _map_dim(d: Dim, expr: Callable[[Expr], Expr]) -> Dim:
-    return d if isinstance(d, int) else dim(expr(d))
+    if isinstance(d, int):
+        return d
+    new = expr(d)
+    return d if new is d else dim(new)
 
 
 def loop_range(loop: For) -> tuple[Dim, Dim]:
@@ -180,9 +188,7 @@ def simplify_block(block: Block, ranges: Ranges) -> Block:
                     continue
                 inner = {**ranges, stmt.var: loop_range(stmt)}
                 body = simplify_block(stmt.body, inner)
-                extent, start = (
-                    _simple_dim(d, ranges) for d in (stmt.extent, stmt.start)
-                )
+                extent, start = (_simple_dim(d, ranges) for d in (stmt.extent, stmt.start))
                 result.append(For(stmt.var, extent, body, stmt.kind, start))
             case Store():
                 indices = tuple(simplify(i, ranges) for i in stmt.indices)
@@ -196,9 +202,7 @@ def simplify_block(block: Block, ranges: Ranges) -> Block:
                         result += simplify_block(stmt.orelse, ranges)
                     case _:
                         then = simplify_block(stmt.then, ranges)
-                        result.append(
-                            If(cond, then, simplify_block(stmt.orelse, ranges))
-                        )
+                        result.append(If(cond, then, simplify_block(stmt.orelse, ranges)))
             case Prefetch():
                 indices = tuple(simplify(i, ranges) for i in stmt.indices)
                 result.append(Prefetch(stmt.buffer, indices))
@@ -218,60 +222,6 @@ def _simple_dim(d: Dim, ranges: Ranges) -> Dim:
 def simplify_func(func: Func) -> Func:
     """Returns the function with every expression simplified under the ranges of its loops."""
     return Func(func.name, func.params, simplify_block(func.body, {}))
-
-
-def fresh_name(func: Func, name: str) -> str:
-    """``name``, with a number if a loop of that name is there already."""
-    taken = {loop.var.name for loop in loops(func.body)}
-    if name not in taken:
-        return name
-    return next(f"{name}{i}" for i in range(2, 10_000) if f"{name}{i}" not in taken)
-
-
-def block_loads(block: Block) -> Iterator[Load]:
-    """Every load of a block (an expression that recurs is visited once per statement)."""
-    for stmt in block:
-        match stmt:
-            case For():
-                yield from block_loads(stmt.body)
-            case Store():
-                for e in (*stmt.indices, stmt.value):
-                    yield from expr_loads(e)
-            case If():
-                yield from expr_loads(stmt.cond)
-                yield from block_loads(stmt.then)
-                yield from block_loads(stmt.orelse)
-            case Let():
-                yield from expr_loads(stmt.value)
-
-
-def expr_loads(e: Expr) -> Iterator[Load]:
-    """Every load inside an expression, each distinct one once, inner ones too."""
-    seen: set[Expr] = set()
-    todo = [e]
-    while todo:
-        x = todo.pop()
-        if x in seen:
-            continue
-        seen.add(x)
-        if isinstance(x, Load):
-            yield x
-        todo.extend(children(x))
-
-
-def children(e: Expr) -> tuple[Expr, ...]:
-    """The direct operands of an expression of a Func."""
-    from_slots = {
-        "Binary": ("a", "b"),
-        "Unary": ("x",),
-        "Cast": ("x",),
-        "Select": ("cond", "a", "b"),
-    }.get(type(e).__name__)
-    if from_slots is not None:
-        return tuple(getattr(e, s) for s in from_slots)
-    if isinstance(e, Load):
-        return e.indices
-    return getattr(e, "args", ())
 
 
 def bind(var: Var, value: Dim) -> dict[Expr, Expr]:

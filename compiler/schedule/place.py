@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .. import dtype as dt
+from ..dtype import Kind
 from ..tensor.ir import (
     Alloc,
     Binary,
@@ -31,6 +32,7 @@ from ..tensor.ir import (
 )
 from ..tensor.simplify import (
     Ranges,
+    affine,
     ceildiv,
     dim,
     prove,
@@ -39,11 +41,10 @@ from ..tensor.simplify import (
     substitute,
     symbols,
 )
-from .loops import rename_loops
+from ..tensor.walk import block_loads, expressions, loads, replace_loads, statements, visit
+from .loops import conjuncts, rename_loops
 from .nest import (
-    block_loads,
     edit_loop,
-    expr_loads,
     fail,
     find_loop,
     loop_range,
@@ -51,6 +52,9 @@ from .nest import (
     map_block,
     stores,
 )
+
+Spans = Mapping[Var, tuple[Dim, Dim]]
+"""Inclusive ranges of loop variables, with both ends."""
 
 
 def set_scope(func: Func, buffer: str, scope: Scope) -> Func:
@@ -81,16 +85,7 @@ def replace_buffer(func: Func, old: Buffer, new: Buffer) -> Func:
     """Replaces a buffer by another of the same rank everywhere."""
 
     def expr(e: Expr) -> Expr:
-        mapping: dict[Expr, Expr] = {
-            x: Load(new, x.indices) for x in expr_loads(e) if x.buffer == old
-        }
-        # Inner loads may stand in the indices of outer ones, so replace until nothing is left.
-        while mapping:
-            e = substitute(e, mapping)
-            mapping = {
-                x: Load(new, x.indices) for x in expr_loads(e) if x.buffer == old
-            }
-        return e
+        return replace_loads(e, {old: new}) if any(x.buffer == old for x in loads(e)) else e
 
     body = map_block(func.body, expr, lambda b: new if b == old else b)
     params = tuple(new if p == old else p for p in func.params)
@@ -99,10 +94,16 @@ def replace_buffer(func: Func, old: Buffer, new: Buffer) -> Func:
 
 @dataclass(frozen=True, slots=True)
 class _Region:
-    """The part of a buffer that a consumer reads: start and extent per dim."""
+    """The part of a buffer that a consumer reads: start and extent per dim.
+
+    Attributes:
+        start, extent: per dim.
+        masked: whether reads under a condition may lie before the buffer, and so the start.
+    """
 
     start: tuple[Expr, ...]
     extent: tuple[Dim, ...]
+    masked: bool = False
 
 
 def compute_at(func: Func, buffer: str, loop: str) -> Func:
@@ -128,18 +129,20 @@ def compute_at(func: Func, buffer: str, loop: str) -> Func:
 
     Raises:
         ScheduleError: no such temporary or loop, something outside the loop reads it, a
-            producing loop has been split already, or the region is not a box.
+            producing loop has been split already or does not cover the temporary, or the region
+            is not a box.
     """
     step = f"compute_at({buffer!r}, {loop!r})"
     old = _declared(func, buffer, step)
     target = find_loop(func, loop, step)
     producers = [s for s in func.body if isinstance(s, For | Store) and _writes(s, old)]
     if not producers or Alloc(old) not in func.body:
-        raise fail(
-            step, func, f"{buffer!r} is not produced by nests of its own at the top"
-        )
-    outside = [s for s in func.body if s not in producers and not _contains(s, target)]
-    if any(x.buffer == old for x in block_loads(tuple(outside))):
+        raise fail(step, func, f"{buffer!r} is not produced by nests of its own at the top")
+    others = tuple(s for s in func.body if not any(s is p for p in producers))
+    if any(_contains(p, target) for p in producers) or any(_writes(s, old) for s in others):
+        raise fail(step, func, f"{buffer!r} is written by what reads it")
+    hollow = edit_loop(Func(func.name, (), others), loop, lambda _: (), step)
+    if any(x.buffer == old for x in block_loads(hollow.body)):
         raise fail(step, func, f"{buffer!r} is read outside the loop")
     around = _ranges_to(func.body, loop) or {}
     region = _region(func, old, target, around, step)
@@ -150,18 +153,14 @@ def compute_at(func: Func, buffer: str, loop: str) -> Func:
         moved += _shrink(func, nest, old, region, around, step)
 
     def relative(load: Load) -> Load:
-        return Load(
-            new, (i - s for i, s in zip(load.indices, region.start, strict=True))
-        )
+        return Load(new, (i - s for i, s in zip(load.indices, region.start, strict=True)))
 
     def consume(e: Expr) -> Expr:
-        return substitute(e, {x: relative(x) for x in expr_loads(e) if x.buffer == old})
+        return substitute(e, {x: relative(x) for x in loads(e) if x.buffer == old})
 
     def edit(it: For) -> Block:
         body = map_block(it.body, consume)
-        moved_block = map_block(
-            tuple(moved), lambda e: e, lambda b: new if b == old else b
-        )
+        moved_block = map_block(tuple(moved), lambda e: e, lambda b: new if b == old else b)
         moved_block = map_block(moved_block, lambda e: _retarget(e, old, new))
         return (For(it.var, it.extent, (*moved_block, *body), it.kind, it.start),)
 
@@ -172,9 +171,7 @@ def compute_at(func: Func, buffer: str, loop: str) -> Func:
 
 def _retarget(e: Expr, old: Buffer, new: Buffer) -> Expr:
     """Loads of the producer's own accumulator keep their (already local) indices."""
-    return substitute(
-        e, {x: Load(new, x.indices) for x in expr_loads(e) if x.buffer == old}
-    )
+    return substitute(e, {x: Load(new, x.indices) for x in loads(e) if x.buffer == old})
 
 
 def _writes(stmt: Stmt, buffer: Buffer) -> bool:
@@ -211,13 +208,9 @@ def _region(func: Func, old: Buffer, target: For, around: Ranges, step: str) -> 
         starts: list[Expr] = []
         extents: list[Dim] = []
         for index in load.indices:
-            ends = _ends(
-                index, {v: r for v, r in inner.items() if v in symbols(index)}, ranges
-            )
+            ends = _ends(index, inner, ranges)
             if ends is None:
-                raise fail(
-                    step, func, f"the index {index!r} of {old.name!r} is not affine"
-                )
+                raise fail(step, func, f"the index {index!r} of {old.name!r} is not affine")
             starts.append(ends[0])
             extents.append(dim(ends[1] - ends[0] + 1))
         this = _Region(tuple(starts), tuple(extents))
@@ -226,7 +219,34 @@ def _region(func: Func, old: Buffer, target: For, around: Ranges, step: str) -> 
         found = this
     if found is None:
         raise fail(step, func, f"the loop does not read {old.name!r}")
-    return found
+    return _Region(found.start, found.extent, _is_masked(target.body, old))
+
+
+def _is_masked(block: Block, buffer: Buffer) -> bool:
+    """Whether a condition around a read of a buffer is what keeps an index from being negative."""
+    guarded: list[tuple[Expr, Load]] = []
+    for stmt in statements(block):
+        if isinstance(stmt, If):
+            guarded += ((stmt.cond, x) for x in block_loads(stmt.then))
+        for e in expressions(stmt):
+            if any(x.buffer == buffer for x in loads(e)):
+                arms = (x for x in visit(e) if isinstance(x, Select))
+                guarded += ((arm.cond, x) for arm in arms for x in loads(arm.a))
+    return any(
+        _implies_positive(c, index)
+        for cond, load in guarded
+        if load.buffer == buffer
+        for c in conjuncts(cond)
+        for index in load.indices
+    )
+
+
+def _implies_positive(cond: Expr, index: Expr) -> bool:
+    """Whether ``0 <= index`` follows from a comparison, by the difference of both."""
+    if not (isinstance(cond, Binary) and cond.op in ("lt", "le") and cond.a.dtype is dt.i64):
+        return False
+    gap = cond.b - cond.a - (1 if cond.op == "lt" else 0)
+    return prove(le(gap, index)) is True
 
 
 def _same_region(a: _Region, b: _Region) -> bool:
@@ -234,51 +254,57 @@ def _same_region(a: _Region, b: _Region) -> bool:
     return all(same_dim(x, y) for x, y in pairs)
 
 
-def _ends(index: Expr, inner: Ranges, outer: Ranges) -> tuple[Expr, Expr] | None:
+def _ends(index: Expr, inner: Spans, outer: Ranges) -> tuple[Expr, Expr] | None:
     """The least and greatest value of an affine index over the inner loops."""
-    low = high = simplify(index, {**outer, **inner})
+    ranges = {**outer, **inner}
+    low = high = simplify(index, ranges)
     for v, (first, last) in inner.items():
         if v not in symbols(low) and v not in symbols(high):
             continue
-        zero, one = ({v: Const(k)} for k in (0, 1))
-        slope = simplify(substitute(low, one) - substitute(low, zero), outer)
-        if not isinstance(slope, Const):
+        forms = affine(low, (v,), ranges), affine(high, (v,), ranges)
+        slopes = {form[0][v] for form in forms if form is not None}
+        if None in forms or len(slopes) != 1:
             return None
-        up = slope.value >= 0
-        low = simplify(substitute(low, {v: as_expr(first if up else last)}), outer)  # type: ignore[arg-type]
-        high = simplify(substitute(high, {v: as_expr(last if up else first)}), outer)  # type: ignore[arg-type]
-    return low, high
+        slope = slopes.pop()
+        if not isinstance(slope, int):
+            return None
+        ends = (as_expr(first), as_expr(last))
+        low = simplify(substitute(low, {v: ends[0 if slope >= 0 else 1]}), ranges)
+        high = simplify(substitute(high, {v: ends[1 if slope >= 0 else 0]}), ranges)
+    # An end may be in terms of a loop that is inside the region.
+    left = (symbols(low) | symbols(high)) & set(inner)
+    return None if left else (low, high)
 
 
 def _shrink(
     func: Func, nest: Stmt, old: Buffer, region: _Region, around: Ranges, step: str
 ) -> Block:
     """A producing nest with its spatial loops cut to the region."""
-    store = next(s for s in stores((nest,)) if s.buffer == old)
+    written = tuple(stores((nest,)))
+    indices = written[0].indices
+    if any(s.buffer != old or s.indices != indices for s in written):
+        raise fail(step, func, f"the nest that produces {old.name!r} writes more than it")
+    extents = {x.var: x.extent for x in loops((nest,)) if x.start == 0}
     moved: dict[Var, tuple[Expr, Dim, Dim]] = {}
     shift: dict[Expr, Expr] = {}
     for index, start, extent, whole in zip(
-        store.indices, region.start, region.extent, old.shape, strict=True
+        indices, region.start, region.extent, old.shape, strict=True
     ):
         if isinstance(index, Const):
+            if not (same_dim(whole, 1) and same_dim(index, start)):
+                raise fail(step, func, f"one element of {old.name!r} is not a region of it")
             continue
-        if not isinstance(index, Var):
-            raise fail(
-                step,
-                func,
-                f"the loops that produce {old.name!r} have been split already",
-            )
+        if not isinstance(index, Var) or index in moved:
+            raise fail(step, func, f"the loops that produce {old.name!r} have been split already")
+        if index not in extents or not same_dim(extents[index], whole):
+            raise fail(step, func, f"a loop does not produce all of {old.name!r}")
         moved[index] = (start, extent, whole)
         shift[index] = start + index
 
     def visit(stmt: Stmt, ranges: Ranges) -> Stmt:
         match stmt:
             case For():
-                extent = (
-                    moved[stmt.var][1]
-                    if stmt.var in moved
-                    else _shift(stmt.extent, shift)
-                )
+                extent = moved[stmt.var][1] if stmt.var in moved else _shift(stmt.extent, shift)
                 start = 0 if stmt.var in moved else _shift(stmt.start, shift)
                 first = For(stmt.var, extent, stmt.body, stmt.kind, start)
                 inner = {**ranges, stmt.var: loop_range(first)}
@@ -294,16 +320,21 @@ def _shrink(
         raise fail(step, func, "the producing nest holds a declaration")
 
     def value(e: Expr, ranges: Ranges) -> Expr:
-        own = [x for x in expr_loads(e) if x.buffer == old]
-        marks: dict[Expr, Expr] = {
-            x: Var(f".own{k}", x.dtype) for k, x in enumerate(own)
-        }
+        own = [x for x in loads(e) if x.buffer == old]
+        if any(x.indices != indices for x in own):
+            raise fail(step, func, f"an element of {old.name!r} depends on another")
+        marks: dict[Expr, Expr] = {x: Var(f".own{k}", x.dtype) for k, x in enumerate(own)}
         back = {m: x for x, m in marks.items()}
         inside = simplify(substitute(substitute(e, marks), shift), ranges)
         guards = [
             (v, lt(start + v, whole))
             for v, (start, extent, whole) in moved.items()
             if prove(le(start + as_expr(extent), whole), around) is not True
+        ]
+        guards += [
+            (v, le(0, start + v))
+            for v, (start, _, _) in moved.items()
+            if region.masked and prove(le(0, start), around) is not True
         ]
         if guards:
             inside = _guard_loads(inside, guards, ranges)
@@ -321,15 +352,11 @@ def _shift(d: Dim, shift: dict[Expr, Expr]) -> Dim:
 def _guard_loads(e: Expr, guards: list[tuple[Var, Expr]], ranges: Ranges) -> Expr:
     """Zero instead of a load where a tile reaches past the end; what it feeds is never used."""
     mapping: dict[Expr, Expr] = {}
-    for load in expr_loads(e):
+    for load in loads(e):
         used = symbols(load)
         needed = [g for v, g in guards if v in used]
         if needed and not in_bounds(load, ranges):
-            zero = (
-                Const(0, load.dtype)
-                if load.dtype is not dt.bool_
-                else Const(False, dt.bool_)
-            )
+            zero = Const(0, load.dtype) if load.dtype is not dt.bool_ else Const(False, dt.bool_)
             mapping[load] = Select(conjunction(needed), load, zero)
     return substitute(e, mapping)
 
@@ -369,6 +396,8 @@ def rfactor(func: Func, loop: str, lanes: int, name: str) -> Func:
     """
     step = f"rfactor({loop!r}, {lanes})"
     found = find_loop(func, loop, step)
+    if lanes < 1:
+        raise fail(step, func, "there must be a lane")
     if len(found.body) != 1 or not isinstance(found.body[0], Store) or found.start != 0:
         raise fail(step, func, "the loop does not hold a single accumulation")
     store = found.body[0]
@@ -381,7 +410,7 @@ def rfactor(func: Func, loop: str, lanes: int, name: str) -> Func:
     ):
         raise fail(step, func, "the loop does not hold a single accumulation")
     term = value.b if value.a is own else value.a
-    if found.var in symbols(own) or own in set(expr_loads(term)):
+    if found.var in symbols(own) or any(x.buffer == store.buffer for x in loads(term)):
         raise fail(step, func, "the accumulator is indexed by the loop")
     partial = Buffer(name, store.buffer.dtype, (lanes,), "register")
     vo, vi, vz, vr, vt = (Var(f"{loop}_{x}") for x in ("o", "i", "z", "r", "t"))
@@ -402,9 +431,7 @@ def rfactor(func: Func, loop: str, lanes: int, name: str) -> Func:
         if full != 0:
             body.append(For(vo, full, (main,)))
         if isinstance(rest, int) and rest:
-            body.append(
-                For(vt, rest, (accumulate(vt, as_expr(full) * lanes + vt),), "vector")
-            )
+            body.append(For(vt, rest, (accumulate(vt, as_expr(full) * lanes + vt),), "vector"))
         elif not isinstance(rest, int):
             guard = lt(as_expr(full) * lanes + vt, it.extent)
             tail = If(guard, (accumulate(vt, as_expr(full) * lanes + vt),))
@@ -462,8 +489,10 @@ def identity(op: str, dtype: dt.DType) -> int | float | bool:
     match op:
         case "add" | "sum" | "or":
             return 0
-        case "mul" | "prod" | "and":
-            return 1 if dtype is not dt.bool_ else True
+        case "mul" | "prod":
+            return 1
+        case "and":
+            return True if dtype is dt.bool_ else dtype.highest if dtype.kind is Kind.UINT else -1
         case "max":
             return dtype.lowest
     return dtype.highest
@@ -503,16 +532,14 @@ class Packing:
     value: Expr
 
 
-def pack(
-    func: Func, load: Load, dims: Sequence[PackDim], name: str
-) -> tuple[Func, Packing]:
+def pack(func: Func, load: Load, dims: Sequence[PackDim], name: str) -> tuple[Func, Packing]:
     """Gives one operand the layout in which the nest reads it: panels of ``factor`` elements.
 
     The load ``W[k, j]`` with dims (j in blocks of 64, k) becomes ``P[j // 64, k, j % 64]``; P has
     the shape ``[ceildiv(N, 64), K, 64]``.
 
     Raises:
-        ScheduleError: the buffer is read in another way too.
+        ScheduleError: the buffer is read in another way too, or along a loop that is not given.
     """
     others = {x for x in block_loads(func.body) if x.buffer == load.buffer} - {load}
     if others:
@@ -521,6 +548,9 @@ def pack(
             func,
             "the buffer is read in more than one way",
         )
+    held = {d.var for d in dims}
+    if any(v not in held and not v.is_symbol for i in load.indices for v in symbols(i)):
+        raise fail(f"pack({load.buffer.name!r})", func, "the load varies along another loop")
     shape: list[Dim] = []
     tail: list[Dim] = []
     index: list[Expr] = []
@@ -546,9 +576,7 @@ def pack(
         guards.append(lt(vo * d.factor + vi, d.extent))
     packed = Buffer(name, load.dtype, (*shape, *tail))
     value = substitute(load, back)
-    value = simplify(
-        Select(conjunction(guards), value, Const(0, load.dtype)) if guards else value
-    )
+    value = simplify(Select(conjunction(guards), value, Const(0, load.dtype)) if guards else value)
     record = Packing(load.buffer, packed, (*outer_vars, *inner_vars), value)
     new_load = Load(packed, (*index, *inner))
     body = map_block(func.body, lambda e: substitute(e, {load: new_load}))

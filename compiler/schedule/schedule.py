@@ -59,9 +59,7 @@ class Schedule:
         return simplify_func(self.func)
 
     def __str__(self) -> str:
-        return "\n".join(
-            f"s.{name}({', '.join(map(repr, args))})" for name, args in self.steps
-        )
+        return "\n".join(f"s.{name}({', '.join(map(repr, args))})" for name, args in self.steps)
 
     def json(self) -> str:
         """The steps as a JSON list."""
