@@ -19,6 +19,7 @@ from ..tensor.ir import (
     If,
     LoopKind,
     Select,
+    Stmt,
     Store,
     Var,
     as_expr,
@@ -128,7 +129,7 @@ def split(func: Func, loop: str, factor: int, outer: str, inner: str, tail: Tail
         if tail == "assume" or (lo is not None and lo >= factor):
             return (shifted,)
         short = For(it.var, it.extent, rename_loops(it.body, "_short"), it.kind)
-        return (If(le(factor, extent), (shifted,), (short,)),)
+        return (If(le(factor, as_expr(extent)), (shifted,), (short,)),)
 
     return edit_loop(func, loop, edit, step)
 
@@ -189,7 +190,7 @@ def rename_loops(block: Block, suffix: str) -> Block:
     buffers = {b: Buffer(b.name + suffix, b.dtype, b.shape, b.scope) for b in allocations(block)}
 
     def rename(b: Block) -> Block:
-        result = []
+        result: list[Stmt] = []
         for stmt in b:
             match stmt:
                 case For():
@@ -363,7 +364,7 @@ def peel(func: Func, loop: str, front: int, back: int) -> Func:
         return rename_loops(substitute_block(found.body, bind(found.var, position)), suffix)
 
     def edit(it: For) -> Block:
-        result: list = []
+        result: list[Stmt] = []
         for k in range(front):
             result += copy(k, f"_f{k}")
         if middle:
