@@ -166,8 +166,12 @@ class KernelTable:
             self.kernels[name] = self._plain[key]
         used = {v: n for v, n in values.items() if v in node.inputs}
         named = tuple((n, v) for v, n in used.items())
-        results = tuple((f"y{k}", v) for k, v in enumerate(node.outputs))
-        return GroupCode((self._plain[key],), named, results, ())
+        read = [v in body.outputs for v in node.outputs]
+        results = tuple(
+            (b.name, v) for b, v, r in zip(outputs, node.outputs, read, strict=True) if r
+        )
+        unread = tuple(b for b, r in zip(outputs, read, strict=True) if not r)
+        return GroupCode((self._plain[key],), named, results, unread)
 
 
 def _called(group: ComputeGroup, name: str) -> ComputeGroup:
