@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import mmap
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module, metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tilewright.backends import load_backend
 from tilewright.backends.backend import Backend
@@ -19,24 +17,30 @@ from tilewright.errors import ModelError, OptionError
 from tilewright.frontends import FRONTENDS
 from tilewright.graph.ir import Graph
 from tilewright.options import from_environment
-from tilewright.pipeline import (
-    GRAPH_STAGES,
-    KERNEL_STAGES,
-    Built,
-    Log,
-    Progress,
-    build,
-    fingerprint,
-    graph_stage,
-)
 from tilewright.runtime import artifact
 from tilewright.runtime.artifact import Artifact
-from tilewright.runtime.cache import Cache, digest_key, open_cache
+from tilewright.runtime.cache import NO_CACHE, Cache, digest_key, file_digest, open_cache
 from tilewright.runtime.executable import Executable
+from tilewright.stages import (
+    GRAPH_STAGES,
+    KERNEL_STAGES,
+    PIPELINE,
+    Log,
+    Progress,
+    fingerprint,
+    load_function,
+)
 from tilewright.target import Target
+
+if TYPE_CHECKING:
+    from tilewright.pipeline import Built
 
 Shapes = Mapping[str, Sequence[int | str]]
 DimRanges = Mapping[str, tuple[int, int | None]]
+
+_VERSIONS = {"version": "importlib.metadata:version"}  # slow to import; only the zoo needs it
+_READ_BYTES = 1 << 20
+_LOCATION = b"\x0a\x08location"  # field 1 of a StringStringEntryProto
 
 
 def compile(  # noqa: A001
@@ -75,8 +79,10 @@ def compile(  # noqa: A001
     found = None if key is None else _cached(store, key)
     made: Built | None = None
     if found is None:
-        graph = _import(source, shapes, dim_ranges, log)
-        made = build(graph, wanted, backend, store, log)
+        # No name for the graph: its weights are to go when they are packed.
+        build = load_function(PIPELINE, "build")
+        made = build(_import(source, shapes, dim_ranges, log), wanted, backend, store, log)
+        assert made is not None
         found = made.artifact
         if key is not None and not _has_external_data(source):
             _keep(store, key, found)
@@ -126,23 +132,16 @@ def _import(
         return source
     with log.stage("import"):
         if _is_zoo(source):
-            source = _frontend("zoo")(source)
-        importer = _frontend("onnx")
+            source = load_function(FRONTENDS, "zoo")(source)
         if not _is_onnx(source):
             raise ModelError(
                 f"compile takes a path, bytes, an onnx.ModelProto or a Graph, not "
                 f"{type(source).__name__}",
                 code="TW-E0100",
             )
-        graph = importer(source, shapes=shapes, dim_ranges=dim_ranges)
+        graph = load_function(FRONTENDS, "onnx")(source, shapes=shapes, dim_ranges=dim_ranges)
         assert isinstance(graph, Graph)
         return graph
-
-
-def _frontend(name: str) -> Callable[..., object]:
-    module, function = FRONTENDS[name].split(":")
-    found: Callable[..., object] = getattr(import_module(module), function)
-    return found
 
 
 def _is_onnx(source: object) -> bool:
@@ -170,7 +169,7 @@ def _model_key(
     content: str | None
     if _is_zoo(source):
         # Its weights follow from the graph in the onnx package and from our own source.
-        content = f"{source} {metadata.version('onnx')}"
+        content = f"{source} {load_function(_VERSIONS, 'version')('onnx')}"
     elif isinstance(source, str | os.PathLike):
         content = _file_digest(Path(source))
     elif isinstance(source, bytes):
@@ -185,12 +184,8 @@ def _model_key(
 
 def _file_digest(path: Path) -> str | None:
     try:
-        with (
-            open(path, "rb") as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-        ):
-            return hashlib.sha256(data).hexdigest()
-    except (OSError, ValueError):
+        return file_digest(path) if path.is_file() else None
+    except OSError:
         return None  # the importer says what is wrong with it
 
 
@@ -210,14 +205,20 @@ def _keep(store: Cache, key: str, made: Artifact) -> None:
 
 
 def _has_external_data(source: object) -> bool:
-    """Whether weights lie in files that the key does not cover."""
+    """Whether weights may lie in files that the key does not cover.
+
+    They do where an initializer has an entry ``location``; other bytes that look like one cost
+    no more than the place in the cache.
+    """
     if not isinstance(source, str | os.PathLike) or _is_zoo(source):
         return False
-    with (
-        open(source, "rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-    ):
-        return data.find(b"location") >= 0 and data.find(b"\x12\x08location"[2:]) >= 0
+    last = b""
+    with open(source, "rb") as file:
+        while piece := file.read(_READ_BYTES):
+            if _LOCATION in last + piece:
+                return True
+            last = piece[-len(_LOCATION) :]
+    return False
 
 
 # ------------------------------------------------------------------ stages as text
@@ -245,11 +246,12 @@ class _Again:
     def text(self, stage: str) -> str:
         """The text of one stage."""
         if stage in GRAPH_STAGES:
-            return graph_stage(stage, self._graph(), self.target)
+            return str(load_function(PIPELINE, "graph_text")(stage, self._graph(), self.target))
         if self.made is None:
-            self.made = build(self._graph(), self.target, self.backend, Cache(None, 0), Log())
+            build = load_function(PIPELINE, "build")
+            self.made = build(self._graph(), self.target, self.backend, NO_CACHE, Log())
         if stage in KERNEL_STAGES:
-            return KERNEL_STAGES[stage](self.made)
+            return str(load_function(PIPELINE, "kernel_text")(stage, self.made))
         return self.backend.stages[stage](self.made.unit)
 
     def _graph(self) -> Graph:

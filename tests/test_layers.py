@@ -38,8 +38,9 @@ ALLOWED: dict[str, set[str]] = {
     "frontends": GRAPH,
     "backends": PROGRAM,
     "autotune": TENSOR | {"schedule", "schedule.recipes", "runtime", "target", "backends"},
-    "pipeline": PIPELINE,
-    "api": PIPELINE | {"pipeline"},
+    "stages": BASE | {"backends", "frontends"},
+    "pipeline": PIPELINE | {"stages"},
+    "api": PROGRAM | {"graph.ir", "backends", "frontends", "stages"},
     "bench": GRAPH,
     "peers": GRAPH | {"api", "frontends"},
     "footprint": {"api", "peers"},
@@ -60,7 +61,7 @@ THIRD_PARTY = {
 }
 """Packages that only some layers may import."""
 
-FACE = {"api", "pipeline", "bench", "peers", "footprint", "commands", "cli", "__main__"}
+FACE = {"api", "stages", "pipeline", "bench", "peers", "footprint", "commands", "cli", "__main__"}
 """The layers above all folders; they import by absolute names."""
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import InternalError
+from ..graph.constants import dense, forget_pages
 from ..graph.ir import Graph, Node, Value
 from ..runtime.program import (
     ALIGNMENT,
@@ -65,17 +66,20 @@ class Lowered:
     constants: tuple[ConstantEntry, ...]
 
     def fill_constants(self, out: np.ndarray) -> None:
-        """Writes all constants, packed, into a zeroed or fresh byte array of the program's size."""
+        """Writes all constants, packed, into a zeroed or fresh byte array of the program's size.
+
+        Mapped weights leave memory one by one, so that they are never all there twice.
+        """
         for e in self.constants:
             place = out[e.offset : e.offset + e.nbytes]
             if e.packing is None:
-                flat = np.ascontiguousarray(e.data).reshape(-1)
-                place.view(flat.dtype)[...] = flat
+                place.view(e.data.dtype).reshape(e.data.shape)[...] = dense(e.data)
             else:
                 shape = tuple(d for d in e.packing.packed.shape if isinstance(d, int))
                 assert len(shape) == len(e.packing.packed.shape), "constants have constant dims"
                 view = place.view(e.packing.packed.dtype.numpy).reshape(shape)
                 pack_array(e.packing, e.data, view)
+            forget_pages(e.data)
 
 
 @dataclass

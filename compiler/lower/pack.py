@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..graph.constants import dense
 from ..schedule.place import Packing
 from ..tensor.access import flat_index
 from ..tensor.ir import Const, Load, Select, Var, as_expr
@@ -20,7 +21,7 @@ def pack_array(packing: Packing, source: np.ndarray, out: np.ndarray | None = No
 
     Args:
         packing: the record that the schedule made; its shapes are constant.
-        source: the constant, in row-major order of ``packing.source`` (any shape of that size).
+        source: the constant; its elements in row-major order are those of ``packing.source``.
         out: where to write, of the packed shape; made anew where it is None.
 
     Raises:
@@ -40,7 +41,7 @@ def pack_array(packing: Packing, source: np.ndarray, out: np.ndarray | None = No
     steps = [form[0][v] for v in packing.axes]
     base = int(form[1].value)
     result = np.empty(shape, source.dtype) if out is None else out
-    flat = np.ascontiguousarray(source).reshape(-1)
+    flat = dense(source).reshape(-1)
     strides = tuple(int(s) * flat.itemsize for s in steps if isinstance(s, int))
     if not isinstance(value, Select):
         _copy(result, flat[base:], strides)

@@ -13,6 +13,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from ..options import Options
 
 _LAYOUT = "v1"
 _DIGEST_BYTES = 32
+_PIECE_BYTES = 4 << 20
 _TOUCH_SECONDS = 60.0
 _STALE_SECONDS = 3600.0
 
@@ -33,6 +35,27 @@ def digest_key(*parts: str | bytes) -> str:
         state.update(len(data).to_bytes(8, "little"))
         state.update(data)
     return state.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """A digest of a file's content, its pieces read and digested by two threads.
+
+    A model is hundreds of megabytes and must be known before anything is looked up: this is most
+    of the time of a compilation that the cache answers. The file is read, not mapped, because a
+    mapping would count as memory in use.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        descriptor = file.fileno()
+        starts = range(0, os.fstat(descriptor).st_size, _PIECE_BYTES)
+
+        def digest(start: int) -> bytes:
+            return hashlib.sha256(os.pread(descriptor, _PIECE_BYTES, start)).digest()
+
+        with ThreadPoolExecutor(min(2, len(os.sched_getaffinity(0)))) as workers:
+            return digest_key(*workers.map(digest, starts))
 
 
 @dataclass(frozen=True, slots=True)

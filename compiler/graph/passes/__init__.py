@@ -11,7 +11,7 @@ from .control import simplify_control
 from .fold import fold
 from .fuse import fuse
 from .layout import layout
-from .rewrite import merge_duplicates, remove_dead, store_row_major
+from .rewrite import merge_duplicates, remove_dead
 from .simplify import simplify
 
 Pass = Callable[[Graph, Target], Graph]
@@ -28,11 +28,6 @@ def _duplicates(graph: Graph, target: Target) -> Graph:
     return merge_duplicates(graph)
 
 
-def _row_major(graph: Graph, target: Target) -> Graph:
-    del target
-    return store_row_major(graph)
-
-
 PASSES: tuple[tuple[str, Pass, str], ...] = (
     ("dead", _dead, "what no output needs must cost no later pass any time"),
     ("duplicates", _duplicates, "exporters repeat shape arithmetic and masks for every layer"),
@@ -43,7 +38,6 @@ PASSES: tuple[tuple[str, Pass, str], ...] = (
     ("simplify again", simplify, "what layout brought together: scales behind a convolution"),
     ("layout again", layout, "reshapes that stood between two transposes are gone now"),
     ("simplify last", simplify, "a scale that layout moved behind its product joins the weights"),
-    ("row-major", _row_major, "kernels and files take constants as dense row-major arrays"),
     ("fuse", fuse, "a kernel per group keeps intermediates in registers and caches"),
 )
 """(name, function, reason), in the order in which they run."""

@@ -18,10 +18,11 @@ from ...ops import OPS
 from ...ops.op import axes_attr, axis_attr, dims_attr, ints_attr, same_shape
 from ...tensor.ir import Dim
 from ...tensor.simplify import evaluate, symbols
+from ..constants import dense
 from ..ir import Attr, Graph, Node, Value
 from .movement import keeps_order
 from .regroup import Regrouped, regroup
-from .rewrite import Rewriter, dense
+from .rewrite import Rewriter
 
 Perm = tuple[int, ...]
 NOMINAL = 64

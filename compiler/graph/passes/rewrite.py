@@ -22,7 +22,6 @@ Key = tuple[object, ...]
 
 SHARED_BYTES = 1024
 """Constants up to this size are compared by content; larger ones are one only if they are."""
-_BLOCK = 128
 
 
 class Rewriter:
@@ -211,25 +210,6 @@ def merge_duplicates(graph: Graph) -> Graph:
     for node in graph.nodes:
         rewriter.keep(rewriter.adopt(node))
     return rewriter.finish() if rewriter.changed else graph
-
-
-def store_row_major(graph: Graph) -> Graph:
-    """Returns the graph with constants dense in memory: folding leaves transposed views behind."""
-    if all(a.flags.c_contiguous for a in graph.constants.values()):
-        return graph
-    constants = {v: dense(a) for v, a in graph.constants.items()}
-    return prune(graph, graph.inputs, graph.nodes, graph.outputs, constants, graph.output_names)
-
-
-def dense(array: np.ndarray) -> np.ndarray:
-    """Returns an array in row-major order: itself if it is, else a copy."""
-    if array.flags.c_contiguous:
-        return array
-    result = np.empty(array.shape, array.dtype)
-    # A block of columns at a time, so that a cache line of a transposed array is fetched once.
-    for start in range(0, array.shape[-1], _BLOCK):
-        result[..., start : start + _BLOCK] = array[..., start : start + _BLOCK]
-    return result
 
 
 def _node_key(node: Node) -> Key:

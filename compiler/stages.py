@@ -1,0 +1,73 @@
+"""The stages of a compilation by name, their times, and what code they belong to.
+
+Light on purpose: loading a compiled model needs this file and none of the compiler itself, which
+``load_function`` brings in when something is to be compiled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from tilewright import backends, frontends
+
+Progress = Callable[[str], None]
+
+GRAPH_STAGES = ("graph", "passes")
+"""Stages whose text needs the model's weights, for their digests."""
+
+KERNEL_STAGES = ("compute", "loops", "schedule")
+"""Stages that every backend shares, from tensor expressions to scheduled loops."""
+
+PIPELINE: dict[str, str] = {
+    "build": "tilewright.pipeline:build",
+    "graph_text": "tilewright.pipeline:graph_text",
+    "kernel_text": "tilewright.pipeline:kernel_text",
+}
+"""The compiler's functions, imported when they are asked for: half of all imports are theirs."""
+
+
+def load_function(table: dict[str, str], name: str) -> Callable[..., Any]:
+    """The function of that name in a table of ``module:function``; its module is imported."""
+    module, function = table[name].split(":")
+    found: Callable[..., Any] = getattr(import_module(module), function)
+    return found
+
+
+@dataclass
+class Log:
+    """Seconds by stage, told to whoever wants to show progress."""
+
+    progress: Progress | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def objects(self, done: int, total: int) -> None:
+        """Tells how many objects are done."""
+        if self.progress is not None:
+            self.progress(f"code {done}/{total}")
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Times a stage."""
+        if self.progress is not None:
+            self.progress(name)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+@cache
+def fingerprint() -> str:
+    """A digest of the compiler's own source, so that no cache outlives the code that filled it."""
+    state = hashlib.sha256()
+    for place in (Path(__file__), Path(str(backends.__file__)), Path(str(frontends.__file__))):
+        for path in sorted(place.parent.rglob("*.py")):
+            state.update(path.read_bytes())
+    return state.hexdigest()

@@ -1,0 +1,63 @@
+"""Constant data: dense copies, and mapped weights that leave memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tilewright.graph.constants import dense, forget_pages
+
+
+def resident(path: Path) -> int:
+    """The kB of a file's mappings that are in this process's memory."""
+    total, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        head = line.split()
+        if "-" in head[0] and ":" not in head[0]:
+            inside = head[-1] == str(path)
+        elif inside and head[0] == "Rss:":
+            total += int(head[1])
+    return total
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / "weights"
+    np.arange(1 << 18, dtype=np.float32).tofile(path)
+    return path
+
+
+def test_dense_copies_only_what_is_not_row_major() -> None:
+    array = np.arange(600, dtype=np.float32).reshape(2, 300)
+    assert dense(array) is array
+    turned = dense(array.T)
+    assert turned.flags.c_contiguous
+    np.testing.assert_array_equal(turned, array.T)
+
+
+def test_pages_of_a_mapped_file_leave_memory_and_keep_their_values(weights: Path) -> None:
+    mapped = np.memmap(weights, np.float32, "r")
+    part = mapped[1000:-1000].reshape(2, -1).T
+    before = part.copy()
+    assert resident(weights) >= 1000
+    forget_pages(part)
+    assert resident(weights) <= 8
+    np.testing.assert_array_equal(part, before)
+
+
+def test_private_changes_to_a_mapping_are_never_forgotten(weights: Path) -> None:
+    mapped = np.memmap(weights, np.float32, "c")
+    mapped[:] = 7
+    mapped.flags.writeable = False
+    forget_pages(mapped[5:])
+    assert (mapped == 7).all()
+
+
+def test_arrays_in_plain_memory_are_left_alone() -> None:
+    array = np.arange(10)
+    forget_pages(array[::2])
+    forget_pages(np.array(3, np.float32))
+    forget_pages(np.empty((0, 3)))
+    np.testing.assert_array_equal(array, np.arange(10))
