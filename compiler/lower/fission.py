@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..tensor.compute import Compute, ComputeGroup
 from ..tensor.ir import Axis, Buffer, Expr, Load, Reduce
 from ..tensor.simplify import substitute, symbols
-from .inline import innermost, loads_of
+from .inline import has_reduce, loads_of, walk
 
 
 def fission(group: ComputeGroup) -> list[ComputeGroup]:
@@ -34,3 +34,11 @@ def fission(group: ComputeGroup) -> list[ComputeGroup]:
         sources = dict.fromkeys(x.buffer for x in loads_of(s.expr))
         pieces.append(ComputeGroup(group.name, tuple(sources), (s.output,), (s,)))
     return pieces
+
+
+def innermost(e: Expr) -> Reduce | None:
+    """A reduction of an expression that holds no other one."""
+    for r in walk(e):
+        if isinstance(r, Reduce) and not has_reduce(r.body):
+            return r
+    return None

@@ -6,6 +6,8 @@ over [N, H, W, C] becomes a matrix product over N*H*W rows, an elementwise chain
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from ..tensor.access import flat_index
 from ..tensor.compute import Compute, ComputeGroup
 from ..tensor.ir import Axis, Binary, Buffer, Const, Expr, Load, Reduce, Var, as_expr
@@ -203,7 +205,7 @@ def _merge(group: ComputeGroup, p: int) -> ComputeGroup:
     for s in group.stages:
         a, b = s.axes[p], s.axes[p + 1]
         extent = dim(as_expr(a.extent) * b.extent)
-        new = Axis(Var(_joined(a.var.name, b.var.name)), extent)
+        new = Axis(_joined(a.var, b.var, ranges_of(s)), extent)
         axes = (*s.axes[:p], new, *s.axes[p + 2 :])
         out = Buffer(s.output.name, s.output.dtype, tuple(x.extent for x in axes))
         split: dict[Expr, Expr] = {
@@ -223,9 +225,10 @@ def _merge(group: ComputeGroup, p: int) -> ComputeGroup:
     return ComputeGroup(group.name, group.inputs, outputs, tuple(stages))
 
 
-def _joined(a: str, b: str) -> str:
-    name = a + b
-    return name if len(name) <= 12 else a
+def _joined(a: Var, b: Var, taken: Collection[Var]) -> Var:
+    """The name of two axes merged: both, unless that is long or some axis of the stage has it."""
+    both = Var(a.name + b.name)
+    return both if len(both.name) <= 12 and both not in taken else Var(a.name)
 
 
 def _merge_reduce_axes(group: ComputeGroup) -> ComputeGroup:
@@ -262,7 +265,7 @@ def _one_reduce_merge(s: Compute) -> dict[Expr, Expr] | None:
                 for f in forms
             ):
                 new = Axis(
-                    Var(_joined(a.var.name, b.var.name)),
+                    _joined(a.var, b.var, ranges),
                     dim(as_expr(a.extent) * b.extent),
                 )
                 split: dict[Expr, Expr] = {

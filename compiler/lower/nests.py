@@ -27,7 +27,8 @@ from ..tensor.ir import (
     as_expr,
 )
 from ..tensor.simplify import same_dim, substitute, symbols
-from .inline import innermost, loads_of, walk
+from .fission import innermost
+from .inline import loads_of, walk
 
 COMBINE: dict[ReduceOp, BinaryOp] = {
     "sum": "add",

@@ -17,8 +17,12 @@ def strides(buffer: Buffer) -> tuple[Dim, ...]:
 def flat_index(load: Load, ranges: Ranges) -> Expr:
     """The position of a load in its buffer, in elements, canonical."""
     total: Expr = Const(0)
-    for index, stride in zip(load.indices, strides(load.buffer), strict=True):
-        total = total + index * as_expr(stride)
+    # A quotient and its remainder join again only before they are multiplied by a symbol.
+    stepwise = not all(isinstance(d, int) for d in load.buffer.shape)
+    for index, extent in zip(load.indices, load.buffer.shape, strict=True):
+        total = total * as_expr(extent) + index
+        if stepwise:
+            total = simplify(total, ranges)
     return simplify(total, ranges)
 
 

@@ -493,6 +493,17 @@ class _Simplifier:
                     below_c = Const(int(inner.b.value) * c)
                     _add(result, self._floordiv(self.linear(inner.a), self.linear(below_c)))
                     return result
+                if (
+                    isinstance(inner, Binary)
+                    and inner.op == "mod"
+                    and isinstance(inner.b, Const)
+                    and int(inner.b.value) % c == 0
+                ):
+                    # x % (n * c) // c is x // c % n, whose quotient may be in the same sum.
+                    n = int(inner.b.value) // c
+                    within = self._floordiv(self.linear(inner.a), {(): c})
+                    _add(result, self._mod(within, {(): n}))
+                    return result
             _add(result, {(Binary("floordiv", self.build(rest), Const(c)),): 1})
             return result
         _add(result, {(Binary("floordiv", self.build(rest), self.build(b)),): 1})
