@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -55,24 +56,8 @@ class LoweredGroup:
     outputs: tuple[Value, ...]
 
 
-def parts(e: Expr) -> tuple[Expr, ...]:
-    """The direct operands of an expression, those of reductions too."""
-    if isinstance(e, Reduce):
-        return (e.body,)
-    slots = {
-        "Binary": ("a", "b"),
-        "Unary": ("x",),
-        "Cast": ("x",),
-        "Select": ("cond", "a", "b"),
-    }.get(type(e).__name__)
-    if slots is not None:
-        return tuple(getattr(e, s) for s in slots)
-    if isinstance(e, Load):
-        return e.indices
-    return e.args if isinstance(e, Call) else ()
-
-
-def walk(e: Expr) -> list[Expr]:
+@lru_cache(maxsize=1 << 12)
+def walk(e: Expr) -> tuple[Expr, ...]:
     """Every distinct sub-expression, parents before their operands."""
     seen: dict[Expr, None] = {}
     todo = [e]
@@ -80,15 +65,17 @@ def walk(e: Expr) -> list[Expr]:
         x = todo.pop()
         if x not in seen:
             seen[x] = None
-            todo.extend(parts(x))
-    return list(seen)
+            todo += x.operands
+    return tuple(seen)
 
 
-def loads_of(e: Expr) -> list[Load]:
+@lru_cache(maxsize=1 << 12)
+def loads_of(e: Expr) -> tuple[Load, ...]:
     """Every distinct load of an expression."""
-    return [x for x in walk(e) if isinstance(x, Load)]
+    return tuple(x for x in walk(e) if isinstance(x, Load))
 
 
+@lru_cache(maxsize=1 << 12)
 def has_reduce(e: Expr) -> bool:
     """Whether a reduction stands anywhere in the expression."""
     return any(isinstance(x, Reduce) for x in walk(e))
@@ -218,6 +205,7 @@ def _may_inline(
     return len(users) < 2 or not any(has_reduce(u.expr) for u in users)
 
 
+@lru_cache(maxsize=1 << 12)
 def is_expensive(e: Expr) -> bool:
     """Whether computing it twice costs more than keeping it."""
     return any(isinstance(x, Call) and x.name not in CHEAP_CALLS for x in walk(e))
@@ -250,7 +238,7 @@ def _at(source: Compute, indices: tuple[Expr, ...]) -> Expr:
 
 def _substitute_free(e: Expr, mapping: dict[Expr, Expr]) -> Expr:
     """Substitution that renames reduction axes which the new expressions would capture."""
-    used = {x for value in mapping.values() for x in walk(value) if isinstance(x, Var)}
+    used = frozenset().union(*(value.variables for value in mapping.values()))
     clash: dict[Expr, Expr] = {}
     for r in walk(e):
         if isinstance(r, Reduce):
