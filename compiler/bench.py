@@ -162,7 +162,7 @@ def peak_memory(engine: str, model: Path, inputs: Path, threads: int) -> int:
     """The peak resident bytes of a fresh process that loads a model and runs it three times.
 
     Args:
-        engine: ``tilewright`` (the model is a ``.tw`` file) or a peer (an ONNX file).
+        engine: ``tilewright`` (a ``.tw`` file, or an ONNX file that it compiles) or a peer.
         model: the file.
         inputs: an ``.npz`` file with the inputs by name.
         threads: of a call.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tilewright.api import load
+from tilewright.api import compile, load  # noqa: A004
 from tilewright.peers import Run, open_peer
 
 
@@ -31,7 +31,11 @@ def main(engine: str, model: str, inputs: str, threads: str) -> None:
         feed = {name: archive[name] for name in archive.files}
     run: Run
     if engine == "tilewright":
-        exe = load(model, threads=int(threads))
+        exe = (
+            load(model, threads=int(threads))
+            if model.endswith(".tw")
+            else compile(model, threads=int(threads), cache=False)
+        )
         run = lambda feed: list(exe.run(feed).values())  # noqa: E731
     else:
         run = open_peer(engine, Path(model), int(threads)).run

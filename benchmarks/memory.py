@@ -1,0 +1,78 @@
+"""How much memory does a process take at most that runs a model, here and in ONNX Runtime?
+
+    python benchmarks/memory.py [MODEL ...] [--threads 1] [--json FILE]
+
+MODEL is an ONNX file with an NPZ beside it that holds its inputs (see export_models.py), or a
+network of the zoo. Every figure is the peak resident size of a fresh process that gets the model
+ready and runs it three times on the same inputs: loaded from a .tw file; compiled, without any
+cache; and in ONNX Runtime from the ONNX file. By default measures zoo:resnet50.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+import tilewright
+from tilewright.bench import peak_memory
+from tilewright.peers import as_file
+
+PEER = "onnxruntime"
+
+
+def inputs_of(model: str, exe: tilewright.Executable) -> dict[str, np.ndarray]:
+    """Recorded inputs, or a random picture for a network of the zoo."""
+    if not model.startswith("zoo:"):
+        with np.load(Path(model).with_suffix(".npz")) as archive:
+            return {k[3:]: archive[k] for k in archive.files if k.startswith("in_")}
+    (spec,) = exe.inputs
+    shape = tuple(int(d) for d in spec.shape if isinstance(d, int))
+    return {spec.name: np.random.default_rng(0).standard_normal(shape, dtype=np.float32)}
+
+
+def figures(model: str, threads: int) -> dict[str, int]:
+    """Peak bytes by how the model runs."""
+    with tempfile.TemporaryDirectory(prefix="tilewright-") as folder, as_file(model) as path:
+        compiled, inputs = Path(folder, "model.tw"), Path(folder, "inputs.npz")
+        exe = tilewright.compile(model)
+        exe.save(compiled)
+        np.savez(inputs, **inputs_of(model, exe))  # type: ignore[arg-type]
+        del exe
+        return {
+            ".tw": peak_memory("tilewright", compiled, inputs, threads),
+            "compiled": peak_memory("tilewright", path, inputs, threads),
+            PEER: peak_memory(PEER, path, inputs, threads),
+        }
+
+
+def main() -> None:
+    """Prints a line for each model."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("models", nargs="*", metavar="MODEL", default=["zoo:resnet50"])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="file for all figures")
+    chosen = parser.parse_args()
+    print(f"load {os.getloadavg()[0]:.1f}; {chosen.threads} threads; peak MB, ratio to {PEER}")
+    print(f"{'model':24} {'.tw':>8} {'ratio':>6} {'compiled':>9} {'ratio':>6} {PEER:>12}")
+    found = {}
+    for model in chosen.models:
+        found[model] = row = figures(model, chosen.threads)
+        print(
+            f"{Path(model).stem:24} {row['.tw'] / 1e6:8.0f} {row['.tw'] / row[PEER]:6.2f}"
+            f" {row['compiled'] / 1e6:9.0f} {row['compiled'] / row[PEER]:6.2f}"
+            f" {row[PEER] / 1e6:12.0f}",
+            flush=True,
+        )
+    if chosen.json:
+        chosen.json.write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
