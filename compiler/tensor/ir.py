@@ -54,10 +54,12 @@ class Expr:
         operands: the expressions that it is made of, in order; those of a Reduce are its body
             and the extents of its axes, and the shape of a loaded buffer is not among them.
         variables: all variables that occur anywhere, in the shapes of loaded buffers too.
+        depth: the length of the longest chain of operands below it.
     """
 
-    __slots__ = ("__weakref__", "dtype", "operands", "variables")
+    __slots__ = ("__weakref__", "depth", "dtype", "operands", "variables")
     dtype: DType
+    depth: int
     operands: tuple[Expr, ...]
     variables: frozenset[Var]
 
@@ -120,6 +122,7 @@ def _keep(key: tuple[object, ...], new: _E, dtype: DType, operands: tuple[Expr, 
     new.dtype = dtype
     new.operands = operands
     new.variables = _union(operands)
+    new.depth = 1 + max([x.depth for x in operands], default=-1)
     return _enter(key, new)
 
 
@@ -211,6 +214,7 @@ class Var(Expr):
         new = object.__new__(cls)
         new.name, new.lo, new.hi = name, lo, hi
         new.dtype, new.operands, new.variables = dtype, (), frozenset((new,))
+        new.depth = 0
         return _enter(key, new)
 
     @property
@@ -276,6 +280,7 @@ class Load(Expr):
         new.buffer, new.indices = buffer, index
         new.dtype, new.operands = buffer.dtype, index
         new.variables = _union((*index, *buffer.shape))
+        new.depth = 1 + max([x.depth for x in index], default=-1)
         return _enter(key, new)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -31,7 +31,7 @@ from .ir import (
     as_expr,
     binary,
 )
-from .walk import substitute
+from .walk import substitute, visit
 
 __all__ = [
     "Bound",
@@ -59,6 +59,7 @@ _Linear = dict[_Monomial, int]
 _NO_RANGES: Ranges = {}
 _FALSE = Const(False, dt.bool_)
 _TRUE = Const(True, dt.bool_)
+_DEEP = 64
 _BOUNDED = frozenset({"mod", "min", "max", "floordiv"})
 
 
@@ -69,7 +70,13 @@ def simplify(e: Expr, ranges: Ranges = _NO_RANGES) -> Expr:
         e: any expression.
         ranges: inclusive ranges of loop variables; symbols carry their own.
     """
-    return _simplifier(e, ranges).run(e)
+    simplifier = _simplifier(e, ranges)
+    if e.depth > _DEEP:
+        # From the bottom up, so that no step recurses far; each result is remembered.
+        for node in visit(e):
+            if node.depth % _DEEP == 0:
+                simplifier.run(node)
+    return simplifier.run(e)
 
 
 def dim(e: Dim) -> Dim:

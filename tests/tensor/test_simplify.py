@@ -5,13 +5,36 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tilewright import dtype as dt
 from tilewright.tensor.evaluate import evaluate
-from tilewright.tensor.ir import Binary, BinaryOp, Const, Expr, Select, Var, symbol
-from tilewright.tensor.simplify import bounds, prove, same_dim, simplify
+from tilewright.tensor.ir import (
+    Binary,
+    BinaryOp,
+    Buffer,
+    Cast,
+    Const,
+    Expr,
+    Select,
+    Var,
+    as_expr,
+    symbol,
+)
+from tilewright.tensor.simplify import (
+    affine,
+    bounds,
+    ceildiv,
+    dim,
+    product,
+    prove,
+    same_dim,
+    simplify,
+    symbols,
+)
+from tilewright.tensor.simplify import evaluate as dim_value
 
 I, J, N = Var("i"), Var("j"), symbol("N", 1, 6)  # noqa: E741 - the field's names of axes
 RANGES = {I: (0, 4), J: (-2, 3)}
@@ -85,3 +108,138 @@ def test_floating_point_values_are_never_reassociated() -> None:
     x, y = Var("x", dt.f32), Var("y", dt.f32)
     assert simplify((x + y) - y) is not x
     assert simplify(x * 0.0) is not Const(0.0, dt.f32)
+
+
+# ------------------------------------------------------------------ one rule at a time
+
+K, X, Z = Var("k"), Var("x"), Var("z")
+M = symbol("M")
+WIDE = {K: (0, 63), X: (None, None), I: (0, 4), J: (-2, 3)}
+RULES: list[tuple[str, Expr, Expr | int]] = [
+    ("like terms add up", I * 3 + J - I, I * 2 + J),
+    ("what cancels is gone", (I + M) * 2 - M * 2 - I * 2, 0),
+    ("products distribute", (I + 1) * (M + 2), I * M + I * 2 + M + 2),
+    ("negation is a factor", -(I - J), J - I),
+    ("exact terms leave a quotient", (K * 8 + X * 4) // 4, K * 2 + X),
+    ("exact terms leave no remainder", (X * 4 + 3) % 4, 3),
+    ("a remainder in range is dropped by the quotient", (X * 64 + K) // 64, X),
+    ("a remainder in range is the remainder", (X * 64 + K) % 64, K),
+    ("a quotient just below is one less", (X * 64 + K - 64) // 64, X - 1),
+    ("quotients of quotients divide once", (X // 4) // 6, X // 24),
+    ("a quotient by a common factor is reduced", (X * 6 + J * 4) // 10, (X * 3 + J * 2) // 5),
+    ("a remainder by a common factor is reduced", (X * 6) % 10, (X * 3 % 5) * 2),
+    ("remainders of remainders keep the divisor", (X % 12) % 4, X % 4),
+    ("quotient and remainder make the whole", X // 7 * 7 + X % 7, X),
+    ("also where both are scaled", X // 7 * 14 + X % 7 * 2 + 1, X * 2 + 1),
+    ("also for a symbolic divisor", X // M * M + X % M, X),
+    ("a symbolic divisor divides its multiples", (X * M + I * M) // M, X + I),
+    ("a value is once in itself", (M * 2) // (M * 2), 1),
+    ("dividing by one changes nothing", X // 1 + X % 1, X),
+    ("min of ordered values", Binary("min", K, K + 1), K),
+    ("max of ordered values", Binary("max", K, K + M), K + M),
+    ("min is symmetric", Binary("min", X, Z), Binary("min", Z, X)),
+    ("truncating division of constants", Binary("div", Const(-7), Const(2)), -3),
+    ("shifts of constants wrap", Binary("shl", Const(1), Const(63)), -(1 << 63)),
+    ("equal arms need no condition", Select(Binary("lt", X, Z), K, K), K),
+    ("a decided condition picks an arm", Select(Binary("lt", K, Const(64)), X, Z), X),
+]
+
+
+@pytest.mark.parametrize(("e", "expected"), [r[1:] for r in RULES], ids=[r[0] for r in RULES])
+def test_rule(e: Expr, expected: Expr | int) -> None:
+    assert simplify(e, WIDE) is simplify(as_expr(expected), WIDE)
+
+
+NOT_RULES: list[tuple[str, Expr]] = [
+    ("a divisor of unknown sign", (X * Z) // Z),
+    ("a quotient by zero", Binary("floordiv", X, Const(0))),
+    ("a truncating division by zero", Binary("div", Const(1), Const(0))),
+    ("a shift by more than the width", Binary("shl", Const(1), Const(64))),
+    ("a quotient of what may be negative", J // 64),
+    ("a remainder by a divisor that does not divide", (X % 12) % 5),
+]
+
+
+@pytest.mark.parametrize("e", [r[1] for r in NOT_RULES], ids=[r[0] for r in NOT_RULES])
+def test_stays_as_it_is(e: Expr) -> None:
+    assert simplify(e, WIDE) is e
+
+
+def test_comparisons_are_decided_by_the_difference_of_both_sides() -> None:
+    assert prove(Binary("lt", K * 2, K + 64), WIDE) is True
+    assert prove(Binary("ge", K, Const(64)), WIDE) is False
+    assert prove(Binary("ne", K, K + M), WIDE) is True
+    assert prove(Binary("eq", K + M - K, as_expr(M)), WIDE) is True
+    assert prove(Binary("lt", K, as_expr(M)), WIDE) is None
+
+
+def test_ends_may_be_symbolic() -> None:
+    row = {K: (0, M - 1), I: (as_expr(K), M + K)}
+    assert bounds(M - K, row) == (1, None)
+    assert prove(Binary("lt", K, as_expr(M)), row) is True
+    assert prove(Binary("le", I - K, as_expr(M)), row) is True
+    assert prove(Binary("le", I, as_expr(M)), row) is None
+    tile = Binary("min", K * 8, M - 8)
+    assert prove(Binary("le", tile + 8, as_expr(M)), row) is True
+    assert bounds((K * 2 + 1) // 2 - K, row) == (0, 0)
+
+
+def test_ranges_of_other_variables_do_not_matter() -> None:
+    few, many = {K: (0, 3)}, {J: (0, 9), K: (0, 3), I: (as_expr(J), None)}
+    e = (K + X * 4) // 4
+    assert simplify(e, few) is simplify(e, many)
+    assert bounds(K * 5, many) == (0, 15)
+
+
+def test_bounds_of_kinds_of_atoms() -> None:
+    small = Buffer("s", dt.u8, (4,))
+    wide = Buffer("w", dt.i64, (4,))
+    assert bounds(Cast(small[I], dt.i64)) == (0, 255)
+    assert bounds(Cast(Binary("lt", X, Z), dt.i64)) == (0, 1)
+    assert bounds(wide[I]) == (None, None)
+    assert bounds(wide[I] % 5) == (0, 4)
+    assert bounds(Binary("min", wide[I], Const(7))) == (None, 7)
+    assert bounds(Binary("and", wide[I], Const(7))) == (0, 7)
+    assert bounds(Select(Binary("lt", X, Z), I, J), WIDE) == (-2, 4)
+    assert bounds(J // 2, WIDE) == (-1, 1)
+    assert bounds(J * J, WIDE) == (-6, 9)
+
+
+@MANY
+@given(indices(3))
+def test_affine_is_the_sum_that_it_says(e: Expr) -> None:
+    form = affine(e, (I, J), RANGES)
+    if form is not None:
+        slopes, rest = form
+        assert not {I, J} & (symbols(rest) | symbols(slopes[I]) | symbols(slopes[J]))
+        total = as_expr(slopes[I]) * I + as_expr(slopes[J]) * J + rest
+        assert np.array_equal(*np.broadcast_arrays(evaluate(total, POINTS), evaluate(e, POINTS)))
+
+
+def test_affine_refuses_products_quotients_and_loads_of_the_variables() -> None:
+    held = Buffer("w", dt.i64, (9,))
+    assert affine(I * J, (I, J)) is None
+    assert affine(I // 2, (I,)) is None
+    assert affine(held[I] + J, (I, J)) is None
+    assert affine(I * M + J // 2, (I,)) == ({I: M}, simplify(J // 2))
+    assert affine(as_expr(M), (I,)) == ({I: 0}, M)
+
+
+def test_ceildiv_and_product_and_dim_of_numbers_and_symbols() -> None:
+    assert [ceildiv(a, 4) for a in (0, 1, 4, 5)] == [0, 1, 1, 2]
+    assert ceildiv(M * 8, 4) is dim(M * 2)
+    assert dim_value(ceildiv(M, 4), {"M": 9}) == 3
+    assert product(()) == 1
+    assert product((2, M, 3)) is dim(M * 6)
+    assert product((0, M)) == 0
+    assert dim(M - M + 3) == 3
+    assert same_dim(M * 2, M + M)
+    assert not same_dim(M, N)
+    assert not same_dim(M, 4)
+
+
+def test_simplification_of_deep_expressions_does_not_recurse() -> None:
+    e: Expr = Buffer("x", dt.f32, (8,))[I]
+    for k in range(3000):
+        e = e + float(k)
+    assert simplify(e, RANGES) is e
