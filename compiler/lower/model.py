@@ -28,8 +28,9 @@ from ..runtime.program import (
 )
 from ..schedule.place import Packing
 from ..target import Target
-from ..tensor.ir import Buffer, Dim, Var, as_expr
-from ..tensor.simplify import dim, product, symbols
+from ..tensor.ir import Buffer, Dim, Expr, Load, Var, as_expr
+from ..tensor.simplify import dim, product, substitute, symbols
+from .inline import loads_of
 from .kernels import Kernel, KernelTable
 from .memory import plan_memory, unplaced
 from .pack import pack_array
@@ -112,7 +113,7 @@ class _Lowering:
     def packed(self, packing: Packing, data: np.ndarray) -> Tensor:
         """The tensor of a packed constant; equal packings of one array share it."""
         b = packing.packed
-        key = (id(data), b.shape, packing.axes, packing.value, packing.source)
+        key = (id(data), b.shape, _walk_of(packing))
         if key not in self.placed:
             count = product(b.shape)
             assert isinstance(count, int)
@@ -283,6 +284,14 @@ class _Lowering:
         ]
         steps += [CopyTensor(w, k) for w, k in stacked if w.storage != k.storage]
         return steps
+
+
+def _walk_of(packing: Packing) -> Expr:
+    """What is packed where, without the names of axes and buffers."""
+    axes: dict[Expr, Expr] = {v: Var(f"p{k}") for k, v in enumerate(packing.axes)}
+    value = substitute(packing.value, axes)
+    source = Buffer("source", packing.source.dtype, packing.source.shape)
+    return substitute(value, {x: Load(source, x.indices) for x in loads_of(value)})
 
 
 def _row(t: Tensor, position: Dim) -> Tensor:

@@ -39,7 +39,7 @@ def test_constants_of_one_element_become_numbers() -> None:
 
     lowered = lower_body("g", body(scaled))
     assert [v.name for v in lowered.inputs] == ["x"]
-    assert Const(2.5, dt.f32) in lowered.group.stages[0].expr.operands  # type: ignore[attr-defined]
+    assert Const(2.5, dt.f32) in lowered.group.stages[0].expr.operands
 
 
 def test_a_map_after_a_product_is_its_epilogue() -> None:

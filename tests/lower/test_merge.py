@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,13 @@ from tilewright.tensor.simplify import evaluate, product, same_dim
 from .bodies import body, f32, shape_of
 
 N, S = symbol("N"), symbol("S")
-CONV = {"strides": (1, 1), "lo": (0, 0), "hi": (0, 0), "dilations": (1, 1), "groups": 1}
+CONV: dict[str, Any] = {
+    "strides": (1, 1),
+    "lo": (0, 0),
+    "hi": (0, 0),
+    "dilations": (1, 1),
+    "groups": 1,
+}
 
 
 def lowered(make: Callable[[GraphBuilder], Value]) -> ComputeGroup:
@@ -90,7 +97,7 @@ def test_a_unit_batch_leaves_no_axis() -> None:
 
 
 def test_the_channels_of_groups_become_an_axis_of_groups() -> None:
-    attrs = {**CONV, "groups": 4}
+    attrs: dict[str, Any] = {**CONV, "groups": 4}
 
     def grouped(b: GraphBuilder) -> Value:
         x = b.input("x", f32(1, 5, 5, 8))
@@ -100,7 +107,7 @@ def test_the_channels_of_groups_become_an_axis_of_groups() -> None:
 
 
 def test_depthwise_channels_stay_one_axis() -> None:
-    attrs = {**CONV, "groups": 8}
+    attrs: dict[str, Any] = {**CONV, "groups": 8}
 
     def depthwise(b: GraphBuilder) -> Value:
         x = b.input("x", f32(1, 5, 5, 8))
