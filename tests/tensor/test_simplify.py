@@ -24,6 +24,7 @@ from tilewright.tensor.ir import (
     symbol,
 )
 from tilewright.tensor.simplify import (
+    Ranges,
     affine,
     bounds,
     ceildiv,
@@ -37,7 +38,7 @@ from tilewright.tensor.simplify import (
 from tilewright.tensor.simplify import evaluate as dim_value
 
 I, J, N = Var("i"), Var("j"), symbol("N", 1, 6)  # noqa: E741 - the field's names of axes
-RANGES = {I: (0, 4), J: (-2, 3)}
+RANGES: Ranges = {I: (0, 4), J: (-2, 3)}
 GRID = np.array(list(itertools.product(range(5), range(-2, 4), range(1, 7)))).T
 POINTS = dict(zip((I, J, N), GRID, strict=True))
 OPS: list[BinaryOp] = ["add", "sub", "mul", "min", "max"]
@@ -114,7 +115,7 @@ def test_floating_point_values_are_never_reassociated() -> None:
 
 K, X, Z = Var("k"), Var("x"), Var("z")
 M = symbol("M")
-WIDE = {K: (0, 63), X: (None, None), I: (0, 4), J: (-2, 3)}
+WIDE: Ranges = {K: (0, 63), X: (None, None), I: (0, 4), J: (-2, 3)}
 RULES: list[tuple[str, Expr, Expr | int]] = [
     ("like terms add up", I * 3 + J - I, I * 2 + J),
     ("what cancels is gone", (I + M) * 2 - M * 2 - I * 2, 0),
@@ -174,7 +175,7 @@ def test_comparisons_are_decided_by_the_difference_of_both_sides() -> None:
 
 
 def test_ends_may_be_symbolic() -> None:
-    row = {K: (0, M - 1), I: (as_expr(K), M + K)}
+    row: Ranges = {K: (0, M - 1), I: (as_expr(K), M + K)}
     assert bounds(M - K, row) == (1, None)
     assert prove(Binary("lt", K, as_expr(M)), row) is True
     assert prove(Binary("le", I - K, as_expr(M)), row) is True
@@ -185,7 +186,8 @@ def test_ends_may_be_symbolic() -> None:
 
 
 def test_ranges_of_other_variables_do_not_matter() -> None:
-    few, many = {K: (0, 3)}, {J: (0, 9), K: (0, 3), I: (as_expr(J), None)}
+    few: Ranges = {K: (0, 3)}
+    many: Ranges = {J: (0, 9), K: (0, 3), I: (J, None)}
     e = (K + X * 4) // 4
     assert simplify(e, few) is simplify(e, many)
     assert bounds(K * 5, many) == (0, 15)
@@ -213,7 +215,7 @@ def test_affine_is_the_sum_that_it_says(e: Expr) -> None:
         slopes, rest = form
         assert not {I, J} & (symbols(rest) | symbols(slopes[I]) | symbols(slopes[J]))
         total = as_expr(slopes[I]) * I + as_expr(slopes[J]) * J + rest
-        assert np.array_equal(*np.broadcast_arrays(evaluate(total, POINTS), evaluate(e, POINTS)))
+        assert np.all(np.equal(evaluate(total, POINTS), evaluate(e, POINTS)))
 
 
 def test_affine_refuses_products_quotients_and_loads_of_the_variables() -> None:
