@@ -45,7 +45,9 @@ _LOCATION = b"\x0a\x08location"  # field 1 of a StringStringEntryProto
 
 def compile(  # noqa: A001
     source: Any,
+    example_inputs: Any = None,
     *,
+    dynamic_shapes: Any = None,
     target: str | None = None,
     threads: int | None = None,
     shapes: Shapes | None = None,
@@ -57,8 +59,11 @@ def compile(  # noqa: A001
     """Compiles a model to native code and returns it ready to run.
 
     Args:
-        source: a path of an ONNX file, its bytes, an ``onnx.ModelProto``, a Graph, or
-            ``zoo:NAME`` for a network of the zoo (``zoo:resnet50``).
+        source: a path of an ONNX file, its bytes, an ``onnx.ModelProto``, a Graph,
+            ``zoo:NAME`` for a network of the zoo (``zoo:resnet50``), a
+            ``torch.export.ExportedProgram``, or a ``torch.nn.Module`` in eval mode.
+        example_inputs: a module's arguments, as a tuple or by name, which it is exported with.
+        dynamic_shapes: of a module, as ``torch.export.export`` takes it.
         target: ``native`` (this CPU) or a level (``x86-64-v3``).
         threads: the most threads a call may use; by default what affinity and quota allow.
         shapes: dims by input name in place of the declared ones: numbers or symbol names.
@@ -72,6 +77,13 @@ def compile(  # noqa: A001
     """
     options = from_environment(None, target=target, threads=threads, cache=cache, debug=debug)
     log = Log(progress)
+    if _is_torch(source):
+        with log.stage("import"):
+            source = load_function(FRONTENDS, "torch")(source, example_inputs, dynamic_shapes)
+    elif example_inputs is not None or dynamic_shapes is not None:
+        raise OptionError(
+            "example_inputs and dynamic_shapes go with a torch.nn.Module only", code="TW-E0806"
+        )
     store = open_cache(options)
     backend = load_backend(backend_of(options.target))
     wanted = backend.resolve(options.target)
@@ -146,6 +158,12 @@ def _import(
 
 def _is_onnx(source: object) -> bool:
     return isinstance(source, str | bytes | os.PathLike) or _is_proto(source)
+
+
+def _is_torch(source: object) -> bool:
+    """Whether torch made the source or a class that it derives from; torch is not imported."""
+    roots = {c.__module__.partition(".")[0] for c in type(source).__mro__}
+    return "torch" in roots
 
 
 def _is_zoo(source: object) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 FRONTENDS: dict[str, str] = {
     "onnx": "tilewright.frontends.onnx:import_onnx",
+    "torch": "tilewright.frontends.torch:import_torch",
     "zoo": "tilewright.frontends.onnx.zoo:load_zoo",
 }
 

@@ -54,7 +54,7 @@ ALLOWED: dict[str, set[str]] = {
 THIRD_PARTY = {
     "onnx": {"frontends"},
     "google": {"frontends"},
-    "torch": set(),
+    "torch": {"frontends"},
     "llvmlite": {"backends"},
     "click": {"cli", "commands"},
     "rich": {"commands"},

@@ -1,0 +1,218 @@
+"""Converters of ATen's overloads that read and write at places given as data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tilewright import dtype as dt
+from tilewright.graph.ir import Value
+from tilewright.tensor.ir import Dim
+from tilewright.tensor.simplify import product
+
+from .context import Context, Converter
+from .types import Operand
+
+Places = Sequence[Value | None]
+
+# ------------------------------------------------------------------ reading
+
+
+def embedding(ctx: Context, table: Value, indices: Value, *options: object) -> Value:
+    """The rows of a table at indices."""
+    del options
+    return ctx.op("gather", table, indices, axis=0)
+
+
+def index_select(ctx: Context, x: Value, axis: int, indices: Value) -> Value:
+    """The elements of an axis at a vector of indices."""
+    if not x.shape:
+        return ctx.reshape(x, ctx.shape)
+    places = ctx.reshape(indices, (product(indices.shape),))
+    return ctx.op("gather", x, places, axis=axis % len(x.shape))
+
+
+def gather(
+    ctx: Context, x: Value, axis: int, indices: Value, *, sparse_grad: bool = False
+) -> Value:
+    """``y[.., i, ..] = x[.., indices[.., i, ..], ..]``."""
+    del sparse_grad
+    source = x if x.shape else ctx.reshape(x, (1,))
+    places = indices if indices.shape else ctx.reshape(indices, (1,))
+    axis %= len(source.shape)
+    return ctx.reshape(ctx.op("gather_elements", source, places, axis=axis), ctx.shape)
+
+
+def index(ctx: Context, x: Value, indices: Places) -> Value:
+    """NumPy's indexing by integer tensors; axes with None are kept whole."""
+    axes = _indexed(ctx, indices)
+    if len(axes) == 1:
+        (axis,) = axes
+        place = indices[axis]
+        assert place is not None
+        return ctx.op("gather", x, place, axis=axis)
+    front, places, rank = _joined(ctx, x, indices, axes)
+    found = ctx.op("gather_nd", front, places, batch_dims=0)
+    return ctx.transpose(found, _order(axes, rank, len(found.shape), inverse=False))
+
+
+def _indexed(ctx: Context, indices: Places) -> tuple[int, ...]:
+    axes = tuple(i for i, place in enumerate(indices) if place is not None)
+    if any(p is not None and p.dtype in (dt.bool_, dt.u8) for p in indices):
+        ctx.unsupported("indexing by a mask: the shape depends on data")
+    return axes
+
+
+def _joined(
+    ctx: Context, x: Value, indices: Places, axes: Sequence[int]
+) -> tuple[Value, Value, int]:
+    """x with the indexed axes first, their indices as the rows of one tensor, and its rank."""
+    given = [ctx.cast(p, dt.i64) for p in indices if p is not None]
+    shape = _broadcast(given)
+    columns = [ctx.unsqueeze(ctx.broadcast_to(p, shape), (len(shape),)) for p in given]
+    rest = [d for d in range(len(x.shape)) if d not in axes]
+    return ctx.transpose(x, (*axes, *rest)), ctx.concat(columns, len(shape)), len(shape)
+
+
+def _broadcast(values: Sequence[Value]) -> tuple[Dim, ...]:
+    rank = max(len(v.shape) for v in values)
+    result: list[Dim] = [1] * rank
+    for value in values:
+        for place, extent in enumerate(value.shape, rank - len(value.shape)):
+            if extent != 1:
+                result[place] = extent
+    return tuple(result)
+
+
+def _order(axes: Sequence[int], rank: int, total: int, inverse: bool) -> list[int]:
+    """The permutation between indexed dims first, and where NumPy puts them: at the first of
+    the indexed axes if these are neighbours, else first."""
+    start = axes[0] if axes[-1] - axes[0] == len(axes) - 1 else 0
+    before = list(range(rank, rank + start))
+    order = [*before, *range(rank), *range(rank + start, total)]
+    if not inverse:
+        return order
+    return [order.index(i) for i in range(total)]
+
+
+# ------------------------------------------------------------------ writing
+
+
+def index_put(
+    ctx: Context, x: Value, indices: Places, values: Value, accumulate: bool = False
+) -> Value:
+    """x with values written, or added, where ``index`` would read."""
+    given = [p for p in indices if p is not None]
+    if len(given) == 1 and given[0].dtype in (dt.bool_, dt.u8):
+        return _masked_put(ctx, x, indices, values, accumulate)
+    axes = _indexed(ctx, indices)
+    front, places, rank = _joined(ctx, x, indices, axes)
+    shape = (*places.shape[:-1], *front.shape[len(axes) :])
+    back = _order(axes, rank, len(shape), inverse=False)
+    wide = ctx.broadcast_to(ctx.cast(values, x.dtype), (shape[i] for i in back))
+    updates = ctx.transpose(wide, _order(axes, rank, len(shape), inverse=True))
+    reduction = "add" if accumulate else "none"
+    result = ctx.op("scatter_nd", front, places, updates, reduction=reduction)
+    rest = [d for d in range(len(x.shape)) if d not in axes]
+    order = [*axes, *rest]
+    return ctx.transpose(result, [order.index(i) for i in range(len(order))])
+
+
+def _masked_put(ctx: Context, x: Value, indices: Places, values: Value, accumulate: bool) -> Value:
+    """One number where a mask holds; rows of several would depend on the mask's contents."""
+    if values.shape and any(d != 1 for d in values.shape):
+        ctx.unsupported("several values under a mask: their places depend on data")
+    axis = next(i for i, place in enumerate(indices) if place is not None)
+    mask = indices[axis]
+    assert mask is not None
+    after = len(x.shape) - axis - len(mask.shape)
+    shaped = ctx.reshape(ctx.cast(mask, dt.bool_), (*(1,) * axis, *mask.shape, *(1,) * after))
+    value = ctx.reshape(ctx.cast(values, x.dtype), ())
+    return ctx.op("where", shaped, ctx.op("add", x, value) if accumulate else value, x)
+
+
+def scatter(ctx: Context, x: Value, axis: int, indices: Value, source: Operand) -> Value:
+    """x with elements of the source written along an axis."""
+    return _scattered(ctx, x, axis, indices, source, "none")
+
+
+def scatter_add(ctx: Context, x: Value, axis: int, indices: Value, source: Value) -> Value:
+    """x with elements of the source added along an axis."""
+    return _scattered(ctx, x, axis, indices, source, "add")
+
+
+def _scattered(
+    ctx: Context, x: Value, axis: int, indices: Value, source: Operand, reduction: str
+) -> Value:
+    shape = x.shape
+    if not shape:
+        x = ctx.reshape(x, (1,))
+    places = indices if indices.shape else ctx.reshape(indices, (1,))
+    if isinstance(source, Value) and source.shape:
+        zeros = (0,) * len(places.shape)
+        whole = all(a is b or a == b for a, b in zip(source.shape, places.shape, strict=True))
+        updates = source if whole else ctx.op(
+            "slice", source, starts=zeros, sizes=places.shape, steps=(1,) * len(zeros)
+        )  # fmt: skip
+    else:
+        updates = ctx.broadcast_to(ctx.operand(source, x.dtype), places.shape)
+    axis %= len(x.shape)
+    result = ctx.op("scatter_elements", x, places, updates, axis=axis, reduction=reduction)
+    return ctx.reshape(result, shape)
+
+
+_REDUCTIONS = {"sum": "add", "prod": "mul", "amax": "max", "amin": "min", "mean": "add"}
+
+
+def scatter_reduce(
+    ctx: Context,
+    x: Value,
+    axis: int,
+    indices: Value,
+    source: Value,
+    reduce: str,
+    *,
+    include_self: bool = True,
+) -> Value:
+    """x combined with elements of the source; without its own where any is written."""
+    start = x
+    if not include_self:
+        neutral: dict[str, int | float] = {
+            "sum": 0, "mean": 0, "prod": 1, "amax": x.dtype.lowest, "amin": x.dtype.highest,
+        }  # fmt: skip
+        start = _scattered(ctx, x, axis, indices, neutral[reduce], "none")
+    total = _scattered(ctx, start, axis, indices, source, _REDUCTIONS[reduce])
+    if reduce != "mean":
+        return total
+    counts = ctx.full(x.shape, 1, x.dtype)
+    if not include_self:
+        counts = _scattered(ctx, counts, axis, indices, 0, "none")
+    counts = _scattered(ctx, counts, axis, indices, 1, "add")
+    counts = ctx.op("max", counts, 1)
+    return ctx.op("div" if x.dtype.is_float else "floordiv", total, counts)
+
+
+def index_add(
+    ctx: Context, x: Value, axis: int, indices: Value, source: Value, *, alpha: Operand = 1
+) -> Value:
+    """x with slices of the source added at indices of an axis."""
+    axis %= len(x.shape)
+    rank = len(x.shape)
+    places = ctx.along(indices, rank, axis)
+    wide = ctx.broadcast_to(places, source.shape)
+    if not (isinstance(alpha, int | float) and alpha == 1):
+        source = ctx.op("mul", source, alpha)
+    return _scattered(ctx, x, axis, wide, source, "add")
+
+
+CONVERTERS: dict[str, Converter] = {
+    "embedding.default": embedding,
+    "gather.default": gather,
+    "index.Tensor": index,
+    "index_add.default": index_add,
+    "index_put.default": index_put,
+    "index_select.default": index_select,
+    "scatter.src": scatter,
+    "scatter.value": scatter,
+    "scatter_add.default": scatter_add,
+    "scatter_reduce.two": scatter_reduce,
+}
