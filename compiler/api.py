@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tilewright.backends import load_backend
 from tilewright.backends.backend import Backend
 from tilewright.errors import ModelError, OptionError
-from tilewright.frontends import FRONTENDS
+from tilewright.frontends import BESIDE, FRONTENDS
 from tilewright.graph.ir import Graph
 from tilewright.options import from_environment
 from tilewright.runtime import artifact
@@ -39,8 +40,6 @@ Shapes = Mapping[str, Sequence[int | str]]
 DimRanges = Mapping[str, tuple[int, int | None]]
 
 _VERSIONS = {"version": "importlib.metadata:version"}  # slow to import; only the zoo needs it
-_READ_BYTES = 1 << 20
-_LOCATION = b"\x0a\x08location"  # field 1 of a StringStringEntryProto
 
 
 def compile(  # noqa: A001
@@ -87,8 +86,9 @@ def compile(  # noqa: A001
     store = open_cache(options)
     backend = load_backend(backend_of(options.target))
     wanted = backend.resolve(options.target)
+    stamp = _stamp(source)
     key = _model_key(source, wanted, shapes, dim_ranges) if store.root is not None else None
-    found = None if key is None else _cached(store, key)
+    found = None if key is None else _cached(store, key, source)
     made: Built | None = None
     if found is None:
         # No name for the graph: its weights are to go when they are packed.
@@ -96,10 +96,10 @@ def compile(  # noqa: A001
         made = build(_import(source, shapes, dim_ranges, log), wanted, backend, store, log)
         assert made is not None
         found = made.artifact
-        if key is not None and not _has_external_data(source):
-            _keep(store, key, found)
+        if key is not None and stamp == _stamp(source):
+            _keep(store, key, source, found)
     entry = backend.load(found.target, found.objects, store, options.threads)
-    again = _Again(source, wanted, backend, shapes, dim_ranges, made)
+    again = _Again(source, wanted, backend, shapes, dim_ranges, made, stamp)
     _report(options.debug, log, again)
     return Executable(found, entry, again.stages())
 
@@ -203,40 +203,54 @@ def _model_key(
 def _file_digest(path: Path) -> str | None:
     try:
         return file_digest(path) if path.is_file() else None
-    except OSError:
+    except (OSError, ValueError):
         return None  # the importer says what is wrong with it
 
 
-def _cached(store: Cache, key: str) -> Artifact | None:
-    path = store.find(key)
-    if path is None:
+def _stamp(source: object) -> tuple[int, ...] | None:
+    """What differs once a file was written to or replaced; None where there is no file."""
+    if not isinstance(source, str | os.PathLike) or _is_zoo(source):
+        return None
+    try:
+        status = os.stat(source)
+    except (OSError, ValueError):
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _cached(store: Cache, key: str, source: object) -> Artifact | None:
+    names = store.get(digest_key("beside", key))
+    whole = _with_files(key, source, () if names is None else json.loads(names))
+    path = None if whole is None else store.find(whole)
+    if whole is None or path is None:
         return None
     try:
         return artifact.read(path)
     except Exception:
-        path.unlink(missing_ok=True)
+        store.discard(whole)
         return None
 
 
-def _keep(store: Cache, key: str, made: Artifact) -> None:
-    store.publish(key, lambda path: artifact.write(path, made))
+def _keep(store: Cache, key: str, source: object, made: Artifact) -> None:
+    names: tuple[str, ...] = ()
+    if isinstance(source, str | os.PathLike) and not _is_zoo(source):
+        names = load_function(BESIDE, "onnx")(source)
+    whole = _with_files(key, source, names)
+    if whole is None:
+        return
+    if names:
+        store.put(digest_key("beside", key), json.dumps(names).encode())
+    store.publish(whole, lambda path: artifact.write(path, made))
 
 
-def _has_external_data(source: object) -> bool:
-    """Whether weights may lie in files that the key does not cover.
-
-    They do where an initializer has an entry ``location``; other bytes that look like one cost
-    no more than the place in the cache.
-    """
-    if not isinstance(source, str | os.PathLike) or _is_zoo(source):
-        return False
-    last = b""
-    with open(source, "rb") as file:
-        while piece := file.read(_READ_BYTES):
-            if _LOCATION in last + piece:
-                return True
-            last = piece[-len(_LOCATION) :]
-    return False
+def _with_files(key: str, source: object, names: Sequence[str]) -> str | None:
+    """The key of a model with the content of the files beside it that hold its weights."""
+    if not names:
+        return key
+    assert isinstance(source, str | os.PathLike)
+    digests = [_file_digest(Path(source).parent / name) for name in names]
+    present = [d for d in digests if d is not None]
+    return digest_key("with files", key, *present) if len(present) == len(names) else None
 
 
 # ------------------------------------------------------------------ stages as text
@@ -255,6 +269,7 @@ class _Again:
     shapes: Shapes | None
     dim_ranges: DimRanges | None
     made: Built | None
+    stamp: tuple[int, ...] | None
 
     def stages(self) -> dict[str, str | Callable[[], str]]:
         """A function for every stage, in the order of the pipeline."""
@@ -273,6 +288,12 @@ class _Again:
         return self.backend.stages[stage](self.made.unit)
 
     def _graph(self) -> Graph:
+        if self.stamp != _stamp(self.source):
+            raise OptionError(
+                f"{self.source} has changed since it was compiled; compile it again to see its "
+                f"stages",
+                code="TW-E0807",
+            )
         return _import(self.source, self.shapes, self.dim_ranges, Log())
 
 

@@ -12,3 +12,8 @@ SUPPORTED: dict[str, str] = {
     "onnx": "tilewright.frontends.onnx.table:CONVERTERS",
 }
 """Of each frontend, the mapping whose keys are the source operators that it knows."""
+
+BESIDE: dict[str, str] = {
+    "onnx": "tilewright.frontends.onnx:external_files",
+}
+"""Of each frontend that reads more files than the one it is given, what names the others."""

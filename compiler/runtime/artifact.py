@@ -211,6 +211,9 @@ def read(path: str | os.PathLike[str]) -> Artifact:
 
 def _map(path: Path) -> mmap.mmap | bytes:
     try:
+        # Opening a pipe would wait for a writer.
+        if path.exists() and not path.is_file():
+            raise ArtifactError(f"{path}: not a regular file", code="TW-E0505")
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
                 return b""
