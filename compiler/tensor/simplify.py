@@ -9,9 +9,8 @@ and conditions that the ranges of the variables decide; floating-point values ar
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import lru_cache, reduce
+from functools import reduce
 from math import gcd
-from operator import mul
 
 from .. import dtype as dt
 from .ir import (
@@ -31,6 +30,8 @@ from .ir import (
     as_expr,
     binary,
 )
+from .linear import Linear, add_terms, fold_ints, multiply, order, scaled, wrap
+from .ranges import Bound, RangeAnalysis, Ranges
 from .walk import substitute, visit
 
 __all__ = [
@@ -50,17 +51,10 @@ __all__ = [
     "symbols",
 ]
 
-Bound = int | None
-Ranges = Mapping[Var, tuple[Dim | None, Dim | None]]
-"""Inclusive ranges of variables; an end may itself be an expression over symbols."""
-
-_Monomial = tuple[Expr, ...]
-_Linear = dict[_Monomial, int]
 _NO_RANGES: Ranges = {}
 _FALSE = Const(False, dt.bool_)
 _TRUE = Const(True, dt.bool_)
 _DEEP = 64
-_BOUNDED = frozenset({"mod", "min", "max", "floordiv"})
 
 
 def simplify(e: Expr, ranges: Ranges = _NO_RANGES) -> Expr:
@@ -164,130 +158,26 @@ def evaluate(e: Dim, env: Mapping[str, int]) -> int:
         case Select():
             return evaluate(e.a if evaluate(e.cond, env) else e.b, env)
         case Binary():
-            return _fold_ints(e.op, evaluate(e.a, env), evaluate(e.b, env))
+            return fold_ints(e.op, evaluate(e.a, env), evaluate(e.b, env))
     raise TypeError(f"not a dim: {e!r}")
 
 
-def _fold_ints(op: str, a: int, b: int) -> int:
-    match op:
-        case "add":
-            return a + b
-        case "sub":
-            return a - b
-        case "mul":
-            return a * b
-        case "floordiv":
-            return a // b
-        case "mod":
-            return a % b
-        case "div":
-            return abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
-        case "min":
-            return min(a, b)
-        case "max":
-            return max(a, b)
-        case "and":
-            return a & b
-        case "or":
-            return a | b
-        case "xor":
-            return a ^ b
-        case "shl":
-            return a << b
-        case "shr":
-            return a >> b
-        case "eq":
-            return int(a == b)
-        case "ne":
-            return int(a != b)
-        case "lt":
-            return int(a < b)
-        case "le":
-            return int(a <= b)
-        case "gt":
-            return int(a > b)
-        case "ge":
-            return int(a >= b)
-    raise AssertionError(op)
-
-
-@lru_cache(maxsize=1 << 16)
-def _order(e: Expr) -> tuple[int, str]:
-    """A total order of atoms: variables by name first, then the rest by their printed form."""
-    if isinstance(e, Var):
-        return (0, e.name)
-    return (1, _spell(e))
-
-
-@lru_cache(maxsize=1 << 16)
-def _spell(e: Expr) -> str:
-    match e:
-        case Var():
-            return e.name
-        case Const():
-            return f"{e.value!r}:{e.dtype}"
-        case Load():
-            return f"{e.buffer.name}[{','.join(map(_spell, e.indices))}]"
-        case Binary() | Unary():
-            head: str = e.op
-        case Call():
-            head = e.name
-        case _:
-            head = type(e).__name__
-    return f"{head}({','.join(map(_spell, e.operands))}):{e.dtype}"
-
-
-def _add(into: _Linear, other: _Linear, scale: int = 1) -> None:
-    for monomial, c in other.items():
-        total = into.get(monomial, 0) + c * scale
-        if total:
-            into[monomial] = total
-        else:
-            into.pop(monomial, None)
-
-
-def _multiply(a: _Linear, b: _Linear) -> _Linear:
-    result: _Linear = {}
-    for ma, ca in a.items():
-        for mb, cb in b.items():
-            monomial = tuple(sorted(ma + mb, key=_order)) if ma and mb else ma + mb
-            total = result.get(monomial, 0) + ca * cb
-            if total:
-                result[monomial] = total
-            else:
-                result.pop(monomial, None)
-    return result
-
-
-def _scaled(monomial: _Monomial, c: int) -> Expr:
-    factor: Expr = reduce(mul, monomial)
-    return factor if c == 1 else binary("mul", factor, c)
-
-
-def _wrap(value: int) -> int:
-    return (value + (1 << 63)) % (1 << 64) - (1 << 63)
-
-
-class _Simplifier:
+class _Simplifier(RangeAnalysis):
     """One simplification under fixed ranges, with its memo tables."""
 
     def __init__(self, ranges: Ranges) -> None:
-        self.ranges = ranges
-        self._names = frozenset(ranges)
+        super().__init__(ranges)
         self._done: dict[Expr, Expr] = {}
-        self._linear: dict[Expr, _Linear] = {}
-        self._ends_of: dict[tuple[frozenset[tuple[_Monomial, int]], bool], Bound] = {}
-        self._atoms: dict[Expr, tuple[Bound, Bound]] = {}
-        self._boxes: dict[Expr, tuple[Bound, Bound] | None] = {}
+        self._linear: dict[Expr, Linear] = {}
+
+    def unranged(self) -> _Simplifier:
+        """The simplifier without ranges."""
+        return _free()
 
     @property
     def size(self) -> int:
         """How much it remembers."""
         return len(self._done) + len(self._linear)
-
-    def is_free(self, e: Expr) -> bool:
-        """Whether no variable of the ranges occurs, so that every simplifier agrees on it."""
-        return bool(self._names) and self._names.isdisjoint(e.variables)
 
     def run(self, e: Expr) -> Expr:
         found = self._done.get(e)
@@ -336,7 +226,7 @@ class _Simplifier:
         if x.dtype is dtype:
             return x
         if isinstance(x, Const) and x.dtype.is_integer and dtype is dt.i64:
-            return Const(_wrap(int(x.value)), dtype)
+            return Const(wrap(int(x.value)), dtype)
         return Cast(x, dtype)
 
     def _negation(self, x: Expr) -> Expr:
@@ -364,33 +254,33 @@ class _Simplifier:
         if op in ("gt", "ge"):
             op, a, b = ("lt" if op == "gt" else "le"), b, a
         difference = dict(self.linear(b))
-        _add(difference, self.linear(a), -1)
+        add_terms(difference, self.linear(a), -1)
         if op in ("eq", "ne"):
-            lo, hi = self._linear_bounds(difference)
+            lo, hi = self.linear_bounds(difference)
             if (lo is not None and lo > 0) or (hi is not None and hi < 0):
                 return Const(op == "ne", dt.bool_)
             if lo == hi == 0:
                 return Const(op == "eq", dt.bool_)
             return Binary(op, a, b)  # type: ignore[arg-type]
         least = 1 if op == "lt" else 0
-        lo = self._end(difference, low=True)
+        lo = self.end(difference, low=True)
         if lo is not None and lo >= least:
             return _TRUE
-        hi = self._end(difference, low=False)
+        hi = self.end(difference, low=False)
         if hi is not None and hi < least:
             return _FALSE
         return Binary(op, a, b)  # type: ignore[arg-type]
 
     # -------------------------------------------------------------- the linear form
 
-    def linear(self, e: Expr) -> _Linear:
+    def linear(self, e: Expr) -> Linear:
         found = self._linear.get(e)
         if found is None:
             found = _free().linear(e) if self.is_free(e) else self._to_linear(e)
             self._linear[e] = found
         return found
 
-    def _to_linear(self, e: Expr) -> _Linear:
+    def _to_linear(self, e: Expr) -> Linear:
         match e:
             case Const():
                 return {(): int(e.value)} if e.value else {}
@@ -400,12 +290,12 @@ class _Simplifier:
                 return {m: -c for m, c in self.linear(e.x).items()}
             case Binary(op="add" | "sub"):
                 total = dict(self.linear(e.a))
-                _add(total, self.linear(e.b), 1 if e.op == "add" else -1)
+                add_terms(total, self.linear(e.b), 1 if e.op == "add" else -1)
                 return self._recombine(total)
             case Binary(op="mul"):
-                return self._recombine(_multiply(self.linear(e.a), self.linear(e.b)))
+                return self._recombine(multiply(self.linear(e.a), self.linear(e.b)))
             case Binary(op="floordiv"):
-                return self._floordiv(self.linear(e.a), self.linear(e.b))
+                return self.quotient(self.linear(e.a), self.linear(e.b))
             case Binary(op="mod"):
                 return self._mod(self.linear(e.a), self.linear(e.b))
             case Binary(op="min" | "max"):
@@ -413,37 +303,37 @@ class _Simplifier:
             case Binary():
                 a, b = self.run(e.a), self.run(e.b)
                 if isinstance(a, Const) and isinstance(b, Const) and _folds(e.op, int(b.value)):
-                    return self.linear(Const(_wrap(_fold_ints(e.op, int(a.value), int(b.value)))))
+                    return self.linear(Const(wrap(fold_ints(e.op, int(a.value), int(b.value)))))
                 return {(Binary(e.op, a, b),): 1}
             case Unary():
                 return {(Unary(e.op, self.run(e.x)),): 1}
         simple = self.run(e)
         return {(simple,): 1} if simple is e or not _is_arithmetic(simple) else self.linear(simple)
 
-    def _recombine(self, terms: _Linear) -> _Linear:
+    def _recombine(self, terms: Linear) -> Linear:
         """``c * (x // c) + x % c`` is x; ``x - c * (x // c)`` is left (rare)."""
         remainders = [m for m in terms if len(m) == 1 and _is_mod(m[0])]
         for monomial in remainders:
             atom = monomial[0]
             assert isinstance(atom, Binary)
             k = terms[monomial]
-            quotient = self._floordiv(self.linear(atom.a), self.linear(atom.b))
+            quotient = self.quotient(self.linear(atom.a), self.linear(atom.b))
             if len(quotient) != 1:
                 continue
-            scaled = _multiply(_multiply(quotient, self.linear(atom.b)), {(): k})
+            scaled = multiply(multiply(quotient, self.linear(atom.b)), {(): k})
             if all(terms.get(m) == c for m, c in scaled.items()):
                 rest = dict(terms)
-                _add(rest, {monomial: k}, -1)
-                _add(rest, scaled, -1)
-                _add(rest, self.linear(atom.a), k)
+                add_terms(rest, {monomial: k}, -1)
+                add_terms(rest, scaled, -1)
+                add_terms(rest, self.linear(atom.a), k)
                 return self._recombine(rest)
         return terms
 
-    def _divide(self, a: _Linear, b: _Linear) -> tuple[_Linear, _Linear]:
+    def _divide(self, a: Linear, b: Linear) -> tuple[Linear, Linear]:
         """a == q * b + r with every term of q exact, for b a single term."""
         (divisor, c), *more = b.items()
-        quotient: _Linear = {}
-        rest: _Linear = {}
+        quotient: Linear = {}
+        rest: Linear = {}
         for monomial, k in a.items():
             left = list(monomial)
             exact = not more
@@ -453,31 +343,31 @@ class _Simplifier:
                     break
                 left.remove(atom)
             if exact and k % c == 0:
-                _add(quotient, {tuple(left): k // c})
+                add_terms(quotient, {tuple(left): k // c})
             elif exact and not left and abs(k) > abs(c) and c > 0:
-                _add(quotient, {(): k // c})
-                _add(rest, {monomial: k % c})
+                add_terms(quotient, {(): k // c})
+                add_terms(rest, {monomial: k % c})
             else:
-                _add(rest, {monomial: k})
+                add_terms(rest, {monomial: k})
         return quotient, rest
 
-    def _floordiv(self, a: _Linear, b: _Linear) -> _Linear:
+    def quotient(self, a: Linear, b: Linear) -> Linear:
         if b == {(): 1}:
             return a
         if not a:
             return {}
-        if a == b and not self._may_be_zero(b):
+        if a == b and not self.may_be_zero(b):
             return {(): 1}
-        lo_b = self._end(b, low=True) if len(b) == 1 else None
+        lo_b = self.end(b, low=True) if len(b) == 1 else None
         if lo_b is None or lo_b <= 0:
             return {(Binary("floordiv", self.build(a), self.build(b)),): 1}
         quotient, rest = self._divide(a, b)
-        if self._within(rest, b):
+        if self.is_within(rest, b):
             return quotient
         below = dict(rest)
-        _add(below, b)
-        if self._within(below, b):  # -b <= rest < 0
-            _add(quotient, {(): -1})
+        add_terms(below, b)
+        if self.is_within(below, b):  # -b <= rest < 0
+            add_terms(quotient, {(): -1})
             return quotient
         result = dict(quotient)
         c = b.get((), 0)
@@ -487,7 +377,7 @@ class _Simplifier:
                 rest = {m: k // g for m, k in rest.items()}
                 c //= g
                 if c == 1:
-                    _add(result, rest)
+                    add_terms(result, rest)
                     return result
             if len(rest) == 1:
                 ((monomial, k),) = rest.items()
@@ -498,7 +388,7 @@ class _Simplifier:
                     and isinstance(inner.b, Const)
                 ):
                     below_c = Const(int(inner.b.value) * c)
-                    _add(result, self._floordiv(self.linear(inner.a), self.linear(below_c)))
+                    add_terms(result, self.quotient(self.linear(inner.a), self.linear(below_c)))
                     return result
                 if (
                     isinstance(inner, Binary)
@@ -508,22 +398,22 @@ class _Simplifier:
                 ):
                     # x % (n * c) // c is x // c % n, whose quotient may be in the same sum.
                     n = int(inner.b.value) // c
-                    within = self._floordiv(self.linear(inner.a), {(): c})
-                    _add(result, self._mod(within, {(): n}))
+                    within = self.quotient(self.linear(inner.a), {(): c})
+                    add_terms(result, self._mod(within, {(): n}))
                     return result
-            _add(result, {(Binary("floordiv", self.build(rest), Const(c)),): 1})
+            add_terms(result, {(Binary("floordiv", self.build(rest), Const(c)),): 1})
             return result
-        _add(result, {(Binary("floordiv", self.build(rest), self.build(b)),): 1})
+        add_terms(result, {(Binary("floordiv", self.build(rest), self.build(b)),): 1})
         return result
 
-    def _mod(self, a: _Linear, b: _Linear) -> _Linear:
+    def _mod(self, a: Linear, b: Linear) -> Linear:
         if not a or b == {(): 1}:
             return {}
-        lo_b = self._end(b, low=True) if len(b) == 1 else None
+        lo_b = self.end(b, low=True) if len(b) == 1 else None
         if lo_b is None or lo_b <= 0:
             return {(Binary("mod", self.build(a), self.build(b)),): 1}
         _, rest = self._divide(a, b)
-        if self._within(rest, b):
+        if self.is_within(rest, b):
             return rest
         c = b.get((), 0)
         if c:
@@ -543,27 +433,27 @@ class _Simplifier:
                     return self._mod(self.linear(inner_atom.a), b)
         return {(Binary("mod", self.build(rest), self.build(b)),): 1}
 
-    def _extreme(self, op: str, a: _Linear, b: _Linear) -> _Linear:
+    def _extreme(self, op: str, a: Linear, b: Linear) -> Linear:
         difference = dict(b)
-        _add(difference, a, -1)
-        lo, hi = self._linear_bounds(difference)
+        add_terms(difference, a, -1)
+        lo, hi = self.linear_bounds(difference)
         if lo is not None and lo >= 0:
             return a if op == "min" else b
         if hi is not None and hi <= 0:
             return b if op == "min" else a
-        pair = sorted((self.build(a), self.build(b)), key=_order)
+        pair = sorted((self.build(a), self.build(b)), key=order)
         return {(Binary(op, *pair),): 1}  # type: ignore[arg-type]
 
-    def build(self, terms: _Linear) -> Expr:
+    def build(self, terms: Linear) -> Expr:
         """The one expression of a linear form: sums first, then what is taken away."""
-        constant = _wrap(terms.get((), 0))
+        constant = wrap(terms.get((), 0))
         ordered = [m for m in terms if m]
         if len(ordered) > 1:
-            ordered.sort(key=lambda m: [_order(x) for x in m])
+            ordered.sort(key=lambda m: [order(x) for x in m])
         total: Expr | None = None
         for m in ordered:
             if terms[m] > 0:
-                term = _scaled(m, terms[m])
+                term = scaled(m, terms[m])
                 total = term if total is None else Binary("add", total, term)
         if total is None and (constant > 0 or not ordered):
             total, constant = Const(constant), 0
@@ -571,244 +461,14 @@ class _Simplifier:
             if terms[m] >= 0:
                 continue
             if total is None:
-                total = _scaled(m, terms[m])
+                total = scaled(m, terms[m])
             else:
-                total = Binary("sub", total, _scaled(m, -terms[m]))
+                total = Binary("sub", total, scaled(m, -terms[m]))
         assert total is not None
         if constant:
             total = binary("add" if constant > 0 else "sub", total, abs(constant))
         self._linear.setdefault(total, terms)
         return total
-
-    # -------------------------------------------------------------- ranges
-
-    def _may_be_zero(self, terms: _Linear) -> bool:
-        lo, hi = self._linear_bounds(terms)
-        return (lo is None or lo <= 0) and (hi is None or hi >= 0)
-
-    def _within(self, terms: _Linear, end: _Linear) -> bool:
-        """Whether 0 <= terms < end is certain."""
-        if not terms:
-            return True
-        lo = self._end(terms, low=True)
-        if lo is None or lo < 0:
-            return False
-        gap = dict(end)
-        _add(gap, terms, -1)
-        least = self._end(gap, low=True)
-        return least is not None and least > 0
-
-    def bounds(self, e: Expr) -> tuple[Bound, Bound]:
-        return self._linear_bounds(self.linear(e))
-
-    def _linear_bounds(self, terms: _Linear) -> tuple[Bound, Bound]:
-        return self._end(terms, low=True), self._end(terms, low=False)
-
-    def _end(self, terms: _Linear, low: bool, depth: int = 8) -> Bound:
-        """The least (low) or greatest value of a linear form that is known."""
-        total = 0
-        for monomial, c in terms.items():
-            if not monomial:
-                total += c
-                continue
-            box = self._box(monomial[0]) if len(monomial) == 1 else None
-            if box is None:
-                break
-            end = box[0 if low == (c > 0) else 1]
-            if end is None:
-                return None
-            total += c * end
-        else:
-            # Variables that vary independently between known ends: no more can be said.
-            return total
-        place = (frozenset(terms.items()), low)
-        if place not in self._ends_of:
-            self._ends_of[place] = self._extreme_value(terms, low, depth)
-        return self._ends_of[place]
-
-    def _box(self, atom: Expr) -> tuple[Bound, Bound] | None:
-        """The ends of a variable whose range is numbers; None for all else."""
-        if atom in self._boxes:
-            return self._boxes[atom]
-        box: tuple[Bound, Bound] | None = None
-        if isinstance(atom, Var):
-            lo, hi = self.ranges.get(atom, (atom.lo, atom.hi))
-            if not isinstance(lo, Expr) and not isinstance(hi, Expr):
-                box = (lo, hi)
-        self._boxes[atom] = box
-        return box
-
-    def _extreme_value(self, terms: _Linear, low: bool, depth: int) -> Bound:
-        """Replaces loop variables, minima, quotients ... by ends over symbols, then adds up.
-
-        Where an atom has several ends (``min(a, b)`` is below both), the best result counts.
-        """
-        found = self._pick_atom(terms, low) if depth else None
-        if found is None:
-            return self._sum_bounds(terms, low)
-        factor, rest, ends = found
-        best: Bound = None
-        for end in ends:
-            candidate = dict(rest)
-            _add(candidate, _multiply(factor, end))
-            value = self._end(candidate, low, depth - 1)
-            if value is not None and (best is None or (value > best if low else value < best)):
-                best = value
-        plain = self._sum_bounds(terms, low)
-        if best is None or plain is None:
-            return plain if best is None else best
-        return max(best, plain) if low else min(best, plain)
-
-    def _sum_bounds(self, terms: _Linear, low: bool) -> Bound:
-        total = 0
-        for monomial, c in terms.items():
-            lo, hi = self._monomial_bounds(monomial)
-            end = (lo if c > 0 else hi) if low else (hi if c > 0 else lo)
-            if end is None:
-                return None
-            total += c * end
-        return total
-
-    def _pick_atom(
-        self, terms: _Linear, low: bool
-    ) -> tuple[_Linear, _Linear, list[_Linear]] | None:
-        """An atom that has ends: its factor, the terms without it, and its ends."""
-        for monomial in terms:
-            for atom in monomial:
-                if not (atom in self.ranges or (isinstance(atom, Binary) and atom.op in _BOUNDED)):
-                    continue
-                # Only where it stands linearly with one sign of its whole coefficient.
-                factor: _Linear = {}
-                rest: _Linear = {}
-                for m, c in terms.items():
-                    if atom not in m:
-                        rest[m] = c
-                        continue
-                    left = list(m)
-                    left.remove(atom)
-                    factor[tuple(left)] = c
-                if any(atom in m for m in factor):
-                    continue
-                f_lo = self._end(factor, low=True)
-                if f_lo is not None and f_lo >= 0:
-                    ends = self._ends(atom, low)
-                else:
-                    f_hi = self._end(factor, low=False)
-                    if f_hi is None or f_hi > 0:
-                        continue
-                    ends = self._ends(atom, not low)
-                if ends:
-                    return factor, rest, ends
-        return None
-
-    def _ends(self, atom: Expr, low: bool) -> list[_Linear]:
-        """Expressions that an atom is never below (low) or above."""
-        match atom:
-            case Var():
-                end = self.ranges[atom][0 if low else 1]
-                return [] if end is None else [self.linear(as_expr(end))]
-            case Binary(op="mod") if not low:
-                lo, _ = self.bounds(atom.b)
-                if lo is None or lo <= 0:
-                    return []
-                top = dict(self.linear(atom.b))
-                _add(top, {(): 1}, -1)
-                return [top]
-            case Binary(op="min") if not low:
-                return [self.linear(atom.a), self.linear(atom.b)]
-            case Binary(op="max") if low:
-                return [self.linear(atom.a), self.linear(atom.b)]
-            case Binary(op="floordiv"):
-                lo, _ = self.bounds(atom.b)
-                found = self._pick_atom(self.linear(atom.a), low) if lo and lo > 0 else None
-                if found is None:
-                    return []
-                factor, rest, ends = found
-                result = []
-                for reached in ends:
-                    inner = dict(rest)
-                    _add(inner, _multiply(factor, reached))
-                    result.append(self._floordiv(inner, self.linear(atom.b)))
-                return result
-        return []
-
-    def _monomial_bounds(self, monomial: _Monomial) -> tuple[Bound, Bound]:
-        lo: Bound = 1
-        hi: Bound = 1
-        for atom in monomial:
-            lo, hi = _product_bounds((lo, hi), self.atom_bounds(atom))
-        return lo, hi
-
-    def atom_bounds(self, e: Expr) -> tuple[Bound, Bound]:
-        found = self._atoms.get(e)
-        if found is None:
-            free = self.is_free(e)
-            found = _free().atom_bounds(e) if free else self._bounds_of_atom(e)
-            self._atoms[e] = found
-        return found
-
-    def _bounds_of_atom(self, e: Expr) -> tuple[Bound, Bound]:
-        match e:
-            case Const():
-                return int(e.value), int(e.value)
-            case Var():
-                given = self.ranges.get(e)
-                if given is None:
-                    return e.lo, e.hi
-                lo, hi = given
-                return (
-                    None if lo is None else self._end(self.linear(as_expr(lo)), low=True),
-                    None if hi is None else self._end(self.linear(as_expr(hi)), low=False),
-                )
-            case Binary(op="floordiv"):
-                return self._floordiv_bounds(self.bounds(e.a), self.bounds(e.b))
-            case Binary(op="mod"):
-                lo_a, hi_a = self.bounds(e.a)
-                lo_b, hi_b = self.bounds(e.b)
-                if lo_b is None or lo_b <= 0:
-                    return None, None
-                top = None if hi_b is None else hi_b - 1
-                if lo_a is not None and lo_a >= 0 and hi_a is not None:
-                    top = hi_a if top is None else min(top, hi_a)
-                return 0, top
-            case Binary(op="min" | "max"):
-                pick = min if e.op == "min" else max
-                (la, ha), (lb, hb) = self.bounds(e.a), self.bounds(e.b)
-                return _pick(pick, la, lb, e.op == "max"), _pick(pick, ha, hb, e.op == "min")
-            case Binary(op="and") if (self.bounds(e.b)[0] or 0) > 0:
-                return 0, self.bounds(e.b)[1]
-            case Select():
-                (la, ha), (lb, hb) = self.bounds(e.a), self.bounds(e.b)
-                lo = None if la is None or lb is None else min(la, lb)
-                return lo, None if ha is None or hb is None else max(ha, hb)
-            case Cast() if e.x.dtype is dt.bool_:
-                return 0, 1
-            case Cast() if e.x.dtype.is_integer and e.x.dtype.bits < 64:
-                return int(e.x.dtype.lowest), int(e.x.dtype.highest)
-        return None, None
-
-    def _floordiv_bounds(
-        self, a: tuple[Bound, Bound], b: tuple[Bound, Bound]
-    ) -> tuple[Bound, Bound]:
-        lo_b, hi_b = b
-        if lo_b is None or lo_b <= 0:
-            return None, None
-        lo_a, hi_a = a
-        lo: Bound
-        hi: Bound
-        if lo_a is None:
-            lo = None
-        elif lo_a >= 0:
-            lo = 0 if hi_b is None else lo_a // hi_b
-        else:
-            lo = lo_a // lo_b
-        if hi_a is None:
-            hi = None
-        elif hi_a >= 0:
-            hi = hi_a // lo_b
-        else:
-            hi = -1 if hi_b is None else hi_a // hi_b
-        return lo, hi
 
 
 _MOST_KEPT = 1 << 17
@@ -865,23 +525,6 @@ def _is_arithmetic(e: Expr) -> bool:
     return isinstance(e, Const | Binary | Unary)
 
 
-def _pick(pick: object, a: Bound, b: Bound, either: bool) -> Bound:
-    """min/max of two bounds; an unknown one is skipped where the other alone is a valid bound."""
-    if a is None or b is None:
-        return (a if b is None else b) if either else None
-    return pick(a, b)  # type: ignore[operator,no-any-return]
-
-
-def _product_bounds(a: tuple[Bound, Bound], b: tuple[Bound, Bound]) -> tuple[Bound, Bound]:
-    (la, ha), (lb, hb) = a, b
-    if la is not None and lb is not None and la >= 0 and lb >= 0:
-        return la * lb, None if ha is None or hb is None else ha * hb
-    if None in (la, ha, lb, hb):
-        return None, None
-    ends = [x * y for x in (la, ha) for y in (lb, hb)]  # type: ignore[operator]
-    return min(ends), max(ends)
-
-
 def affine(
     e: Expr, variables: Iterable[Var], ranges: Ranges = _NO_RANGES
 ) -> tuple[dict[Var, Dim], Expr] | None:
@@ -894,12 +537,12 @@ def affine(
     """
     s = _simplifier(e, ranges)
     wanted = set(variables)
-    parts: dict[Var, _Linear] = {v: {} for v in wanted}
-    rest: _Linear = {}
+    parts: dict[Var, Linear] = {v: {} for v in wanted}
+    rest: Linear = {}
     for monomial, c in s.linear(e).items():
         held = [x for x in monomial if isinstance(x, Var) and x in wanted]
         others = tuple(x for x in monomial if x not in wanted)
         if len(held) > 1 or any(not wanted.isdisjoint(x.variables) for x in others):
             return None
-        _add(parts[held[0]] if held else rest, {others: c})
+        add_terms(parts[held[0]] if held else rest, {others: c})
     return {v: dim(s.build(p)) for v, p in parts.items()}, s.build(rest)
