@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 from numpy.random import Generator, default_rng
+
 from tilewright import dtype as dt
 from tilewright.errors import UnsupportedError
 from tilewright.lower.memory import lifetimes, lower_bound, pack, place, plan_memory, unplaced
