@@ -1,0 +1,89 @@
+"""The pipeline between a graph and native code: its stages, their texts, its constants."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tilewright import dtype as dt
+from tilewright.backends.cpu import BACKEND
+from tilewright.graph.build import GraphBuilder
+from tilewright.graph.ir import Graph, TensorType
+from tilewright.graph.text import parse as parse_graph
+from tilewright.pipeline import Built, build, graph_text, kernel_text
+from tilewright.runtime.cache import NO_CACHE
+from tilewright.runtime.executable import Executable
+from tilewright.stages import GRAPH_STAGES, KERNEL_STAGES, Log, fingerprint
+from tilewright.tensor.ir import symbol
+
+WEIGHT = np.random.default_rng(0).standard_normal((6, 20)).astype(np.float32)
+
+
+def layer() -> Graph:
+    b = GraphBuilder("layer")
+    x = b.input("x", TensorType(dt.f32, (symbol("N"), 6)))
+    b.output(b.add("tanh", b.add("matmul", x, b.constant(WEIGHT))), "y")
+    return b.finish()
+
+
+@pytest.fixture(scope="module")
+def built() -> Built:
+    return build(layer(), BACKEND.resolve("native"), BACKEND, NO_CACHE, Log())
+
+
+def test_what_is_built_runs(built: Built) -> None:
+    entry = BACKEND.load(built.artifact.target, built.artifact.objects, NO_CACHE, 1)
+    exe = Executable(built.artifact, entry)
+    x = np.ones((3, 6), np.float32)
+    np.testing.assert_allclose(exe(x)[0], np.tanh(x @ WEIGHT), rtol=1e-5)
+
+
+def test_constants_are_one_aligned_block_that_nobody_writes(built: Built) -> None:
+    constants = built.artifact.constants
+    assert not constants.flags.writeable
+    assert constants.ctypes.data % 64 == 0
+    assert constants.nbytes == built.artifact.program.constants_bytes
+    assert np.isin(WEIGHT.ravel(), constants.view(np.float32)).all()
+
+
+def test_every_kernel_says_how_it_came_to_be(built: Built) -> None:
+    for kernel in built.kernels:
+        assert kernel.recipe and kernel.compute
+        assert kernel.func.name in kernel_text("loops", built)
+        assert f"# {kernel.func.name}: {kernel.recipe}" in kernel_text("schedule", built)
+
+
+@pytest.mark.parametrize("stage", KERNEL_STAGES)
+def test_stages_of_kernels_have_texts(stage: str, built: Built) -> None:
+    assert kernel_text(stage, built).strip()
+
+
+@pytest.mark.parametrize("stage", GRAPH_STAGES)
+def test_texts_of_graphs_parse_back(stage: str) -> None:
+    b = GraphBuilder("chain")
+    x = b.input("x", TensorType(dt.f32, (symbol("N"), 6)))
+    b.output(b.add("tanh", b.add("mul", x, x)), "y")
+    graph, target = b.finish(), BACKEND.resolve("native")
+    shown = graph_text(stage, graph, target)
+    assert ("fused" in shown) == (stage == "passes")
+    assert graph_text("graph", parse_graph(shown), target) == shown
+
+
+def test_the_same_graph_gives_the_same_code(built: Built) -> None:
+    again = build(layer(), BACKEND.resolve("native"), BACKEND, NO_CACHE, Log())
+    assert again.artifact.objects == built.artifact.objects
+    assert str(again.artifact.program) == str(built.artifact.program)
+
+
+def test_a_log_adds_the_times_of_a_stage_that_comes_twice() -> None:
+    told: list[str] = []
+    log = Log(told.append)
+    for _ in range(2):
+        with log.stage("one"):
+            pass
+    assert told == ["one", "one"] and list(log.seconds) == ["one"]
+
+
+def test_the_fingerprint_is_that_of_the_source() -> None:
+    assert len(fingerprint()) == 64
+    assert fingerprint() == fingerprint()
