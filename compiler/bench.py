@@ -180,5 +180,5 @@ def peak_memory(engine: str, model: Path, inputs: Path, threads: int) -> int:
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise InternalError(f"{engine}: its process for measuring memory ended with {last}",
-                            code="TW-E0930")  # fmt: skip
+                            code="TW-E0932")  # fmt: skip
     return int(done.stdout)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -11,7 +11,7 @@ class TilewrightError(Exception):
 
     Args:
         message: who, what is wrong with both values, and the next step; one paragraph.
-        code: ``TW-E0123``; each raise site of one cause uses one code (see CODES in the docs).
+        code: ``TW-E0123``; each raise site of one cause uses one code, see CODES.
 
     Attributes:
         exit_code: what the command line returns for it.
@@ -87,3 +87,114 @@ class InternalError(TilewrightError):
 def _few(names: Sequence[str], limit: int = 5) -> str:
     shown = ", ".join(names[:limit])
     return shown + (f", ... {len(names) - limit} more" if len(names) > limit else "")
+
+
+CODES: Mapping[str, str] = {
+    "TW-E0100": "the source is nothing that compile takes",
+    "TW-E0101": "the model file is missing or cannot be read",
+    "TW-E0102": "the model file is larger than an ONNX file can be",
+    "TW-E0103": "the file is no ONNX model, or is cut off",
+    "TW-E0104": "a name in the model is not text",
+    "TW-E0105": "the installed onnx package lacks a network of the zoo",
+    "TW-E0110": "the model has no outputs",
+    "TW-E0111": "the model's graph is cyclic",
+    "TW-E0112": "a name is defined twice",
+    "TW-E0113": "a name is used and not defined",
+    "TW-E0114": "a body has other inputs than it is given",
+    "TW-E0115": "functions or graphs are nested without end",
+    "TW-E0120": "a node breaks its operator's rules",
+    "TW-E0121": "an axis or a scalar is not what the operator needs",
+    "TW-E0122": "a node has more outputs than its operator",
+    "TW-E0123": "operands or attributes are not what the operator takes",
+    "TW-E0130": "external data leads out of the model's folder",
+    "TW-E0131": "external data is missing or cannot be read",
+    "TW-E0132": "external data is shorter than its tensor needs",
+    "TW-E0133": "a shape is negative or fits in no memory",
+    "TW-E0134": "a tensor's data does not fit its shape",
+    "TW-E0150": "operands do not fit an op",
+    "TW-E0151": "there is no such op",
+    "TW-E0152": "an op has other attributes",
+    "TW-E0160": "the source is nothing that the PyTorch importer takes",
+    "TW-E0161": "torch.export does not take the module",
+    "TW-E0200": "the model needs things that are not supported",
+    "TW-E0240": "a traced function needs an op on these sizes that is not supported",
+    "TW-E0241": "a traced function uses a part of NumPy that is not supported",
+    "TW-E0242": "a traced function makes sizes that depend on data",
+    "TW-E0243": "a traced function needs a number where there is an array",
+    "TW-E0244": "a traced function writes to memory in a way that is not supported",
+    "TW-E0245": "a traced function gives arguments that are not supported",
+    "TW-E0246": "a traced function uses types that are not supported",
+    "TW-E0301": "an input is missing or unknown",
+    "TW-E0302": "an input has another dtype",
+    "TW-E0303": "an input has another rank",
+    "TW-E0304": "an input has another size",
+    "TW-E0305": "two inputs give one symbol different sizes",
+    "TW-E0306": "a symbol is outside its range",
+    "TW-E0307": "there is no memory for a call of these sizes",
+    "TW-E0308": "an argument is no tensor",
+    "TW-E0309": "a size that the model computes is outside its range",
+    "TW-E0310": "a file with inputs is damaged or of the other kind",
+    "TW-E0311": "no input settles a symbol",
+    "TW-E0320": "the arguments do not go with the traced function",
+    "TW-E0321": "an array of another traced call is used",
+    "TW-E0322": "a traced function returns what is no array",
+    "TW-E0323": "an argument of a traced function is no array",
+    "TW-E0401": "the target is not known",
+    "TW-E0402": "this CPU is older than any target",
+    "TW-E0403": "the code needs features that this CPU lacks",
+    "TW-E0404": "the backend is not known",
+    "TW-E0501": "the file is no artefact",
+    "TW-E0502": "the artefact has another format version",
+    "TW-E0503": "the artefact is damaged",
+    "TW-E0504": "the artefact's header or program is not understood",
+    "TW-E0505": "the artefact cannot be read",
+    "TW-E0520": "the text of a function is not understood",
+    "TW-E0521": "the text of a graph is not understood",
+    "TW-E0601": "a file cannot be written there",
+    "TW-E0602": "the disk is full",
+    "TW-E0701": "a schedule step does not apply",
+    "TW-E0801": "an option has a value that it cannot have",
+    "TW-E0802": "there is no such option",
+    "TW-E0803": "there is no such stage",
+    "TW-E0804": "shapes and ranges do not apply to a graph",
+    "TW-E0805": "there is not enough memory for a command",
+    "TW-E0806": "example inputs go with a module only",
+    "TW-E0807": "the model's file has changed since it was compiled",
+    "TW-E0810": "the range of a symbolic dim is not possible",
+    "TW-E0811": "the shape given for an input is not possible",
+    "TW-E0820": "there is no such network in the zoo",
+    "TW-E0821": "the model is compiled already",
+    "TW-E0822": "a compiled model does not hold its graph",
+    "TW-E0823": "there is no such symbolic dim",
+    "TW-E0824": "a runtime to compare with is not installed",
+    "TW-E0825": "a runtime to compare with does not take the model",
+    "TW-E0900": "an exception that nobody expected",
+    "TW-E0901": "fused groups form a cycle",
+    "TW-E0902": "memory planning met a tensor that is in no one buffer",
+    "TW-E0903": "an op has neither a compute nor loops",
+    "TW-E0904": "an op was left outside all groups",
+    "TW-E0910": "object code does not link",
+    "TW-E0911": "a program that cannot be emitted",
+    "TW-E0912": "a program that cannot be called",
+    "TW-E0913": "a program that is not well-formed",
+    "TW-E0914": "an expression that cannot be evaluated",
+    "TW-E0915": "a function that is not well-formed",
+    "TW-E0920": "a reference does not return what its type rule says",
+    "TW-E0921": "a graph that is not well-formed",
+    "TW-E0922": "an attribute has no text form",
+    "TW-E0923": "a function has no text form",
+    "TW-E0930": "sizes of a traced function cannot be made to agree",
+    "TW-E0931": "the self-test gives a wrong result",
+    "TW-E0932": "a process for measuring ended",
+    "TW-E0933": "a converter gives another type than torch",
+    "TW-E0940": "no instruction for an operation on a dtype",
+    "TW-E0941": "no expansion of a function",
+    "TW-E0942": "lanes of a vector are stored to one element",
+    "TW-E0943": "registers are indexed by a variable",
+    "TW-E0944": "an unrolled loop has a symbolic extent",
+    "TW-E0945": "a vector loop has a symbolic extent or is inside another",
+    "TW-E0946": "registers are shared by a parallel loop",
+    "TW-E0947": "an expression that a function cannot hold",
+    "TW-E0948": "LLVM refuses the emitted code",
+}
+"""Every code and the one cause that it stands for."""

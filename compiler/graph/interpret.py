@@ -30,7 +30,7 @@ def interpret(graph: Graph, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray
         if name not in names:
             raise InputError(
                 f"{graph.name}: no input is called {name!r}; the inputs are {', '.join(names)}",
-                code="TW-E0302",
+                code="TW-E0301",
             )
     arrays = []
     for value in graph.inputs:
@@ -61,9 +61,9 @@ def bind_symbols(values: Sequence[Value], arrays: Sequence[np.ndarray], outer: E
     for value, array in zip(values, arrays, strict=True):
         wanted = f"input {value.name!r} must be {type_text(value.type)}"
         if from_numpy(array.dtype) is not value.dtype:
-            raise InputError(f"{wanted}, got {array.dtype}", code="TW-E0303")
+            raise InputError(f"{wanted}, got {array.dtype}", code="TW-E0302")
         if array.ndim != len(value.shape):
-            raise InputError(f"{wanted}, got the shape {list(array.shape)}", code="TW-E0304")
+            raise InputError(f"{wanted}, got the shape {list(array.shape)}", code="TW-E0303")
         for dim, size in zip(value.shape, array.shape, strict=True):
             found = multiple_of(dim)
             if found is not None:
@@ -84,7 +84,7 @@ def _check_range(symbol: Var, size: int, wanted: str) -> None:
     low, high = symbol.lo or 0, symbol.hi
     if size < low or (high is not None and size > high):
         ends = f"at least {low}" if high is None else f"{low} to {high}"
-        raise InputError(f"{wanted} with {symbol.name} {ends}, got {size}", code="TW-E0304")
+        raise InputError(f"{wanted} with {symbol.name} {ends}, got {size}", code="TW-E0306")
 
 
 def _run(graph: Graph, arrays: Sequence[np.ndarray], outer: Env) -> tuple[np.ndarray, ...]:
@@ -125,7 +125,7 @@ def _shape(value: Value, env: Env) -> tuple[int, ...]:
         raise InputError(
             f"{value.name!r}: no input has the dim {error.args[0]} alone, so its size in"
             f" {type_text(value.type)} is not known",
-            code="TW-E0305",
+            code="TW-E0311",
         ) from None
 
 

@@ -149,7 +149,7 @@ class KernelTable:
         node = body.nodes[0]
         loops = OPS[node.op].loops
         if loops is None:
-            raise InternalError(f"{node.op} has neither a compute nor loops", code="TW-E0901")
+            raise InternalError(f"{node.op} has neither a compute nor loops", code="TW-E0903")
         values: dict[Value, str] = {}
         for v in (*body.inputs, *body.constants):
             values.setdefault(v, f"x{len(values)}")

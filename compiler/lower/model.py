@@ -166,7 +166,7 @@ class _Lowering:
                 case "scan":
                     steps += self._scan(graph, node, where)
                 case _:
-                    raise InternalError(f"{node.op} was left outside a group", code="TW-E0902")
+                    raise InternalError(f"{node.op} was left outside a group", code="TW-E0904")
         for v, t in results.items():
             source = self._find(graph, where, v)
             if source.storage != t.storage:

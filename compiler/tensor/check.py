@@ -36,7 +36,7 @@ class CheckError(InternalError):
     """A function or a group that no pass may produce; the message shows the place."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(message, code="TW-E0912")
+        super().__init__(message, code="TW-E0915")
 
 
 def check(func: Func) -> None:

@@ -31,7 +31,7 @@ class InterpretError(InternalError):
     """A program did what no program may: read an undefined value, left a buffer, divided by 0."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(message, code="TW-E0910")
+        super().__init__(message, code="TW-E0914")
 
 
 def evaluate(e: Expr, variables: Mapping[Var, Any]) -> Array:

@@ -110,7 +110,7 @@ def text(x: Printable | Block) -> str:
 
 def _name(name: str) -> str:
     if not name.isidentifier() or iskeyword(name) or name in ("nan", "inf"):
-        raise InternalError(f"text: {name!r} is not an identifier", code="TW-E0911")
+        raise InternalError(f"text: {name!r} is not an identifier", code="TW-E0923")
     return name
 
 
@@ -246,7 +246,7 @@ def _stmt(stmt: Stmt, indent: str) -> list[str]:
     match stmt:
         case For():
             if stmt.var is not Var(stmt.var.name):
-                raise InternalError(f"text: loop variable {stmt.var!r} not i64", code="TW-E0911")
+                raise InternalError(f"text: loop variable {stmt.var!r} not i64", code="TW-E0923")
             start = "" if stmt.start == 0 else f", start={_dim(stmt.start)}"
             head = f"for {_name(stmt.var.name)} in {stmt.kind}({_dim(stmt.extent)}{start}):"
             return [indent + head, *_block(stmt.body, deeper)]
@@ -286,7 +286,7 @@ def _compute(c: Compute) -> str:
     if extents != c.output.shape:
         raise InternalError(
             f"text: axes of {c.output.name} run over {extents}, its shape is {c.output.shape}",
-            code="TW-E0911",
+            code="TW-E0923",
         )
     axes = ", ".join(f"{_name(a.var.name)}: {_dim(a.extent)}" for a in c.axes)
     if c.output.scope == "global":

@@ -109,13 +109,20 @@ def import_exported(program: torch.export.ExportedProgram, name: str = "program"
     out.
 
     Raises:
+        ModelError: torch cannot state it in core operators (TW-E0162).
         UnsupportedError: what it needs is not all supported; lists every gap (TW-E02xx).
     """
     table = torch.export.default_decompositions()
     for overload in CONVERTERS:
         table.pop(_overload(overload), None)
     table.update(get_decompositions([_overload(o) for o in DECOMPOSED]))
-    return _Import(program.run_decompositions(table), name).run()
+    try:
+        lowered = program.run_decompositions(table)
+    except Exception as error:
+        raise ModelError(
+            f"{name}: torch cannot decompose the program: {error}", code="TW-E0162"
+        ) from error
+    return _Import(lowered, name).run()
 
 
 def _overload(name: str) -> Any:
@@ -232,7 +239,14 @@ class _Import:
             self._type(m) if i in context.wanted and isinstance(m, torch.Tensor) else None
             for i, m in enumerate(metas)
         )
-        result = converter(context, *args, **kwargs)
+        try:
+            result = converter(context, *args, **kwargs)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise InternalError(
+                f"{context.origin}: its converter does not take these arguments"
+                f" ({type(error).__name__}: {error})",
+                code="TW-E0941",
+            ) from error
         results = result if isinstance(result, tuple) else (result,)
         for i in context.wanted:
             _expect(results[i], context.results[i], context.origin)
@@ -350,7 +364,7 @@ def _expect(value: Value | None, wanted: TensorType | None, origin: str) -> None
     if not fits or any(map(_differ, value.shape, wanted.shape)):
         raise InternalError(
             f"{origin}: the converter gives {type_text(value.type)}, but torch {type_text(wanted)}",
-            code="TW-E0940",
+            code="TW-E0933",
         )
 
 

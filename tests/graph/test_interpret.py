@@ -34,12 +34,12 @@ def test_dims_in_attributes_take_the_size_of_the_input() -> None:
     ("inputs", "code", "words"),
     [
         ({}, "TW-E0301", "input 'x' is missing"),
-        ({"x": np.zeros((1, 2), np.float32), "z": np.zeros(1)}, "TW-E0302", "no input is called"),
-        ({"x": np.zeros((1, 2))}, "TW-E0303", "must be f32"),
-        ({"x": np.zeros(2, np.float32)}, "TW-E0304", "got the shape"),
+        ({"x": np.zeros((1, 2), np.float32), "z": np.zeros(1)}, "TW-E0301", "no input is called"),
+        ({"x": np.zeros((1, 2))}, "TW-E0302", "must be f32"),
+        ({"x": np.zeros(2, np.float32)}, "TW-E0303", "got the shape"),
         ({"x": np.zeros((1, 3), np.float32)}, "TW-E0304", "got the shape"),
-        ({"x": np.zeros((9, 2), np.float32)}, "TW-E0304", "N 1 to 8, got 9"),
-        ({"x": np.zeros((0, 2), np.float32)}, "TW-E0304", "N 1 to 8, got 0"),
+        ({"x": np.zeros((9, 2), np.float32)}, "TW-E0306", "N 1 to 8, got 9"),
+        ({"x": np.zeros((0, 2), np.float32)}, "TW-E0306", "N 1 to 8, got 0"),
     ],
 )
 def test_inputs_that_do_not_fit_are_refused(
