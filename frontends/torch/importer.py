@@ -38,6 +38,7 @@ _CHECKS = frozenset({
     "aten._assert_async.msg", "aten._assert_scalar.default", "aten._assert_tensor_metadata.default",
     "aten.sym_constrain_range.default", "aten.sym_constrain_range_for_size.default",
 })  # fmt: skip
+_NUMBERS = (torch.SymInt, torch.SymFloat, torch.SymBool, int, float)
 _NO_VALUE = object()
 
 
@@ -206,7 +207,7 @@ class _Import:
     def _call(self, node: Any) -> None:
         label = _label(node.target)
         meta = node.meta.get("val")
-        if isinstance(meta, torch.SymInt | int) or label in _CHECKS:
+        if isinstance(meta, _NUMBERS) or label in _CHECKS:
             return  # sizes are read from what torch has found for them
         if node.target is operator.getitem:
             source, index = node.args
