@@ -30,6 +30,7 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .api import compile, load  # noqa: A004
+    from .jit import jit
     from .runtime.executable import Executable
     from .runtime.program import TensorSpec
 
@@ -37,6 +38,7 @@ _LAZY = {
     "Executable": "tilewright.runtime.executable",
     "TensorSpec": "tilewright.runtime.program",
     "compile": "tilewright.api",
+    "jit": "tilewright.jit",
     "load": "tilewright.api",
 }
 
@@ -56,6 +58,7 @@ __all__ = [
     "UnsupportedError",
     "__version__",
     "compile",
+    "jit",
     "load",
 ]
 

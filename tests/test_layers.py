@@ -41,6 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "stages": BASE | {"backends", "frontends"},
     "pipeline": PIPELINE | {"stages"},
     "api": PROGRAM | {"graph.ir", "backends", "frontends", "stages"},
+    "jit": PIPELINE | {"api"},
     "bench": GRAPH,
     "peers": GRAPH | {"api", "frontends"},
     "footprint": {"api", "peers"},
@@ -61,7 +62,18 @@ THIRD_PARTY = {
 }
 """Packages that only some layers may import."""
 
-FACE = {"api", "stages", "pipeline", "bench", "peers", "footprint", "commands", "cli", "__main__"}
+FACE = {
+    "api",
+    "jit",
+    "stages",
+    "pipeline",
+    "bench",
+    "peers",
+    "footprint",
+    "commands",
+    "cli",
+    "__main__",
+}
 """The layers above all folders; they import by absolute names."""
 
 

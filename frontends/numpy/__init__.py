@@ -1,0 +1,3 @@
+"""Plain NumPy functions in: a call with symbolic arrays becomes a Graph."""
+
+from __future__ import annotations

@@ -1,0 +1,384 @@
+"""Reductions and running sums, with NumPy's rules for axes and result types."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tilewright import dtype as dt
+from tilewright.graph.ir import Value
+from tilewright.tensor.ir import as_expr, binary
+from tilewright.tensor.simplify import product
+
+from .trace import Handler, Trace
+from .tracer import NO_VALUE, Tracer, call_function, element_type, operand, size_of, tracer
+
+
+def axis_of(trace: Trace, who: str, axis: Any, rank: int) -> int:
+    """A canonical axis."""
+    try:
+        given = operator.index(axis)
+    except TypeError:
+        trace.refuse(f"{who}: the axis must be an integer, not {axis!r}")
+    if not -rank <= given < rank:
+        trace.refuse(f"{who}: axis {given} is out of bounds for {rank} dimensions")
+    return given % rank
+
+
+def axes_of(trace: Trace, who: str, axis: Any, rank: int) -> tuple[int, ...]:
+    """Canonical axes, ascending; all for None."""
+    if axis is None:
+        return tuple(range(rank))
+    given = axis if isinstance(axis, tuple | list) else (axis,)
+    axes = sorted(axis_of(trace, who, a, rank) for a in given)
+    if len(set(axes)) != len(axes):
+        trace.refuse(f"{who}: duplicate axes in {axis}")
+    return tuple(axes)
+
+
+def reduced(trace: Trace, op: str, x: Value, axes: Sequence[int], keepdims: bool) -> Value:
+    """One reduction of the graph."""
+    return trace.add("reduce", x, op=op, axes=tuple(axes), keepdims=bool(keepdims))
+
+
+def result(trace: Trace, value: Value) -> Tracer:
+    """A result that NumPy gives as a scalar where it has no axes."""
+    return Tracer(trace, value, scalar=not value.shape)
+
+
+def kept(keepdims: Any) -> bool:
+    """Whether axes are kept, of NumPy's three-valued argument."""
+    return keepdims is not NO_VALUE and bool(keepdims)
+
+
+def summing_dtype(trace: Trace, who: str, x: Value, dtype: Any) -> dt.DType:
+    """The type of a sum: small integers are summed in 64 bits."""
+    if dtype is not None:
+        return element_type(trace, who, dtype)
+    if x.dtype is dt.bool_ or (x.dtype.is_signed and x.dtype.is_integer):
+        return dt.i64
+    return dt.u64 if x.dtype.is_integer else x.dtype
+
+
+def _total(op: str) -> Handler:
+    def handler(
+        trace: Trace, a: Any, axis: Any = None, dtype: Any = None, out: Any = None,
+        keepdims: Any = False, initial: Any = NO_VALUE, where: Any = True,
+    ) -> Any:  # fmt: skip
+        who = f"numpy.{op}"
+        plain(trace, who, out=out, initial=initial, where=where)
+        x = operand(trace, who, a)
+        wanted = summing_dtype(trace, who, x, dtype)
+        if wanted is dt.bool_:
+            return _logical("max" if op == "sum" else "min")(trace, a, axis, None, keepdims)
+        axes = axes_of(trace, who, axis, len(x.shape))
+        return result(trace, reduced(trace, op, trace.cast(x, wanted), axes, kept(keepdims)))
+
+    return handler
+
+
+def plain(trace: Trace, who: str, out: Any = None, initial: Any = NO_VALUE,
+          where: Any = True) -> None:  # fmt: skip
+    """Refuses arguments that are not supported, unless they have their defaults."""
+    given = [
+        name
+        for name, is_given in (
+            ("out", out is not None),
+            ("initial", initial is not NO_VALUE),
+            ("where", where is not True and where is not NO_VALUE),
+        )
+        if is_given
+    ]
+    if given:
+        trace.unsupported(f"{who} with the argument {', '.join(given)}", "TW-E0245")
+
+
+def _extreme(op: str) -> Handler:
+    def handler(
+        trace: Trace, a: Any, axis: Any = None, out: Any = None, keepdims: Any = False,
+        initial: Any = NO_VALUE, where: Any = True,
+    ) -> Any:  # fmt: skip
+        who = f"numpy.{op}"
+        plain(trace, who, out=out, initial=initial, where=where)
+        x = operand(trace, who, a)
+        axes = axes_of(trace, who, axis, len(x.shape))
+        _expect_elements(trace, who, x, axes)
+        return result(trace, reduced(trace, op, x, axes, kept(keepdims)))
+
+    return handler
+
+
+def _expect_elements(trace: Trace, who: str, x: Value, axes: Sequence[int]) -> None:
+    """Refuses what has no element to choose."""
+    over = product([x.shape[a] for a in axes])
+    if not trace.decide(binary("gt", as_expr(over), 0)):
+        trace.refuse(f"{who}: zero-size array of shape {trace.hints(x.shape)} has no identity")
+
+
+def _logical(op: str) -> Handler:
+    def handler(
+        trace: Trace, a: Any, axis: Any = None, out: Any = None, keepdims: Any = False, *,
+        where: Any = True,
+    ) -> Any:  # fmt: skip
+        who = "numpy.any" if op == "max" else "numpy.all"
+        plain(trace, who, out=out, where=where)
+        x = trace.cast(operand(trace, who, a), dt.bool_)
+        axes = axes_of(trace, who, axis, len(x.shape))
+        return result(trace, reduced(trace, op, x, axes, kept(keepdims)))
+
+    return handler
+
+
+def _arg(op: str) -> Handler:
+    def handler(
+        trace: Trace, a: Any, axis: Any = None, out: Any = None, *, keepdims: Any = False
+    ) -> Any:
+        who = f"numpy.arg{op}"
+        plain(trace, who, out=out)
+        x = operand(trace, who, a)
+        rank = len(x.shape)
+        if axis is None:
+            x = trace.add("reshape", x, shape=(product(x.shape),))
+        over = 0 if axis is None else axis_of(trace, who, axis, rank)
+        _expect_elements(trace, who, x, (over,))
+        keep = kept(keepdims)
+        found = trace.add(
+            "argreduce", x, op=op, axis=over, keepdims=keep and axis is not None, last=False
+        )
+        if keep and axis is None:
+            found = trace.add("reshape", found, shape=(1,) * rank)
+        return result(trace, found)
+
+    return handler
+
+
+def _count(trace: Trace, x: Value, axes: Sequence[int], like: Value) -> Value:
+    """How many elements the axes have, as a scalar of a value's type."""
+    over = product([x.shape[a] for a in axes])
+    if isinstance(over, int):
+        return trace.constant(np.array(over, like.dtype.numpy))
+    return trace.cast(trace.add("dim", value=over), like.dtype)
+
+
+def mean_of(trace: Trace, x: Value, axes: Sequence[int], keepdims: bool) -> Value:
+    """The mean over axes of a float value."""
+    total = reduced(trace, "sum", x, axes, keepdims)
+    return trace.add("div", total, _count(trace, x, axes, total))
+
+
+def _wide(trace: Trace, who: str, x: Value, dtype: Any) -> tuple[Value, dt.DType]:
+    """The operand of a mean in the type it is computed in, and the result's type."""
+    if dtype is not None:
+        wanted = element_type(trace, who, dtype)
+    else:
+        wanted = x.dtype if x.dtype.is_float else dt.f64
+    if not wanted.is_float:
+        trace.unsupported(f"{who} with dtype {wanted}", "TW-E0246")
+    # A half sums in single precision, as NumPy's mean does.
+    return trace.cast(x, dt.f32 if wanted.bits == 16 else wanted), wanted
+
+
+def _mean(
+    trace: Trace, a: Any, axis: Any = None, dtype: Any = None, out: Any = None,
+    keepdims: Any = False, *, where: Any = True,
+) -> Any:  # fmt: skip
+    plain(trace, "numpy.mean", out=out, where=where)
+    x, wanted = _wide(trace, "numpy.mean", operand(trace, "numpy.mean", a), dtype)
+    axes = axes_of(trace, "numpy.mean", axis, len(x.shape))
+    return result(trace, trace.cast(mean_of(trace, x, axes, kept(keepdims)), wanted))
+
+
+def _variance(root: bool) -> Handler:
+    who = "numpy.std" if root else "numpy.var"
+
+    def handler(
+        trace: Trace, a: Any, axis: Any = None, dtype: Any = None, out: Any = None, ddof: Any = 0,
+        keepdims: Any = False, *, where: Any = True, correction: Any = NO_VALUE,
+    ) -> Any:  # fmt: skip
+        plain(trace, who, out=out, where=where)
+        if correction is not NO_VALUE:
+            ddof = correction
+        x, wanted = _wide(trace, who, operand(trace, who, a), dtype)
+        axes = axes_of(trace, who, axis, len(x.shape))
+        off = trace.add("sub", x, mean_of(trace, x, axes, True))
+        total = reduced(trace, "sum", trace.add("mul", off, off), axes, kept(keepdims))
+        count = _count(trace, x, axes, total)
+        free = trace.add("sub", count, operand(trace, who, ddof, total.dtype.numpy))
+        free = trace.add("max", free, trace.constant(np.array(0, total.dtype.numpy)))
+        found = trace.add("div", total, free)
+        if root:
+            found = trace.add("sqrt", found)
+        return result(trace, trace.cast(found, wanted))
+
+    return handler
+
+
+def _cumulative(op: str) -> Handler:
+    who = f"numpy.cum{op}"
+
+    def handler(trace: Trace, a: Any, axis: Any = None, dtype: Any = None, out: Any = None) -> Any:
+        plain(trace, who, out=out)
+        x = operand(trace, who, a)
+        if axis is None:
+            x = trace.add("reshape", x, shape=(product(x.shape),))
+        along = 0 if axis is None else axis_of(trace, who, axis, len(x.shape))
+        x = trace.cast(x, summing_dtype(trace, who, x, dtype))
+        value = trace.add("cumulative", x, op=op, axis=along, exclusive=False, reverse=False)
+        return Tracer(trace, value)
+
+    return handler
+
+
+def _without_nan(name: str, fill: float) -> Handler:
+    """A reduction that takes a neutral number in place of each nan."""
+    function = getattr(np, name)
+
+    def handler(trace: Trace, a: Any, *args: Any, **kwargs: Any) -> Any:
+        x = tracer(trace, f"numpy.nan{name}", a)
+        if not x.value.dtype.is_float:
+            return call_function(trace, function, (x, *args), kwargs)
+        neutral = trace.constant(np.array(fill, x.dtype))
+        filled = Tracer(trace, trace.add("where", trace.add("isnan", x.value), neutral, x.value))
+        return call_function(trace, function, (filled, *args), kwargs)
+
+    return handler
+
+
+def _nanmean(
+    trace: Trace, a: Any, axis: Any = None, dtype: Any = None, out: Any = None,
+    keepdims: Any = False,
+) -> Any:  # fmt: skip
+    plain(trace, "numpy.nanmean", out=out)
+    x, wanted = _wide(trace, "numpy.nanmean", operand(trace, "numpy.nanmean", a), dtype)
+    axes = axes_of(trace, "numpy.nanmean", axis, len(x.shape))
+    missing = trace.add("isnan", x)
+    filled = trace.add("where", missing, trace.constant(np.array(0, x.dtype.numpy)), x)
+    total = reduced(trace, "sum", filled, axes, kept(keepdims))
+    there = trace.cast(trace.add("not", missing), x.dtype)
+    count = reduced(trace, "sum", there, axes, kept(keepdims))
+    return result(trace, trace.cast(trace.add("div", total, count), wanted))
+
+
+def _count_nonzero(trace: Trace, a: Any, axis: Any = None, *, keepdims: Any = False) -> Any:
+    x = trace.cast(operand(trace, "numpy.count_nonzero", a), dt.bool_)
+    axes = axes_of(trace, "numpy.count_nonzero", axis, len(x.shape))
+    return result(trace, reduced(trace, "sum", trace.cast(x, dt.i64), axes, kept(keepdims)))
+
+
+def _ptp(trace: Trace, a: Any, axis: Any = None, out: Any = None, keepdims: Any = False) -> Any:
+    plain(trace, "numpy.ptp", out=out)
+    high = call_function(trace, np.max, (a, axis), {"keepdims": kept(keepdims)})
+    return high - call_function(trace, np.min, (a, axis), {"keepdims": kept(keepdims)})
+
+
+def _average(
+    trace: Trace, a: Any, axis: Any = None, weights: Any = None, *, keepdims: Any = False
+) -> Any:
+    if weights is None:
+        return _mean(trace, a, axis, keepdims=keepdims)
+    x, w = tracer(trace, "numpy.average", a), tracer(trace, "numpy.average", weights)
+    if w.ndim != x.ndim:
+        if w.ndim != 1 or axis is None:
+            trace.refuse("numpy.average: weights differ in shape and no axis is given")
+        rank, along = x.ndim, axis_of(trace, "numpy.average", axis, x.ndim)
+        w = Tracer(
+            trace,
+            trace.add(
+                "reshape", w.value,
+                shape=tuple(w.dims[0] if d == along else 1 for d in range(rank)),
+            ),
+        )  # fmt: skip
+    trace.broadcast("numpy.average", [x.dims, w.dims])
+    wide = np.result_type(x.dtype, w.dtype, *([np.float64] if x.dtype.kind in "iub" else []))
+    x, w = (
+        call_function(trace, np.astype, (x, wide), {}),
+        call_function(trace, np.astype, (w, wide), {}),
+    )
+    w = call_function(trace, np.broadcast_to, (w, x.shape), {})
+    keep = {"keepdims": kept(keepdims)}
+    total = call_function(trace, np.sum, (x * w, axis), keep)
+    return total / call_function(trace, np.sum, (w, axis), keep)
+
+
+def _size(trace: Trace, a: Any, axis: Any = None) -> Any:
+    x = tracer(trace, "numpy.size", a)
+    if axis is None:
+        return x.size
+    return size_of(trace, x.dims[axis_of(trace, "numpy.size", axis, x.ndim)])
+
+
+def _diff(trace: Trace, a: Any, n: int = 1, axis: int = -1) -> Any:
+    x = tracer(trace, "numpy.diff", a)
+    along = axis_of(trace, "numpy.diff", axis, x.ndim)
+    before = (slice(None),) * along
+    for _ in range(n):
+        high, low = x[(*before, slice(1, None))], x[(*before, slice(None, -1))]
+        x = high ^ low if x.value.dtype is dt.bool_ else high - low
+    return x
+
+
+def _method(name: str) -> Callable[..., Any]:
+    """``np.add.reduce``: as np.sum, but over the first axis by default."""
+    function = getattr(np, name)
+
+    def handler(
+        trace: Trace, a: Any, axis: Any = 0, dtype: Any = None, out: Any = None,
+        keepdims: Any = False,
+    ) -> Any:  # fmt: skip
+        named = {"out": out, "keepdims": keepdims}
+        if dtype is not None:
+            named["dtype"] = dtype
+        return call_function(trace, function, (a, axis), named)
+
+    return handler
+
+
+def _accumulate(name: str) -> Callable[..., Any]:
+    function = getattr(np, name)
+
+    def handler(trace: Trace, a: Any, axis: Any = 0, dtype: Any = None, out: Any = None) -> Any:
+        x = tracer(trace, f"numpy.{name}", a)
+        # Unlike cumsum, an accumulation keeps the dtype of small integers.
+        kind = x.dtype if dtype is None else dtype
+        return call_function(trace, function, (x, axis), {"dtype": kind, "out": out})
+
+    return handler
+
+
+REDUCTIONS: Mapping[object, Handler] = {
+    np.sum: _total("sum"),
+    np.prod: _total("prod"),
+    np.max: _extreme("max"),
+    np.min: _extreme("min"),
+    np.amax: _extreme("max"),
+    np.amin: _extreme("min"),
+    np.any: _logical("max"),
+    np.all: _logical("min"),
+    np.argmax: _arg("max"),
+    np.argmin: _arg("min"),
+    np.mean: _mean,
+    np.var: _variance(root=False),
+    np.std: _variance(root=True),
+    np.cumsum: _cumulative("sum"),
+    np.cumprod: _cumulative("prod"),
+    np.nansum: _without_nan("sum", 0),
+    np.nanprod: _without_nan("prod", 1),
+    np.nanmean: _nanmean,
+    np.count_nonzero: _count_nonzero,
+    np.ptp: _ptp,
+    np.average: _average,
+    np.size: _size,
+    np.diff: _diff,
+    (np.add, "reduce"): _method("sum"),
+    (np.multiply, "reduce"): _method("prod"),
+    (np.maximum, "reduce"): _method("max"),
+    (np.minimum, "reduce"): _method("min"),
+    (np.logical_and, "reduce"): _method("all"),
+    (np.logical_or, "reduce"): _method("any"),
+    (np.add, "accumulate"): _accumulate("cumsum"),
+    (np.multiply, "accumulate"): _accumulate("cumprod"),
+}
+"""What reductions become."""

@@ -1,0 +1,591 @@
+"""Symbolic arrays and sizes: what the user's function computes with while it is traced."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+
+from tilewright import dtype as dt
+from tilewright.graph.ir import Value
+from tilewright.tensor.ir import Dim, Expr, as_expr, binary
+from tilewright.tensor.simplify import dim, product
+
+from .trace import Handler, Trace
+
+Weak = type[int] | type[float] | type[bool] | None
+
+NO_VALUE: Any = inspect.signature(np.sum).parameters["initial"].default
+"""What NumPy gives for an argument that was not given, where None would be a value."""
+
+
+class Size:
+    """A symbolic integer, an entry of the shape of a traced array.
+
+    Arithmetic with integers stays symbolic; with floats it becomes a computed scalar. A comparison
+    takes the course of the call that is traced and guards it. Where Python needs the very number
+    (``range(n)``, ``int(n)``), the compiled code serves that number only.
+    """
+
+    __slots__ = ("dim", "trace")
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, trace: Trace, size: Expr) -> None:
+        self.trace = trace
+        self.dim = size
+
+    def _apply(self, other: object, name: str, swap: bool = False) -> Any:
+        if isinstance(other, Size | int | np.integer):
+            a, b = self.dim, dim_of(other)
+            if swap:
+                a, b = as_expr(b), a
+            if name in ("floordiv", "mod") and not self.trace.decide(binary("gt", as_expr(b), 0)):
+                number = self.trace.specialise(b)
+                self.trace.specialise(a)
+                self.trace.refuse(f"a size is divided by {number}")
+            return size_of(self.trace, dim(binary(name, a, b)))  # type: ignore[arg-type]
+        if isinstance(other, float):
+            ufunc = {"add": np.add, "sub": np.subtract, "mul": np.multiply,
+                     "floordiv": np.floor_divide, "mod": np.remainder}[name]  # fmt: skip
+            return self._scalar(ufunc, other, swap)
+        return NotImplemented
+
+    def _scalar(self, ufunc: np.ufunc, other: object, swap: bool = False) -> Any:
+        if not isinstance(other, Size | int | float):
+            return NotImplemented
+        mine = Tracer(self.trace, self.trace.add("dim", value=self.dim), weak=int)
+        return mine.apply(ufunc, other, swap)
+
+    def __add__(self, other: object) -> Any:
+        return self._apply(other, "add")
+
+    def __sub__(self, other: object) -> Any:
+        return self._apply(other, "sub")
+
+    def __rsub__(self, other: object) -> Any:
+        return self._apply(other, "sub", swap=True)
+
+    def __mul__(self, other: object) -> Any:
+        return self._apply(other, "mul")
+
+    def __floordiv__(self, other: object) -> Any:
+        return self._apply(other, "floordiv")
+
+    def __rfloordiv__(self, other: object) -> Any:
+        return self._apply(other, "floordiv", swap=True)
+
+    def __mod__(self, other: object) -> Any:
+        return self._apply(other, "mod")
+
+    def __rmod__(self, other: object) -> Any:
+        return self._apply(other, "mod", swap=True)
+
+    def __truediv__(self, other: object) -> Any:
+        return self._scalar(np.true_divide, other)
+
+    def __rtruediv__(self, other: object) -> Any:
+        return self._scalar(np.true_divide, other, swap=True)
+
+    def __pow__(self, other: object) -> Any:
+        if isinstance(other, int) and 0 <= other <= 4:
+            return size_of(self.trace, product([self.dim] * other))
+        return self._scalar(np.power, other)
+
+    def __neg__(self) -> Any:
+        return size_of(self.trace, dim(-self.dim))
+
+    __radd__ = __add__
+    __rmul__ = __mul__
+
+    def _compare(self, other: object, name: str) -> Any:
+        if isinstance(other, float) and other.is_integer():
+            other = int(other)
+        if not isinstance(other, Size | int | np.integer):
+            return NotImplemented
+        return self.trace.decide(binary(name, self.dim, dim_of(other)))  # type: ignore[arg-type]
+
+    def __lt__(self, other: object) -> Any:
+        return self._compare(other, "lt")
+
+    def __le__(self, other: object) -> Any:
+        return self._compare(other, "le")
+
+    def __gt__(self, other: object) -> Any:
+        return self._compare(other, "gt")
+
+    def __ge__(self, other: object) -> Any:
+        return self._compare(other, "ge")
+
+    def __eq__(self, other: object) -> Any:
+        if isinstance(other, Size) and self.trace.hint(self.dim) == other.trace.hint(other.dim):
+            self.trace.require_equal(self.dim, other.dim)
+            return True
+        return self._compare(other, "eq")
+
+    def __ne__(self, other: object) -> Any:
+        equal = self.__eq__(other)
+        return NotImplemented if equal is NotImplemented else not equal
+
+    def __bool__(self) -> bool:
+        return self.trace.decide(binary("ne", self.dim, 0))
+
+    def __index__(self) -> int:
+        return self.trace.specialise(self.dim)
+
+    def __int__(self) -> int:
+        return self.trace.specialise(self.dim)
+
+    def __float__(self) -> float:
+        return float(self.trace.specialise(self.dim))
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        return call_ufunc(self.trace, ufunc, method, inputs, kwargs)
+
+    def __array_function__(self, func: Handler, types: Any, args: Any, kwargs: Any) -> Any:
+        return call_function(self.trace, func, args, kwargs)
+
+    def __repr__(self) -> str:
+        return f"Size({self.trace.hint(self.dim)})"
+
+
+class Tracer:
+    """A symbolic array.
+
+    Attributes:
+        trace: the tracing it belongs to.
+        value: what it is in the graph; an in-place operator replaces it.
+        weak: int, float or bool for what would be a Python number (a quotient of sizes).
+        scalar: whether NumPy would give a scalar and not a 0-d array.
+        shared: whether other arrays may be views of it, or it of them or of the caller's.
+    """
+
+    __slots__ = ("scalar", "shared", "trace", "value", "weak")
+    __hash__ = None  # type: ignore[assignment]
+    __array_priority__ = 1000
+
+    def __init__(
+        self,
+        trace: Trace,
+        value: Value,
+        *,
+        weak: Weak = None,
+        scalar: bool = False,
+        shared: bool = False,
+    ) -> None:
+        self.trace = trace
+        self.value = value
+        self.weak = weak
+        self.scalar = scalar or weak is not None
+        self.shared = shared
+
+    # ---------------------------------------------------------- what it is
+
+    @property
+    def dims(self) -> tuple[Dim, ...]:
+        """The shape as dims."""
+        return self.value.shape
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """The shape: integers and sizes."""
+        return tuple(size_of(self.trace, d) for d in self.dims)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The NumPy dtype."""
+        return self.value.dtype.numpy
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self.dims)
+
+    @property
+    def size(self) -> Any:
+        """The number of elements."""
+        return size_of(self.trace, product(self.dims))
+
+    @property
+    def itemsize(self) -> int:
+        """The bytes of an element."""
+        return self.value.dtype.bytes
+
+    @property
+    def nbytes(self) -> Any:
+        """The bytes of all elements."""
+        return self.size * self.itemsize
+
+    @property
+    def T(self) -> Any:  # noqa: N802
+        """The array with its axes reversed."""
+        return np.transpose(self)
+
+    @property
+    def mT(self) -> Any:  # noqa: N802
+        """The array with its last two axes swapped."""
+        return np.swapaxes(self, -1, -2)
+
+    @property
+    def real(self) -> Any:
+        """The array itself: no complex numbers are supported."""
+        return self
+
+    def __len__(self) -> int:
+        if not self.dims:
+            raise TypeError("len() of unsized object")
+        return self.trace.specialise(self.dims[0])
+
+    def __iter__(self) -> Iterator[Any]:
+        if not self.dims:
+            raise TypeError("iteration over a 0-d array")
+        if not isinstance(self.dims[0], int):
+            self.trace.unsupported(
+                "iteration over an axis of symbolic size; compute on the whole array, or use"
+                " tw.jit(dynamic=False)",
+                "TW-E0243",
+            )
+        return iter([self[i] for i in range(self.dims[0])])
+
+    def __repr__(self) -> str:
+        return f"Tracer({self.value.type})"
+
+    # ---------------------------------------------------------- what needs the data
+
+    def _concrete(self, what: str) -> NoReturn:
+        self.trace.unsupported(
+            f"{what} needs the data of a traced array, which exists only when the compiled code"
+            " runs; use np.where, or pass the value as a Python number",
+            "TW-E0242",
+        )
+
+    def __bool__(self) -> bool:  # noqa: PLE0304
+        self._concrete("a condition of Python (if, while, and, or, not, bool())")
+
+    def __int__(self) -> int:
+        self._concrete("int()")
+
+    def __float__(self) -> float:
+        self._concrete("float()")
+
+    def __complex__(self) -> complex:
+        self._concrete("complex()")
+
+    def __index__(self) -> int:  # noqa: PLE0305
+        self._concrete("an index of a Python sequence or range()")
+
+    def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
+        self._concrete("np.asarray() or a NumPy function without a traced form")
+
+    def item(self, *args: Any) -> Any:
+        """Refused: the data is not there yet."""
+        self._concrete(".item()")
+
+    def tolist(self) -> Any:
+        """Refused: the data is not there yet."""
+        self._concrete(".tolist()")
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.trace.unsupported(
+            "writing into a traced array (x[...] = value); build a new one with np.where,"
+            " np.concatenate or np.pad",
+            "TW-E0244",
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or not hasattr(np.ndarray, name):
+            raise AttributeError(f"a traced array has no attribute {name!r}")
+        return self.trace.unsupported(f"numpy.ndarray.{name}", "TW-E0241")
+
+    # ---------------------------------------------------------- dispatch
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        return call_ufunc(self.trace, ufunc, method, inputs, kwargs)
+
+    def __array_function__(self, func: Handler, types: Any, args: Any, kwargs: Any) -> Any:
+        return call_function(self.trace, func, args, kwargs)
+
+    def __getitem__(self, key: Any) -> Any:
+        return call_function(self.trace, operator.getitem, (self, key), {})
+
+    def apply(self, ufunc: np.ufunc, other: object, swap: bool = False) -> Any:
+        """An operator of Python: of two weak operands the result is weak."""
+        if not isinstance(other, _OPERANDS):
+            if isinstance(other, list | tuple):
+                other = np.asarray(other)
+            else:
+                return NotImplemented
+        pair = (other, self) if swap else (self, other)
+        result = call_ufunc(self.trace, ufunc, "__call__", pair, {})
+        if isinstance(kind_of(self), type) and isinstance(kind_of(other), type):
+            kind = result.value.dtype
+            result.weak = float if kind.is_float else int if kind.is_integer else None
+        return result
+
+    def _in_place(self, ufunc: np.ufunc, other: object) -> Any:
+        if self.weak:
+            return self.apply(ufunc, other)
+        if self.shared:
+            self.trace.unsupported(
+                f"in-place {ufunc.__name__} on an argument or a view; write y = x ... instead",
+                "TW-E0244",
+            )
+        result = self.apply(ufunc, other)
+        if self.scalar:
+            return result
+        target = self.dtype
+        if not np.can_cast(result.dtype, target, "same_kind"):
+            self.trace.refuse(f"in-place {ufunc.__name__}: cannot cast {result.dtype} to {target}")
+        if self.trace.broadcast(ufunc.__name__, [result.dims, self.dims]) != self.dims:
+            self.trace.refuse(f"in-place {ufunc.__name__}: the result would be larger")
+        self.value = self.trace.cast(result.value, self.value.dtype)
+        return self
+
+    def __pos__(self) -> Any:
+        return np.positive(self)
+
+    def __neg__(self) -> Any:
+        return np.negative(self)
+
+    def __invert__(self) -> Any:
+        return np.invert(self)
+
+    def __abs__(self) -> Any:
+        return np.absolute(self)
+
+    def __round__(self, digits: int = 0) -> Any:
+        return np.round(self, digits)
+
+    def __divmod__(self, other: object) -> Any:
+        return call_ufunc(self.trace, np.divmod, "__call__", (self, other), {})
+
+    def __rdivmod__(self, other: object) -> Any:
+        return call_ufunc(self.trace, np.divmod, "__call__", (other, self), {})
+
+    # ---------------------------------------------------------- methods that take other arguments
+
+    def reshape(self, *shape: Any, order: str = "C") -> Any:
+        """numpy.ndarray.reshape."""
+        new = shape[0] if len(shape) == 1 else shape
+        return call_function(self.trace, np.reshape, (self, new), {"order": order})
+
+    def transpose(self, *axes: Any) -> Any:
+        """numpy.ndarray.transpose."""
+        given = axes[0] if len(axes) == 1 else axes or None
+        return call_function(self.trace, np.transpose, (self, given), {})
+
+    def astype(self, dtype: Any, *args: Any, **kwargs: Any) -> Any:
+        """numpy.ndarray.astype."""
+        return call_function(self.trace, np.astype, (self, dtype), {})
+
+    def flatten(self, order: str = "C") -> Any:
+        """numpy.ndarray.flatten."""
+        result = call_function(self.trace, np.ravel, (self,), {"order": order})
+        return Tracer(self.trace, result.value)
+
+    def fill(self, value: Any) -> None:
+        """Refused: writes in place."""
+        self.__setitem__(..., value)
+
+
+_OPERANDS = (Tracer, Size, bool, int, float, complex, np.generic, np.ndarray)
+
+
+def _method(name: str, function: Handler) -> Callable[..., Any]:
+    def method(self: Tracer, *args: Any, **kwargs: Any) -> Any:
+        return call_function(self.trace, function, (self, *args), kwargs)
+
+    method.__name__ = name
+    method.__doc__ = f"numpy.ndarray.{name}."
+    return method
+
+
+def _operator(ufunc: np.ufunc, swap: bool = False) -> Callable[..., Any]:
+    def method(self: Tracer, other: object) -> Any:
+        return self.apply(ufunc, other, swap)
+
+    return method
+
+
+def _in_place(ufunc: np.ufunc) -> Callable[..., Any]:
+    def method(self: Tracer, other: object) -> Any:
+        return self._in_place(ufunc, other)
+
+    return method
+
+
+_METHODS: dict[str, Handler] = {
+    name: getattr(np, name)
+    for name in (
+        "all", "any", "argmax", "argmin", "argsort", "clip", "copy", "cumprod", "cumsum",
+        "diagonal", "dot", "max", "mean", "min", "prod", "ravel", "repeat", "round", "squeeze",
+        "std", "sum", "swapaxes", "take", "trace", "var", "ptp",
+    )
+    if name not in ("trace", "ptp")
+}  # fmt: skip
+_OPERATORS = {
+    "add": np.add, "sub": np.subtract, "mul": np.multiply, "truediv": np.true_divide,
+    "floordiv": np.floor_divide, "mod": np.remainder, "pow": np.power, "matmul": np.matmul,
+    "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor,
+    "lshift": np.left_shift, "rshift": np.right_shift,
+}  # fmt: skip
+_COMPARISONS = {
+    "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal,
+    "eq": np.equal, "ne": np.not_equal,
+}  # fmt: skip
+
+for _name, _function in _METHODS.items():
+    setattr(Tracer, _name, _method(_name, _function))
+for _name, _ufunc in _OPERATORS.items():
+    setattr(Tracer, f"__{_name}__", _operator(_ufunc))
+    setattr(Tracer, f"__r{_name}__", _operator(_ufunc, swap=True))
+    setattr(Tracer, f"__i{_name}__", _in_place(_ufunc))
+for _name, _ufunc in _COMPARISONS.items():
+    setattr(Tracer, f"__{_name}__", _operator(_ufunc))
+
+
+# ------------------------------------------------------------------ dispatch
+
+
+def call_ufunc(
+    trace: Trace, ufunc: np.ufunc, method: str, inputs: Sequence[Any], kwargs: dict[str, Any]
+) -> Any:
+    """Calls what stands for a ufunc (or a method of it, such as ``np.add.reduce``)."""
+    if method != "__call__":
+        found = trace.functions.get((ufunc, method))
+        if found is None:
+            return trace.unsupported(f"numpy.{ufunc.__name__}.{method}")
+        return bind(trace, f"numpy.{ufunc.__name__}.{method}", found, inputs, kwargs)
+    return bind(
+        trace, f"numpy.{ufunc.__name__}", trace.functions["ufunc"], (ufunc, *inputs), kwargs
+    )
+
+
+def call_function(trace: Trace, func: object, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """Calls what stands for a NumPy function."""
+    name = name_of(func)
+    found = trace.functions.get(func)
+    if found is None:
+        return trace.unsupported(name)
+    return bind(trace, name, found, args, kwargs)
+
+
+def bind(
+    trace: Trace, name: str, handler: Handler, args: Sequence[Any], kwargs: dict[str, Any]
+) -> Any:
+    """Calls a handler; arguments that it does not take are a gap, named."""
+    code = handler.__code__
+    known = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    extra = [k for k in kwargs if k not in known and not code.co_flags & 0x08]
+    extra = [k for k in extra if kwargs[k] is not None and kwargs[k] is not NO_VALUE]
+    if extra:
+        return trace.unsupported(f"{name} with the argument {', '.join(extra)}", "TW-E0245")
+    given = {k: v for k, v in kwargs.items() if k in known or code.co_flags & 0x08}
+    positional = code.co_argcount - 1
+    if len(args) > positional and not code.co_flags & 0x04:
+        return trace.unsupported(f"{name} with {len(args)} positional arguments", "TW-E0245")
+    return handler(trace, *args, **given)
+
+
+def name_of(func: object) -> str:
+    """A NumPy function's public name."""
+    module = getattr(func, "__module__", None) or "numpy"
+    return f"{module}.{getattr(func, '__name__', func)}"
+
+
+# ------------------------------------------------------------------ conversions
+
+
+def size_of(trace: Trace, size: Dim) -> Any:
+    """A dim as the user sees it."""
+    return size if isinstance(size, int) else Size(trace, size)
+
+
+def dim_of(size: object) -> Dim:
+    """The dim behind an integer or a Size."""
+    if isinstance(size, Size):
+        return size.dim
+    return operator.index(size)  # type: ignore[arg-type]
+
+
+def kind_of(x: object) -> np.dtype | type:
+    """What promotion sees of an operand: a dtype, or int or float for what is weak."""
+    match x:
+        case Tracer():
+            return x.weak if x.weak is int or x.weak is float else x.dtype
+        case bool():
+            return np.dtype(np.bool_)
+        case Size() | int():
+            return int
+        case float() if not isinstance(x, np.generic):
+            return float
+        case _:
+            return np.asarray(x).dtype
+
+
+def element_type(trace: Trace, who: str, dtype: Any) -> dt.DType:
+    """The element type that stores a NumPy dtype; refuses what there is none for."""
+    wanted = np.dtype(dtype)
+    found = None if wanted.kind in "OSUVMmc" else dt.from_numpy(wanted)
+    if found is None:
+        trace.unsupported(f"{who}: elements of type {wanted}", "TW-E0246")
+    return found
+
+
+def operand(trace: Trace, who: str, x: object, dtype: np.dtype | None = None) -> Value:
+    """An operand as a value of a dtype; by default of its own."""
+    if isinstance(x, list | tuple):
+        x = stacked(trace, who, x)
+    if isinstance(x, Tracer):
+        if x.trace is not trace:
+            trace.refuse(f"{who}: an array of another traced call is used", "TW-E0321")
+        return x.value if dtype is None else trace.cast(x.value, element_type(trace, who, dtype))
+    if isinstance(x, Size):
+        wanted = element_type(trace, who, np.int64 if dtype is None else dtype)
+        return trace.cast(trace.add("dim", value=x.dim), wanted)
+    return trace.constant(_constant(trace, who, x, dtype))
+
+
+def _constant(trace: Trace, who: str, x: object, dtype: np.dtype | None) -> np.ndarray:
+    if isinstance(x, np.ma.MaskedArray | np.matrix):
+        trace.unsupported(f"{who}: an operand that is a {type(x).__name__}", "TW-E0246")
+    if type(x) is int and dtype is not None and dtype.kind in "iu":
+        info = np.iinfo(dtype)
+        if not info.min <= x <= info.max:
+            trace.refuse(f"{who}: the Python integer {x} is out of bounds for {dtype}")
+    try:
+        array = np.asarray(x)
+    except ValueError as error:
+        trace.refuse(f"{who}: {error}")
+    element_type(trace, who, array.dtype)
+    if dtype is None or array.dtype == dtype:
+        return array
+    element_type(trace, who, dtype)
+    with np.errstate(all="ignore"):
+        return array.astype(dtype)
+
+
+def stacked(trace: Trace, who: str, items: Sequence[object]) -> object:
+    """A nested sequence as one array; traced where something in it is."""
+    if not has_traced(items):
+        return np.asarray(items)
+    parts = [
+        stacked(trace, who, item) if isinstance(item, list | tuple) else item for item in items
+    ]
+    return call_function(trace, np.stack, (parts,), {})
+
+
+def has_traced(x: object) -> bool:
+    """Whether something symbolic is in a nest of sequences."""
+    if isinstance(x, list | tuple):
+        return any(has_traced(item) for item in x)
+    return isinstance(x, Tracer | Size)
+
+
+def tracer(trace: Trace, who: str, x: object) -> Tracer:
+    """An operand as a symbolic array."""
+    if isinstance(x, Tracer) and x.trace is trace:
+        return x
+    return Tracer(trace, operand(trace, who, x))
