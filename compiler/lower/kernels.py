@@ -103,25 +103,23 @@ class KernelTable:
             except ScheduleError as error:
                 why = f" (the whole group: {error})"
         pieces = fission(group)
-        made = [k for p in pieces for k in self._piece(p, fixed, title, why)]
+        made = [self._piece(p, fixed, title, why) for p in pieces]
         scratch = tuple(b for p in pieces for b in p.outputs if b not in group.outputs)
         return tuple(made), scratch
 
-    def _piece(
-        self, piece: ComputeGroup, fixed: frozenset[str], title: str, why: str
-    ) -> list[Kernel]:
+    def _piece(self, piece: ComputeGroup, fixed: frozenset[str], title: str, why: str) -> Kernel:
         """The kernel of a piece: by its own recipe, else by the plain one, else unscheduled."""
         merged = merge_axes(piece)
         try:
-            return [self._kernel(merged, fixed, title, why)]
+            return self._kernel(merged, fixed, title, why)
         except ScheduleError as error:
             why = f" (its own recipe: {error})"
         try:
-            return [self._kernel(merged, fixed, title, why, kind="plain")]
+            return self._kernel(merged, fixed, title, why, kind="plain")
         except ScheduleError as error:
             why = f" (plain: {error})"
         func = simplify_func(element_by_element(_called(merged, self._name(title))))
-        return [self._add(Kernel(func, (), f"unscheduled{why}", "", text(merged)))]
+        return self._add(Kernel(func, (), f"unscheduled{why}", "", text(merged)))
 
     def _kernel(
         self,

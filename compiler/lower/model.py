@@ -92,7 +92,6 @@ class _Lowering:
     placed: dict[tuple[object, ...], ConstantStorage] = field(default_factory=dict)
     constant_bytes: int = 0
     counter: int = 0
-    alive: list[np.ndarray] = field(default_factory=list)
 
     # -------------------------------------------------------------- memory
 
@@ -122,7 +121,6 @@ class _Lowering:
 
     def _reserve(self, nbytes: int, data: np.ndarray, packing: Packing | None) -> ConstantStorage:
         offset = self.constant_bytes
-        self.alive.append(data)
         self.entries.append(ConstantEntry(offset, nbytes, data, packing))
         self.constant_bytes = -(-(offset + nbytes) // ALIGNMENT) * ALIGNMENT
         return ConstantStorage(offset)

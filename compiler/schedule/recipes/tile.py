@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ...target import Target
 from ...tensor.access import flat_index
-from ...tensor.ir import Axis, Binary, Const, Dim, Expr, Load, Var, as_expr, le
+from ...tensor.ir import Axis, Dim, Expr, Load, Var, as_expr
 from ...tensor.simplify import (
     affine,
     bounds,
@@ -406,10 +406,3 @@ def _split_edges(s: Schedule, t: Tile, place: str) -> None:
     for suffix in copies:
         for name in guarded:
             s.do("set_kind", name + suffix, "unroll")
-
-
-def rows_assumption(nests: Nests, t: Tile) -> Expr:
-    """The condition under which the tiling is valid: the row axis is at least one tile high."""
-    if t.row is None:
-        return Binary("le", Const(0), Const(0))
-    return le(t.mr, t.row.extent)
