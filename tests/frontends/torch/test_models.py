@@ -74,7 +74,7 @@ def vit() -> Model:
     return transformer.eval(), _image(32)
 
 
-class Hidden(nn.Module):  # type: ignore[name-defined]
+class Hidden(nn.Module):  # type: ignore[misc, name-defined]
     """The last hidden state of a transformer."""
 
     def __init__(self, model: Any) -> None:
@@ -116,7 +116,7 @@ def gpt2() -> Model:
     return Logits(transformers.GPT2LMHeadModel(config)).eval(), _tokens()
 
 
-class Recurrent(nn.Module):  # type: ignore[name-defined]
+class Recurrent(nn.Module):  # type: ignore[misc, name-defined]
     """Two layers of LSTM in both directions, and what follows them."""
 
     def __init__(self) -> None:

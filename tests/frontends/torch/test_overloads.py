@@ -323,7 +323,7 @@ def _names() -> list[str]:
     return names
 
 
-class Calls(torch.nn.Module):  # type: ignore[name-defined]
+class Calls(torch.nn.Module):  # type: ignore[misc, name-defined]
     """Calls overloads with the tensors among their arguments as inputs."""
 
     def __init__(self, cases: Sequence[Case]) -> None:
