@@ -14,7 +14,17 @@ from tilewright.tensor.simplify import product
 from .reductions import axis_of
 from .shapes import dims_from, promote, reshaped
 from .trace import Handler, Trace
-from .tracer import NO_VALUE, Size, Tracer, call_function, element_type, has_traced, operand, tracer
+from .tracer import (
+    NO_VALUE,
+    Size,
+    Tracer,
+    call_function,
+    element_type,
+    has_traced,
+    kind_of,
+    operand,
+    tracer,
+)
 
 
 def _where(trace: Trace, condition: Any, x: Any = None, y: Any = None) -> Any:
@@ -47,12 +57,23 @@ def _clip(
         trace.unsupported("numpy.clip with the argument out", "TW-E0245")
     low = min if a_min is None or a_min is NO_VALUE else a_min
     high = max if a_max is None or a_max is NO_VALUE else a_max
+    low = None if low is NO_VALUE or _is_beyond(a, low, -1) else low
+    high = None if high is NO_VALUE or _is_beyond(a, high, 1) else high
     x = a
-    if low is not None and low is not NO_VALUE:
+    if low is not None:
         x = call_function_ufunc(trace, np.maximum, x, low)
-    if high is not None and high is not NO_VALUE:
+    if high is not None:
         x = call_function_ufunc(trace, np.minimum, x, high)
     return x if x is not a else call_function(trace, np.copy, (a,), {})
+
+
+def _is_beyond(x: Any, bound: Any, side: int) -> bool:
+    """Whether a Python integer bounds nothing, being outside the dtype on that side."""
+    kind = kind_of(x)
+    if type(bound) is not int or not isinstance(kind, np.dtype) or kind.kind not in "iu":
+        return False
+    info = np.iinfo(kind)
+    return bound < info.min if side < 0 else bound > info.max
 
 
 def call_function_ufunc(trace: Trace, ufunc: np.ufunc, *operands: Any) -> Any:

@@ -152,7 +152,7 @@ def _trace_once(
 def _results(trace: Trace, x: Any, outputs: list[Tracer]) -> Any:
     match x:
         case Tracer():
-            if x.trace is not trace:
+            if x.tracing is not trace:
                 trace.refuse("an array of another traced call is returned", "TW-E0321")
             outputs.append(x)
             kind: Literal["array", "scalar", "python"] = "scalar" if x.scalar else "array"

@@ -341,9 +341,7 @@ def _accumulate(name: str) -> Callable[..., Any]:
 
     def handler(trace: Trace, a: Any, axis: Any = 0, dtype: Any = None, out: Any = None) -> Any:
         x = tracer(trace, f"numpy.{name}", a)
-        # Unlike cumsum, an accumulation keeps the dtype of small integers.
-        kind = x.dtype if dtype is None else dtype
-        return call_function(trace, function, (x, axis), {"dtype": kind, "out": out})
+        return call_function(trace, function, (x, axis), {"dtype": dtype, "out": out})
 
     return handler
 

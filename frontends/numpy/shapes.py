@@ -32,7 +32,7 @@ from .tracer import (
 def view(x: Tracer, value: Value) -> Tracer:
     """A result that NumPy gives as a view: from then on neither is written in place."""
     x.shared = True
-    return Tracer(x.trace, value, shared=True)
+    return Tracer(x.tracing, value, shared=True)
 
 
 def dims_from(trace: Trace, who: str, shape: Any) -> tuple[Dim, ...]:
@@ -493,6 +493,20 @@ def _diagonal(trace: Trace, a: Any, offset: int = 0, axis1: int = 0, axis2: int 
     return view(x, transposed(trace, found, (*range(1, x.ndim - 1), 0)))
 
 
+def _diag(trace: Trace, v: Any, k: int = 0) -> Any:
+    x = tracer(trace, "numpy.diag", v)
+    if x.ndim == 2:
+        return _diagonal(trace, x, k)
+    if x.ndim != 1 or k:
+        return trace.unsupported(f"numpy.diag of {x.ndim} dimensions with k={k}", "TW-E0245")
+    size = x.dims[0]
+    dtype = element_type(trace, "numpy.diag", "i8")
+    rows = trace.add("iota", shape=(size, 1), axis=0, dtype=dtype)
+    columns = trace.add("iota", shape=(1, size), axis=1, dtype=dtype)
+    zero = trace.constant(np.zeros((), x.dtype))
+    return Tracer(trace, trace.add("where", trace.add("eq", rows, columns), x.value, zero))
+
+
 def _trace(trace: Trace, a: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Any:
     diagonal = _diagonal(trace, a, offset, axis1, axis2)
     return call_function(trace, np.sum, (diagonal, -1), {})
@@ -539,6 +553,7 @@ SHAPES: Mapping[object, Handler] = {
     np.tril: _triangle(upper=False),
     np.triu: _triangle(upper=True),
     np.diagonal: _diagonal,
+    np.diag: _diag,
     np.trace: _trace,
     np.shape: _shape,
     np.ndim: _ndim,

@@ -30,11 +30,11 @@ class Size:
     (``range(n)``, ``int(n)``), the compiled code serves that number only.
     """
 
-    __slots__ = ("dim", "trace")
+    __slots__ = ("dim", "tracing")
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, trace: Trace, size: Expr) -> None:
-        self.trace = trace
+        self.tracing = trace
         self.dim = size
 
     def _apply(self, other: object, name: str, swap: bool = False) -> Any:
@@ -42,11 +42,11 @@ class Size:
             a, b = self.dim, dim_of(other)
             if swap:
                 a, b = as_expr(b), a
-            if name in ("floordiv", "mod") and not self.trace.decide(binary("gt", as_expr(b), 0)):
-                number = self.trace.specialise(b)
-                self.trace.specialise(a)
-                self.trace.refuse(f"a size is divided by {number}")
-            return size_of(self.trace, dim(binary(name, a, b)))  # type: ignore[arg-type]
+            if name in ("floordiv", "mod") and not self.tracing.decide(binary("gt", as_expr(b), 0)):
+                number = self.tracing.specialise(b)
+                self.tracing.specialise(a)
+                self.tracing.refuse(f"a size is divided by {number}")
+            return size_of(self.tracing, dim(binary(name, a, b)))  # type: ignore[arg-type]
         if isinstance(other, float):
             ufunc = {"add": np.add, "sub": np.subtract, "mul": np.multiply,
                      "floordiv": np.floor_divide, "mod": np.remainder}[name]  # fmt: skip
@@ -56,7 +56,7 @@ class Size:
     def _scalar(self, ufunc: np.ufunc, other: object, swap: bool = False) -> Any:
         if not isinstance(other, Size | int | float):
             return NotImplemented
-        mine = Tracer(self.trace, self.trace.add("dim", value=self.dim), weak=int)
+        mine = Tracer(self.tracing, self.tracing.add("dim", value=self.dim), weak=int)
         return mine.apply(ufunc, other, swap)
 
     def __add__(self, other: object) -> Any:
@@ -91,11 +91,11 @@ class Size:
 
     def __pow__(self, other: object) -> Any:
         if isinstance(other, int) and 0 <= other <= 4:
-            return size_of(self.trace, product([self.dim] * other))
+            return size_of(self.tracing, product([self.dim] * other))
         return self._scalar(np.power, other)
 
     def __neg__(self) -> Any:
-        return size_of(self.trace, dim(-self.dim))
+        return size_of(self.tracing, dim(-self.dim))
 
     __radd__ = __add__
     __rmul__ = __mul__
@@ -105,7 +105,7 @@ class Size:
             other = int(other)
         if not isinstance(other, Size | int | np.integer):
             return NotImplemented
-        return self.trace.decide(binary(name, self.dim, dim_of(other)))  # type: ignore[arg-type]
+        return self.tracing.decide(binary(name, self.dim, dim_of(other)))  # type: ignore[arg-type]
 
     def __lt__(self, other: object) -> Any:
         return self._compare(other, "lt")
@@ -120,8 +120,8 @@ class Size:
         return self._compare(other, "ge")
 
     def __eq__(self, other: object) -> Any:
-        if isinstance(other, Size) and self.trace.hint(self.dim) == other.trace.hint(other.dim):
-            self.trace.require_equal(self.dim, other.dim)
+        if isinstance(other, Size) and self.tracing.hint(self.dim) == other.tracing.hint(other.dim):
+            self.tracing.require_equal(self.dim, other.dim)
             return True
         return self._compare(other, "eq")
 
@@ -130,39 +130,39 @@ class Size:
         return NotImplemented if equal is NotImplemented else not equal
 
     def __bool__(self) -> bool:
-        return self.trace.decide(binary("ne", self.dim, 0))
+        return self.tracing.decide(binary("ne", self.dim, 0))
 
     def __index__(self) -> int:
-        return self.trace.specialise(self.dim)
+        return self.tracing.specialise(self.dim)
 
     def __int__(self) -> int:
-        return self.trace.specialise(self.dim)
+        return self.tracing.specialise(self.dim)
 
     def __float__(self) -> float:
-        return float(self.trace.specialise(self.dim))
+        return float(self.tracing.specialise(self.dim))
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        return call_ufunc(self.trace, ufunc, method, inputs, kwargs)
+        return call_ufunc(self.tracing, ufunc, method, inputs, kwargs)
 
     def __array_function__(self, func: Handler, types: Any, args: Any, kwargs: Any) -> Any:
-        return call_function(self.trace, func, args, kwargs)
+        return call_function(self.tracing, func, args, kwargs)
 
     def __repr__(self) -> str:
-        return f"Size({self.trace.hint(self.dim)})"
+        return f"Size({self.tracing.hint(self.dim)})"
 
 
 class Tracer:
     """A symbolic array.
 
     Attributes:
-        trace: the tracing it belongs to.
+        tracing: the one it belongs to.
         value: what it is in the graph; an in-place operator replaces it.
         weak: int, float or bool for what would be a Python number (a quotient of sizes).
         scalar: whether NumPy would give a scalar and not a 0-d array.
         shared: whether other arrays may be views of it, or it of them or of the caller's.
     """
 
-    __slots__ = ("scalar", "shared", "trace", "value", "weak")
+    __slots__ = ("scalar", "shared", "tracing", "value", "weak")
     __hash__ = None  # type: ignore[assignment]
     __array_priority__ = 1000
 
@@ -175,7 +175,7 @@ class Tracer:
         scalar: bool = False,
         shared: bool = False,
     ) -> None:
-        self.trace = trace
+        self.tracing = trace
         self.value = value
         self.weak = weak
         self.scalar = scalar or weak is not None
@@ -191,7 +191,7 @@ class Tracer:
     @property
     def shape(self) -> tuple[Any, ...]:
         """The shape: integers and sizes."""
-        return tuple(size_of(self.trace, d) for d in self.dims)
+        return tuple(size_of(self.tracing, d) for d in self.dims)
 
     @property
     def dtype(self) -> np.dtype:
@@ -206,7 +206,7 @@ class Tracer:
     @property
     def size(self) -> Any:
         """The number of elements."""
-        return size_of(self.trace, product(self.dims))
+        return size_of(self.tracing, product(self.dims))
 
     @property
     def itemsize(self) -> int:
@@ -236,13 +236,13 @@ class Tracer:
     def __len__(self) -> int:
         if not self.dims:
             raise TypeError("len() of unsized object")
-        return self.trace.specialise(self.dims[0])
+        return self.tracing.specialise(self.dims[0])
 
     def __iter__(self) -> Iterator[Any]:
         if not self.dims:
             raise TypeError("iteration over a 0-d array")
         if not isinstance(self.dims[0], int):
-            self.trace.unsupported(
+            self.tracing.unsupported(
                 "iteration over an axis of symbolic size; compute on the whole array, or use"
                 " tw.jit(dynamic=False)",
                 "TW-E0243",
@@ -255,7 +255,7 @@ class Tracer:
     # ---------------------------------------------------------- what needs the data
 
     def _concrete(self, what: str) -> NoReturn:
-        self.trace.unsupported(
+        self.tracing.unsupported(
             f"{what} needs the data of a traced array, which exists only when the compiled code"
             " runs; use np.where, or pass the value as a Python number",
             "TW-E0242",
@@ -288,7 +288,7 @@ class Tracer:
         self._concrete(".tolist()")
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self.trace.unsupported(
+        self.tracing.unsupported(
             "writing into a traced array (x[...] = value); build a new one with np.where,"
             " np.concatenate or np.pad",
             "TW-E0244",
@@ -297,18 +297,18 @@ class Tracer:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or not hasattr(np.ndarray, name):
             raise AttributeError(f"a traced array has no attribute {name!r}")
-        return self.trace.unsupported(f"numpy.ndarray.{name}", "TW-E0241")
+        return self.tracing.unsupported(f"numpy.ndarray.{name}", "TW-E0241")
 
     # ---------------------------------------------------------- dispatch
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        return call_ufunc(self.trace, ufunc, method, inputs, kwargs)
+        return call_ufunc(self.tracing, ufunc, method, inputs, kwargs)
 
     def __array_function__(self, func: Handler, types: Any, args: Any, kwargs: Any) -> Any:
-        return call_function(self.trace, func, args, kwargs)
+        return call_function(self.tracing, func, args, kwargs)
 
     def __getitem__(self, key: Any) -> Any:
-        return call_function(self.trace, operator.getitem, (self, key), {})
+        return call_function(self.tracing, operator.getitem, (self, key), {})
 
     def apply(self, ufunc: np.ufunc, other: object, swap: bool = False) -> Any:
         """An operator of Python: of two weak operands the result is weak."""
@@ -318,7 +318,7 @@ class Tracer:
             else:
                 return NotImplemented
         pair = (other, self) if swap else (self, other)
-        result = call_ufunc(self.trace, ufunc, "__call__", pair, {})
+        result = call_ufunc(self.tracing, ufunc, "__call__", pair, {})
         if isinstance(kind_of(self), type) and isinstance(kind_of(other), type):
             kind = result.value.dtype
             result.weak = float if kind.is_float else int if kind.is_integer else None
@@ -328,7 +328,7 @@ class Tracer:
         if self.weak:
             return self.apply(ufunc, other)
         if self.shared:
-            self.trace.unsupported(
+            self.tracing.unsupported(
                 f"in-place {ufunc.__name__} on an argument or a view; write y = x ... instead",
                 "TW-E0244",
             )
@@ -337,10 +337,12 @@ class Tracer:
             return result
         target = self.dtype
         if not np.can_cast(result.dtype, target, "same_kind"):
-            self.trace.refuse(f"in-place {ufunc.__name__}: cannot cast {result.dtype} to {target}")
-        if self.trace.broadcast(ufunc.__name__, [result.dims, self.dims]) != self.dims:
-            self.trace.refuse(f"in-place {ufunc.__name__}: the result would be larger")
-        self.value = self.trace.cast(result.value, self.value.dtype)
+            self.tracing.refuse(
+                f"in-place {ufunc.__name__}: cannot cast {result.dtype} to {target}"
+            )
+        if self.tracing.broadcast(ufunc.__name__, [result.dims, self.dims]) != self.dims:
+            self.tracing.refuse(f"in-place {ufunc.__name__}: the result would be larger")
+        self.value = self.tracing.cast(result.value, self.value.dtype)
         return self
 
     def __pos__(self) -> Any:
@@ -359,31 +361,31 @@ class Tracer:
         return np.round(self, digits)
 
     def __divmod__(self, other: object) -> Any:
-        return call_ufunc(self.trace, np.divmod, "__call__", (self, other), {})
+        return call_ufunc(self.tracing, np.divmod, "__call__", (self, other), {})
 
     def __rdivmod__(self, other: object) -> Any:
-        return call_ufunc(self.trace, np.divmod, "__call__", (other, self), {})
+        return call_ufunc(self.tracing, np.divmod, "__call__", (other, self), {})
 
     # ---------------------------------------------------------- methods that take other arguments
 
     def reshape(self, *shape: Any, order: str = "C") -> Any:
         """numpy.ndarray.reshape."""
         new = shape[0] if len(shape) == 1 else shape
-        return call_function(self.trace, np.reshape, (self, new), {"order": order})
+        return call_function(self.tracing, np.reshape, (self, new), {"order": order})
 
     def transpose(self, *axes: Any) -> Any:
         """numpy.ndarray.transpose."""
         given = axes[0] if len(axes) == 1 else axes or None
-        return call_function(self.trace, np.transpose, (self, given), {})
+        return call_function(self.tracing, np.transpose, (self, given), {})
 
     def astype(self, dtype: Any, *args: Any, **kwargs: Any) -> Any:
         """numpy.ndarray.astype."""
-        return call_function(self.trace, np.astype, (self, dtype), {})
+        return call_function(self.tracing, np.astype, (self, dtype), {})
 
     def flatten(self, order: str = "C") -> Any:
         """numpy.ndarray.flatten."""
-        result = call_function(self.trace, np.ravel, (self,), {"order": order})
-        return Tracer(self.trace, result.value)
+        result = call_function(self.tracing, np.ravel, (self,), {"order": order})
+        return Tracer(self.tracing, result.value)
 
     def fill(self, value: Any) -> None:
         """Refused: writes in place."""
@@ -395,7 +397,7 @@ _OPERANDS = (Tracer, Size, bool, int, float, complex, np.generic, np.ndarray)
 
 def _method(name: str, function: Handler) -> Callable[..., Any]:
     def method(self: Tracer, *args: Any, **kwargs: Any) -> Any:
-        return call_function(self.trace, function, (self, *args), kwargs)
+        return call_function(self.tracing, function, (self, *args), kwargs)
 
     method.__name__ = name
     method.__doc__ = f"numpy.ndarray.{name}."
@@ -421,9 +423,8 @@ _METHODS: dict[str, Handler] = {
     for name in (
         "all", "any", "argmax", "argmin", "argsort", "clip", "copy", "cumprod", "cumsum",
         "diagonal", "dot", "max", "mean", "min", "prod", "ravel", "repeat", "round", "squeeze",
-        "std", "sum", "swapaxes", "take", "trace", "var", "ptp",
+        "std", "sum", "swapaxes", "take", "trace", "var",
     )
-    if name not in ("trace", "ptp")
 }  # fmt: skip
 _OPERATORS = {
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "truediv": np.true_divide,
@@ -539,7 +540,7 @@ def operand(trace: Trace, who: str, x: object, dtype: np.dtype | None = None) ->
     if isinstance(x, list | tuple):
         x = stacked(trace, who, x)
     if isinstance(x, Tracer):
-        if x.trace is not trace:
+        if x.tracing is not trace:
             trace.refuse(f"{who}: an array of another traced call is used", "TW-E0321")
         return x.value if dtype is None else trace.cast(x.value, element_type(trace, who, dtype))
     if isinstance(x, Size):
@@ -586,6 +587,6 @@ def has_traced(x: object) -> bool:
 
 def tracer(trace: Trace, who: str, x: object) -> Tracer:
     """An operand as a symbolic array."""
-    if isinstance(x, Tracer) and x.trace is trace:
+    if isinstance(x, Tracer) and x.tracing is trace:
         return x
     return Tracer(trace, operand(trace, who, x))
