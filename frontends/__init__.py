@@ -10,6 +10,7 @@ FRONTENDS: dict[str, str] = {
 
 SUPPORTED: dict[str, str] = {
     "onnx": "tilewright.frontends.onnx.table:CONVERTERS",
+    "torch": "tilewright.frontends.torch.table:CONVERTERS",
 }
 """Of each frontend, the mapping whose keys are the source operators that it knows."""
 

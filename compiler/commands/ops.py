@@ -55,7 +55,11 @@ def _print_tables() -> None:
     console.print(table, markup=False)
     for frontend, place in SUPPORTED.items():
         module, names = place.split(":")
-        supported = sorted(getattr(import_module(module), names))
+        try:
+            supported = sorted(getattr(import_module(module), names))
+        except ModuleNotFoundError as missing:
+            console.print(f"\n{frontend}: needs {missing.name}, which is not installed")
+            continue
         console.print(f"\n{len(supported)} operators of {frontend} become them")
         console.print(", ".join(supported), markup=False)
 
