@@ -40,6 +40,8 @@ def pack_array(packing: Packing, source: np.ndarray, out: np.ndarray | None = No
         raise ValueError(f"{packing.packed.name} does not walk its source by constant steps")
     steps = [form[0][v] for v in packing.axes]
     base = int(form[1].value)
+    if base < 0:
+        raise ValueError(f"{packing.packed.name} starts {-base} elements before its source")
     result = np.empty(shape, source.dtype) if out is None else out
     flat = dense(source).reshape(-1)
     strides = tuple(int(s) * flat.itemsize for s in steps if isinstance(s, int))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from .. import dtype as dt
 from ..dtype import Kind
+from ..tensor.access import flat_index
 from ..tensor.ir import (
     Alloc,
     Binary,
@@ -35,6 +36,7 @@ from ..tensor.simplify import (
     affine,
     ceildiv,
     dim,
+    product,
     prove,
     same_dim,
     simplify,
@@ -371,6 +373,14 @@ def in_bounds(load: Load, ranges: Ranges) -> bool:
     return all(c is True for c in checks)
 
 
+def stays_inside(load: Load, ranges: Ranges) -> bool:
+    """Whether a load certainly reads memory of its buffer (a guarded one need not)."""
+    if in_bounds(load, ranges):
+        return True
+    flat, count = flat_index(load, ranges), product(load.buffer.shape)
+    return prove(le(0, flat), ranges) is True and prove(lt(flat, count), ranges) is True
+
+
 def rfactor(func: Func, loop: str, lanes: int, name: str) -> Func:
     """Splits a reduction loop into ``lanes`` running results that are combined at the end.
 
@@ -539,7 +549,8 @@ def pack(func: Func, load: Load, dims: Sequence[PackDim], name: str) -> tuple[Fu
     the shape ``[ceildiv(N, 64), K, 64]``.
 
     Raises:
-        ScheduleError: the buffer is read in another way too, or along a loop that is not given.
+        ScheduleError: the buffer is read in another way too, along a loop that is not given, or
+            under a guard, with indices that leave it.
     """
     others = {x for x in block_loads(func.body) if x.buffer == load.buffer} - {load}
     if others:
@@ -551,6 +562,8 @@ def pack(func: Func, load: Load, dims: Sequence[PackDim], name: str) -> tuple[Fu
     held = {d.var for d in dims}
     if any(v not in held and not v.is_symbol for i in load.indices for v in symbols(i)):
         raise fail(f"pack({load.buffer.name!r})", func, "the load varies along another loop")
+    if not stays_inside(load, {d.var: (0, as_expr(d.extent) - 1) for d in dims}):
+        raise fail(f"pack({load.buffer.name!r})", func, "the load may leave the buffer")
     shape: list[Dim] = []
     tail: list[Dim] = []
     index: list[Expr] = []
@@ -595,4 +608,5 @@ __all__ = [
     "replace_buffer",
     "rfactor",
     "set_scope",
+    "stays_inside",
 ]

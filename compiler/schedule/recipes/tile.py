@@ -26,7 +26,7 @@ from ...tensor.walk import visit
 from ..loops import padding_guards
 from ..nest import find_loop, loop_range, loops, stores
 from ..nests import Nests, Reduction
-from ..place import PackDim
+from ..place import PackDim, stays_inside
 from ..schedule import Schedule
 from .choices import Choices
 from .elementwise import fuse_all, is_large
@@ -93,12 +93,17 @@ def can_tile(nests: Nests) -> bool:
             strides = load_strides(r, load)
             if strides is None:
                 return False
-            if (
-                not (same_dim(strides[v], 0) or same_dim(strides[v], 1))
-                and load.buffer.name not in nests.constants
+            if not (same_dim(strides[v], 0) or same_dim(strides[v], 1)) and not can_pack(
+                nests, r, load
             ):
                 return False
     return True
+
+
+def can_pack(nests: Nests, r: Reduction, load: Load) -> bool:
+    """Whether a load's operand can be laid out anew: a constant that is read inside its bounds."""
+    ranges = {a.var: (0, as_expr(a.extent) - 1) for a in (*r.spatial, *r.reduce)}
+    return load.buffer.name in nests.constants and stays_inside(load, ranges)
 
 
 def loads(e: Expr) -> list[Load]:
@@ -130,8 +135,8 @@ def plan(nests: Nests, target: Target, choices: Choices) -> Tile:
         load
         for load in wide
         if contraction
-        and load.buffer.name in nests.constants
         and any(a.var in symbols_of(load) for a in main.reduce)
+        and can_pack(nests, main, load)
     )
     mr, nr = _tile_size(row, column, target, contraction)
     mr = choices.pick("mr", mr, tuple(range(1, 15)))

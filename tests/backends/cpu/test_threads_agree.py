@@ -20,7 +20,6 @@ from tilewright.tensor.simplify import evaluate
 
 N = symbol("N")
 SIZES = {"N": 213}
-CONV = {"strides": (1, 1), "lo": (1, 1), "hi": (1, 1), "dilations": (1, 1), "groups": 1}
 Make = Callable[[GraphBuilder], Value]
 
 
@@ -42,7 +41,8 @@ def product_of_inputs(b: GraphBuilder) -> Value:
 
 
 def convolution(b: GraphBuilder) -> Value:
-    y = b.add("conv", b.input("x", f32(2, 29, 31, 16)), b.constant(weights(3, 3, 16, 40)), **CONV)
+    x, w, ones = b.input("x", f32(2, 29, 31, 16)), b.constant(weights(3, 3, 16, 40)), (1, 1)
+    y = b.add("conv", x, w, strides=ones, lo=ones, hi=ones, dilations=ones, groups=1)
     return b.add("max", y, b.constant(np.float32(0)))
 
 
