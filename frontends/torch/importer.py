@@ -246,7 +246,7 @@ class _Import:
             raise InternalError(
                 f"{context.origin}: its converter does not take these arguments"
                 f" ({type(error).__name__}: {error})",
-                code="TW-E0941",
+                code="TW-E0934",
             ) from error
         results = result if isinstance(result, tuple) else (result,)
         for i in context.wanted:
