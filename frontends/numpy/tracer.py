@@ -57,6 +57,7 @@ class Size:
         if not isinstance(other, Size | int | float):
             return NotImplemented
         mine = Tracer(self.tracing, self.tracing.add("dim", value=self.dim), weak=int)
+        mine.sizes = (self.dim,)
         return mine.apply(ufunc, other, swap)
 
     def __add__(self, other: object) -> Any:
@@ -159,10 +160,11 @@ class Tracer:
         value: what it is in the graph; an in-place operator replaces it.
         weak: int, float or bool for what would be a Python number (a quotient of sizes).
         scalar: whether NumPy would give a scalar and not a 0-d array.
+        sizes: of what is weak, the sizes that it is computed from.
         shared: whether other arrays may be views of it, or it of them or of the caller's.
     """
 
-    __slots__ = ("scalar", "shared", "tracing", "value", "weak")
+    __slots__ = ("scalar", "shared", "sizes", "tracing", "value", "weak")
     __hash__ = None  # type: ignore[assignment]
     __array_priority__ = 1000
 
@@ -180,6 +182,7 @@ class Tracer:
         self.weak = weak
         self.scalar = scalar or weak is not None
         self.shared = shared
+        self.sizes: tuple[Dim, ...] = ()
 
     # ---------------------------------------------------------- what it is
 
@@ -255,6 +258,9 @@ class Tracer:
     # ---------------------------------------------------------- what needs the data
 
     def _concrete(self, what: str) -> NoReturn:
+        # What comes from sizes alone is a number as soon as they are.
+        for size in self.sizes:
+            self.tracing.specialise(size)
         self.tracing.unsupported(
             f"{what} needs the data of a traced array, which exists only when the compiled code"
             " runs; use np.where, or pass the value as a Python number",
@@ -321,7 +327,9 @@ class Tracer:
         result = call_ufunc(self.tracing, ufunc, "__call__", pair, {})
         if isinstance(kind_of(self), type) and isinstance(kind_of(other), type):
             kind = result.value.dtype
-            result.weak = float if kind.is_float else int if kind.is_integer else None
+            result.weak = float if kind.is_float else int if kind.is_integer else bool
+            more = other.sizes if isinstance(other, Tracer) else ()
+            result.sizes = (*self.sizes, *more, *((other.dim,) if isinstance(other, Size) else ()))
         return result
 
     def _in_place(self, ufunc: np.ufunc, other: object) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -438,6 +439,13 @@ def test_a_size_used_as_a_number_compiles_for_that_number() -> None:
         return sum(x[i] for i in range(x.shape[0]))
 
     check(program, (make((3,), "f4"),), (make((4,), "f4"),), (make((3,), "f4"),), compiles=2)
+
+
+def test_a_number_computed_from_sizes_is_a_number_where_python_needs_one() -> None:
+    def program(x: np.ndarray) -> Any:
+        return x * math.sqrt(x.shape[0] / 2) if x.shape[0] / 2 > 1.5 else x
+
+    check(program, (make((4,), "f4"),), (make((2,), "f4"),), compiles=2)
 
 
 def test_static_arguments_are_part_of_the_key() -> None:
