@@ -14,7 +14,7 @@ them. What is not supported raises ``ctx.unsupported("reason")``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -38,6 +38,7 @@ class Context:
         origin: the current node's overload and name.
         results: the types of the current node's results, as torch found them.
         wanted: which of the results are used.
+        metas: what torch knows of the operands that are nodes (fake tensors with strides).
     """
 
     def __init__(self, builder: GraphBuilder) -> None:
@@ -45,6 +46,7 @@ class Context:
         self.origin = ""
         self.results: tuple[TensorType | None, ...] = ()
         self.wanted: frozenset[int] = frozenset()
+        self.metas: tuple[Any, ...] = ()
 
     # -------------------------------------------------------------- the current node
 

@@ -235,6 +235,7 @@ class _Import:
         context = self._context
         context.origin = f"{label}:{node.name}"
         context.wanted = _wanted(node, meta)
+        context.metas = tuple(a.meta.get("val") for a in node.args if isinstance(a, torch.fx.Node))
         metas = meta if isinstance(meta, tuple | list) else (meta,)
         context.results = tuple(
             self._type(m) if i in context.wanted and isinstance(m, torch.Tensor) else None

@@ -67,6 +67,10 @@ def as_strided(
     storage_offset: Dim | None = None,
 ) -> Value:
     """Elements of the row-major x at a start and steps counted in elements."""
+    # Steps count in storage, which is known here only of a dense tensor that begins it.
+    dense = ctx.metas[0]
+    if not dense.is_contiguous() or dense.storage_offset() != 0:
+        ctx.unsupported("as_strided of a tensor that is a view")
     shape = ctx.ints(size, "sizes of as_strided")
     steps = ctx.ints(stride, "strides of as_strided")
     (start,) = ctx.ints((storage_offset or 0,), "offsets of as_strided")

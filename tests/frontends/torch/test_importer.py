@@ -122,6 +122,11 @@ def test_masks_that_pick_elements_are_refused() -> None:
     assert "depends on data" in _refused(lambda _, x: x[x > 0], torch.ones(3))
 
 
+def test_strides_of_views_are_refused() -> None:
+    message = _refused(lambda _, x: x.t().as_strided((2, 2), (1, 2)), torch.randn(3, 4))
+    assert "as_strided of a tensor that is a view" in message
+
+
 def test_complex_tensors_are_refused() -> None:
     assert "complex64" in _refused(lambda _, x: x.abs(), torch.ones(3, dtype=torch.complex64))
 
