@@ -29,11 +29,16 @@ class Block:
     text: str
 
     @property
-    def commands(self) -> tuple[str, ...]:
-        """The commands of a console block."""
+    def lines(self) -> tuple[str, ...]:
+        """What a console block has one type, line by line."""
         return tuple(
             line.removeprefix("$ ") for line in self.text.splitlines() if line.startswith("$ ")
         )
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """The commands of a console block; ``a && b`` is two."""
+        return tuple(command for line in self.lines for command in line.split(" && "))
 
 
 def blocks(path: Path = README) -> list[Block]:

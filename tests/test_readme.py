@@ -72,4 +72,4 @@ def test_a_command_about_the_tests_themselves_is_run_by_ci(command: str) -> None
 
 def test_the_first_screen_holds_two_commands() -> None:
     early = [b for b in blocks() if b.line < 25 and b.language == "console"]
-    assert [len(b.commands) for b in early] == [1, 1]
+    assert [len(b.lines) for b in early] == [1, 1]
