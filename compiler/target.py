@@ -18,7 +18,12 @@ class Target:
         vector_registers: how many there are.
         masked: whether masked loads and stores of f32 are cheap.
         l1_bytes, l2_bytes, l3_bytes: data cache sizes of one core (l3: shared).
-        threads: how many threads the program may use; 0 asks the runtime.
+        fma: whether multiply-add is one instruction, rounded once.
+        half: whether f16 and f32 are converted by an instruction.
+        gather: whether loads through a vector of indices are one instruction.
+        abi: LLVM's name of the calling convention, where the triple does not settle it.
+        relocation: how code refers to data: ``pic`` (it may lie anywhere) or ``static``.
+        attributes: LLVM's attributes of every function.
     """
 
     name: str
@@ -33,6 +38,17 @@ class Target:
     l1_bytes: int
     l2_bytes: int
     l3_bytes: int
+    fma: bool = False
+    half: bool = False
+    gather: bool = False
+    abi: str = ""
+    relocation: str = "pic"
+    attributes: str = "nounwind"
+
+    @property
+    def architecture(self) -> str:
+        """The kind of processor, by the triple's first word (``x86_64``, ``aarch64``)."""
+        return self.triple.partition("-")[0]
 
     def lanes(self, bits: int) -> int:
         """How many elements of ``bits`` bits one vector register holds."""

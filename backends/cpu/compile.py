@@ -11,14 +11,15 @@ from tilewright.target import Target
 
 
 def machine_for(target: Target, *, opt: int = 2) -> llvm.TargetMachine:
-    """LLVM's code generator for a target: position-independent, small code model."""
+    """LLVM's code generator for a target, with the small code model."""
     _initialize()
     return llvm.Target.from_triple(target.triple).create_target_machine(
         cpu=target.cpu,
         features=target.features,
         opt=opt,
-        reloc="pic",
+        reloc=target.relocation,
         codemodel="small",
+        abiname=target.abi,
     )
 
 

@@ -1,8 +1,14 @@
-"""CPU targets by name, and what the CPU that runs this program can do."""
+"""CPU targets by name, as a table, and what the CPU that runs this program can do.
+
+A target is a line of data: LLVM's names, the width and number of vector registers, and which
+instructions there are. The recipes and the emitter read nothing else.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,7 +17,10 @@ import llvmlite.binding as llvm
 from tilewright.errors import TargetError
 from tilewright.target import Target
 
-_TRIPLE = "x86_64-unknown-linux-gnu"
+_X86 = "x86_64-unknown-linux-gnu"
+_ARM = "aarch64-unknown-linux-gnu"
+_RISCV = "riscv64-unknown-linux-gnu"
+_WASM = "wasm32-unknown-unknown"
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 # Linux name -> LLVM name, level by level of the x86-64 psABI.
 _V2 = {"cx16": "cx16", "lahf_lm": "sahf", "popcnt": "popcnt", "pni": "sse3", "ssse3": "ssse3",
@@ -24,34 +33,141 @@ _LEVELS = {"x86-64-v2": _V2, "x86-64-v3": _V3, "x86-64-v4": _V4}
 # Beyond the levels, what generated code may use when it is compiled for one machine.
 _EXTRAS = {"avx512_vnni": "avx512vnni", "avx512_bf16": "avx512bf16", "avx_vnni": "avxvnni",
            "avx512vbmi": "avx512vbmi", "avx512_vbmi2": "avx512vbmi2"}  # fmt: skip
-TARGET_NAMES = ("native", *_LEVELS)
 _SIZES = (32 << 10, 1 << 20, 16 << 20)
+
+
+def _level(
+    name: str, cpu: str, features: dict[str, str], sizes: tuple[int, int, int] = _SIZES
+) -> Target:
+    wide = "avx512f" in features
+    enabled = [f"+{f}" for f in features.values()]
+    # LLVM would otherwise split 512-bit vectors, for CPUs that once clocked down for them.
+    width = ["-prefer-256-bit"] if wide else []
+    return Target(
+        name=name,
+        backend="cpu",
+        triple=_X86,
+        cpu=cpu,
+        features=",".join([*enabled, *width]),
+        required=tuple(features),
+        vector_bits=512 if wide else 256 if "avx2" in features else 128,
+        vector_registers=32 if wide else 16,
+        masked=wide,
+        l1_bytes=sizes[0],
+        l2_bytes=sizes[1],
+        l3_bytes=sizes[2],
+        fma="fma" in features,
+        half="f16c" in features,
+        gather="avx2" in features,
+    )
+
+
+def _riscv(name: str, bits: int, features: str) -> Target:
+    return Target(
+        name=name,
+        backend="cpu",
+        triple=_RISCV,
+        cpu="generic-rv64",
+        features=f"+m,+a,+f,+d,+c,{features}",
+        required=tuple(features.replace("+", "").split(",")),
+        vector_bits=bits,
+        vector_registers=32,
+        masked=True,
+        l1_bytes=32 << 10,
+        l2_bytes=512 << 10,
+        l3_bytes=4 << 20,
+        fma=True,
+        gather=True,
+        abi="lp64d",
+    )
+
+
+_NEON = Target(
+    name="aarch64",
+    backend="cpu",
+    triple=_ARM,
+    cpu="generic",
+    features="+fp-armv8,+neon",
+    required=("asimd",),
+    vector_bits=128,
+    vector_registers=32,
+    masked=False,
+    l1_bytes=32 << 10,
+    l2_bytes=512 << 10,
+    l3_bytes=4 << 20,
+    fma=True,
+    half=True,
+)
+
+TARGETS: Mapping[str, Target] = {
+    t.name: t
+    for t in (
+        *(_level(name, name, features) for name, features in _LEVELS.items()),
+        _NEON,
+        # SVE code for one vector length: a vector register is then as plain as NEON's.
+        replace(
+            _NEON,
+            name="aarch64-sve256",
+            features="+fp-armv8,+neon,+fullfp16,+sve",
+            required=("asimd", "fphp", "sve"),
+            vector_bits=256,
+            masked=True,
+            gather=True,
+            attributes="nounwind vscale_range(2,2)",
+        ),
+        # Vectors of 128 bits are there wherever the vector extension is; longer ones by name.
+        _riscv("riscv64", 128, "+v"),
+        _riscv("riscv64-zvl256b", 256, "+v,+zvl256b"),
+        Target(
+            name="wasm32",
+            backend="cpu",
+            triple=_WASM,
+            cpu="generic",
+            features="+simd128,+bulk-memory,+nontrapping-fptoint,+sign-ext,+mutable-globals",
+            required=("simd128",),
+            vector_bits=128,
+            vector_registers=16,
+            masked=False,
+            l1_bytes=32 << 10,
+            l2_bytes=512 << 10,
+            l3_bytes=4 << 20,
+            relocation="static",
+        ),
+    )
+}
+"""Every CPU target but ``native``, by name."""
+
+TARGET_NAMES = ("native", *TARGETS)
 
 
 def resolve_target(name: str = "native") -> Target:
     """Returns the description of a CPU target.
 
     Args:
-        name: ``native`` (this machine, with its caches) or an x86-64 level: ``x86-64-v2``,
-            ``x86-64-v3``, ``x86-64-v4``.
+        name: ``native`` (this machine, with its caches) or a name in TARGETS.
 
     Raises:
         TargetError: an unknown name, or ``native`` on a CPU below x86-64-v2.
     """
     if name == "native":
         return _native()
-    level = _LEVELS.get(name)
-    if level is None:
+    found = TARGETS.get(name)
+    if found is None:
         raise TargetError(
             f"target: {name!r} is not known; the CPU targets are {', '.join(TARGET_NAMES)}",
             code="TW-E0401",
         )
-    return _target(name, name, level, _SIZES)
+    return found
+
+
+def runs_here(target: Target) -> bool:
+    """Whether the code is for this kind of processor (which may still lack features)."""
+    return target.architecture == _host_architecture()
 
 
 def missing_features(target: Target) -> tuple[str, ...]:
     """The CPU features (Linux names) that code for ``target`` needs and this CPU lacks."""
-    present = host_features()
+    present = host_features() if runs_here(target) else frozenset()
     return tuple(f for f in target.required if f not in present)
 
 
@@ -63,7 +179,17 @@ def host_features() -> frozenset[str]:
     return frozenset(linux for linux, name in known.items() if flags.get(name, False))
 
 
+def _host_architecture() -> str:
+    return str(llvm.get_process_triple()).partition("-")[0]
+
+
 def _native() -> Target:
+    if _host_architecture() != "x86_64":
+        raise TargetError(
+            f"target: native code is made for x86-64 CPUs, and this one is "
+            f"{_host_architecture()}; compile or export for a target by its name",
+            code="TW-E0402",
+        )
     present = host_features()
     base = next((n for n in reversed(_LEVELS) if _LEVELS[n].keys() <= present), None)
     if base is None:
@@ -76,28 +202,7 @@ def _native() -> Target:
     features.update({linux: f for linux, f in _EXTRAS.items() if linux in present})
     # LLVM gets the level, not the CPU's name: a name brings in instructions that ``required``
     # does not list, so code could meet a CPU without them; and equal CPUs share cached code.
-    return _target("native", base, features, _cache_sizes())
-
-
-def _target(name: str, cpu: str, features: dict[str, str], sizes: tuple[int, int, int]) -> Target:
-    wide = "avx512f" in features
-    enabled = [f"+{f}" for f in features.values()]
-    # LLVM would otherwise split 512-bit vectors, for CPUs that once clocked down for them.
-    width = ["-prefer-256-bit"] if wide else []
-    return Target(
-        name=name,
-        backend="cpu",
-        triple=_TRIPLE,
-        cpu=cpu,
-        features=",".join([*enabled, *width]),
-        required=tuple(features),
-        vector_bits=512 if wide else 256 if "avx2" in features else 128,
-        vector_registers=32 if wide else 16,
-        masked=wide,
-        l1_bytes=sizes[0],
-        l2_bytes=sizes[1],
-        l3_bytes=sizes[2],
-    )
+    return _level("native", base, features, _cache_sizes())
 
 
 def _cache_sizes() -> tuple[int, int, int]:

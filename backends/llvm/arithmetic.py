@@ -366,7 +366,7 @@ class Arithmetic(Addresser):
         if x.dtype is dt.bf16:
             bits = self.change("zext", x, dt.u32)
             return self._bitcast(self.op("shl", bits, self.like(16, bits)), dt.f32)
-        if self.machine.f16c:
+        if self.machine.half:
             half = self.change("bitcast", x, dt.f16, "half")
             return self.change("fpext", half, dt.f32)
         bits = self.change("zext", x, dt.u32)
@@ -390,7 +390,7 @@ class Arithmetic(Addresser):
             x = self._to_odd(x)
         if dtype is dt.bf16:
             return self._narrow_bf16(x)
-        if self.machine.f16c:
+        if self.machine.half:
             half = self.change("fptrunc", x, dtype, "half")
             return self.change("bitcast", half, dtype)
         return self._narrow_f16(x)

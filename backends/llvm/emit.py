@@ -47,7 +47,6 @@ from .statements import Statements
 from .types import register_type
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_]")
-_ATTRIBUTES = "nounwind"
 
 
 def emit_kernel(func: Func, target: Target) -> str:
@@ -137,7 +136,7 @@ class _Kernel:
         self.uses_zeros |= emitter.uses_zeros
         scope = emitter.scopes[0]
         linkage = "internal " if internal else ""
-        head = f"define {linkage}void {name}({', '.join(params)}) {_ATTRIBUTES} {{"
+        head = f"define {linkage}void {name}({', '.join(params)}) {self.machine.attributes} {{"
         body = [*emitter.prologue, *scope.lines]
         return "\n".join([head, "entry:", *body, "  ret void", "}"])
 
@@ -155,7 +154,7 @@ class _Kernel:
         )
         self.outlined.append(self._loop_function(body, loop, captured))
         types = ["ptr" if isinstance(p, Buffer) else register_type(p.dtype) for p in captured]
-        self.outlined.append(_entry_function(entry, body, types))
+        self.outlined.append(_entry_function(entry, body, types, self.machine))
         self._call(outer, loop, entry, captured, types)
 
     def _loop_function(self, name: str, loop: For, captured: Sequence[Buffer | Var]) -> str:
@@ -205,10 +204,10 @@ class _Kernel:
             outer.forget(name)
 
 
-def _entry_function(entry: str, body: str, types: Sequence[str]) -> str:
+def _entry_function(entry: str, body: str, types: Sequence[str], machine: Machine) -> str:
     """The function the pool calls: it takes the environment apart."""
     lines = [
-        f"define internal void {entry}(ptr %env, i64 %begin, i64 %end) {_ATTRIBUTES} {{",
+        f"define internal void {entry}(ptr %env, i64 %begin, i64 %end) {machine.attributes} {{",
         "entry:",
     ]
     args: list[str] = []

@@ -13,25 +13,27 @@ class Machine:
 
     Attributes:
         lanes: 32-bit elements in a vector register; a vector loop is cut into chunks of so many.
-        fma: fused multiply-add. f16c: conversion between f16 and f32.
+        fma: fused multiply-add. half: conversion between f16 and f32.
         masked: masked loads and stores of any width are one instruction.
         gather: loads through a vector of indices are one instruction.
+        attributes: of every function.
     """
 
     lanes: int
     fma: bool
-    f16c: bool
+    half: bool
     masked: bool
     gather: bool
+    attributes: str
 
 
 def machine_of(target: Target) -> Machine:
-    """Derives the facts from the features that the target requires."""
-    has = frozenset(target.required)
+    """The facts about a target."""
     return Machine(
         lanes=target.lanes(32),
-        fma="fma" in has,
-        f16c="f16c" in has,
+        fma=target.fma,
+        half=target.half,
         masked=target.masked,
-        gather="avx2" in has,
+        gather=target.gather,
+        attributes=target.attributes,
     )
