@@ -92,20 +92,8 @@ class _Kernel:
     def emit(self) -> list[str]:
         emitter = self._emitter()
         params = ["ptr %ctx", *self._bind(emitter, self.func.params)]
-        lane = Lane(1, 1)
-        visible: list[Buffer | Var] = list(self.func.params)
-        for stmt in self.func.body:
-            if isinstance(stmt, For) and stmt.kind == "parallel":
-                self._parallel(emitter, stmt, visible)
-                continue
-            emitter.block((stmt,), [lane])
-            match stmt:
-                case Let():
-                    visible.append(stmt.var)
-                case Alloc():
-                    visible.append(stmt.buffer)
-                case _:
-                    pass
+        emitter.outline = lambda loop: self._parallel(emitter, loop)
+        emitter.run(self.func.body)
         text = self._define(f"@{self.func.name}", params, emitter, internal=False)
         return [*self.outlined, text]
 
@@ -142,11 +130,13 @@ class _Kernel:
 
     # -------------------------------------------------------------- parallel loops
 
-    def _parallel(self, outer: Statements, loop: For, visible: Sequence[Buffer | Var]) -> None:
+    def _parallel(self, outer: Statements, loop: For) -> None:
         number = len(self.outlined) // 2
         names, variables = _needs(loop)
         captured = [
-            p for p in visible if (p.name in names if isinstance(p, Buffer) else p in variables)
+            p
+            for p in _visible(self.func, loop)
+            if (p.name in names if isinstance(p, Buffer) else p in variables)
         ]
         entry, body = (
             f"@{self.func.name}.par{number}",
@@ -218,6 +208,26 @@ def _entry_function(entry: str, body: str, types: Sequence[str], machine: Machin
     args += ["i64 %begin", "i64 %end"]
     lines += [f"  call void {body}({', '.join(args)})", "  ret void", "}"]
     return "\n".join(lines)
+
+
+def _visible(func: Func, loop: For) -> list[Buffer | Var]:
+    """What a loop may mention that is declared outside it, each once.
+
+    The two arms of a branch may declare the same name; only one of them is around the loop.
+    """
+    found: dict[Buffer | Var, None] = dict.fromkeys(func.params)
+    own = {id(s) for s in statements(loop.body)}
+    for stmt in statements(func.body):
+        if id(stmt) in own:
+            continue
+        match stmt:
+            case Let():
+                found[stmt.var] = None
+            case Alloc():
+                found[stmt.buffer] = None
+            case _:
+                pass
+    return list(found)
 
 
 def _needs(loop: For) -> tuple[set[str], set[Var]]:

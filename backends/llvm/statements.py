@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tilewright import dtype as dt
@@ -66,7 +67,12 @@ class Pending:
 
 
 class Statements(Control):
-    """Emits statements into the open scopes."""
+    """Emits statements into the open scopes.
+
+    Attributes:
+        symbolic_registers: names of register buffers that are kept in memory.
+        outline: emits a parallel loop as a call; None: there they are serial.
+    """
 
     def __init__(self, machine: Machine) -> None:
         super().__init__(machine)
@@ -78,6 +84,7 @@ class Statements(Control):
         self._allocated: dict[str, Pointer] = {}
         self._constant_vars: set[Var] = set()
         self.symbolic_registers: frozenset[str] = frozenset()
+        self.outline: Callable[[For], None] | None = None
 
     # -------------------------------------------------------------- blocks
 
@@ -305,6 +312,9 @@ class Statements(Control):
     # -------------------------------------------------------------- loops
 
     def _loop(self, stmt: For, lanes: list[Lane]) -> None:
+        if stmt.kind == "parallel" and self.outline is not None:
+            self.outline(stmt)
+            return
         self.enter(lanes[0])
         extent, start = self.index(stmt.extent), self.index(stmt.start)
         self.ranges[stmt.var] = loop_range(stmt)

@@ -248,6 +248,23 @@ def test_lets_and_scratch_outside_a_parallel_loop_reach_into_it() -> None:
         agree(Func("k", (x, y), body), {"x": data, "y": floats(7, 16)})
 
 
+def test_a_parallel_loop_inside_a_branch_is_shared() -> None:
+    n = symbol("n")
+    x, y = Buffer("x", dt.f32, (n, 16)), Buffer("y", dt.f32, (n, 16))
+    scale, other = Var("scale", dt.f32), Var("other", dt.f32)
+    arms = [
+        (
+            Let(scale, x[AT, AT] + 1.0),
+            For(i, n, (vector(16, Store(y, (i, J), x[i, J] * scale + other)),), "parallel"),
+        )
+        for i in (I, K)
+    ]
+    func = Func("k", (x, y, n), (Let(other, x[AT, Const(1)]), If(lt(n, 5), arms[0], arms[1])))
+    assert emit_module([func], resolve_target("x86-64-v3")).count("call void %v") == 2
+    for size in (3, 8):
+        agree(func, {"x": floats(size, 16), "y": floats(size, 16)}, {"n": size})
+
+
 def test_an_unrolled_loop_drops_branches_that_cannot_be_taken() -> None:
     y = Buffer("y", dt.f32, (8,))
     keep = conjunction((lt(1, I), lt(I, 6)))
