@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..dtype import DType
+from ..dtype import DType, i64
 from ..errors import InputError, InternalError, OptionError
 from ..target import Target
 from . import artifact
@@ -228,7 +228,8 @@ class Executable:
 
         An input is a NumPy array or any CPU tensor with ``__dlpack__``, of exactly the declared
         dtype; it is used in place if it is contiguous and aligned, else copied once. Python
-        numbers and lists are taken where the declared dtype holds their values exactly. If all
+        numbers and lists are taken where the declared dtype holds their values exactly; an input
+        of shape (n, 0) is the integer n where the model takes a size as an argument. If all
         inputs are tensors of one library (torch), so are the outputs. Outputs are the caller's.
 
         Raises:
@@ -245,54 +246,79 @@ class Executable:
             if type(x) is not np.ndarray or x.dtype is not dtype or x.flags.num & _READY != _READY:
                 x = arrays[i] = _as_input(self.inputs[i], x)
             shapes.append(x.shape)
-        key = tuple(shapes)
-        plan = self._plans.get(key)
-        if plan is None:
-            plan = self._plan(key)
-        try:
-            context = self._free.pop()
-        except IndexError:
-            context = _CallContext(self._built.program, self._context, self._constants)
-        results = self._enter(context, plan, arrays)
-        if len(self._free) < self._most_free:
-            self._free.append(context)
+        plan = self.plan(tuple(shapes))
+        results = self._enter(plan, arrays)
         if args and type(args[0]) is not np.ndarray:
             return _like(args, results)
         return results
 
-    def _enter(
-        self, context: _CallContext, plan: Plan, arrays: Sequence[np.ndarray]
-    ) -> tuple[np.ndarray, ...]:
-        """Runs native code; ``arrays`` stay alive until it returns."""
-        results = []
+    def plan(self, shapes: tuple[tuple[int, ...], ...]) -> Plan:
+        """What inputs of these shapes lead to: what ``call_at`` needs to know of the outputs.
+
+        Args:
+            shapes: of each input in order; a size input's is ``(n, 0)``.
+
+        Raises:
+            InputError: they do not fit (TW-E0303 to TW-E0307).
+        """
+        plan = self._plans.get(shapes)
+        if plan is None:
+            plan = self._planner.plan(shapes)
+            if len(self._plans) >= _MOST_PLANS:
+                self._plans.clear()
+            self._plans[shapes] = plan
+        return plan
+
+    def call_at(self, plan: Plan, inputs: Sequence[int], outputs: Sequence[int]) -> None:
+        """Runs on memory that the caller owns; nothing is allocated for it, copied or checked.
+
+        Args:
+            plan: of this executable, for the shapes that the inputs have.
+            inputs: the address of each input, in order: row-major elements of the declared
+                dtype, aligned to an element. What has no elements may be at 0.
+            outputs: where each output goes: as many bytes as the plan says at a multiple of 64,
+                which no input and no other output overlaps.
+
+        Raises:
+            InputError: there is no scratch memory (TW-E0307), or a size that the model computes
+                is outside its range (TW-E0309).
+        """
         try:
-            if context.plan is not plan:
+            context = self._free.pop()
+        except IndexError:
+            context = _CallContext(self._built.program, self._context, self._constants)
+        if context.plan is not plan:
+            try:
                 context.prepare(plan)
-            slots = context.outputs
-            for i, (shape, dtype, size) in enumerate(plan.outputs):
-                result, slots[i] = aligned_empty(shape, dtype, size)
-                results.append(result)
-        except MemoryError as error:
-            need = plan.arena_bytes + sum(size for _, _, size in plan.outputs)
-            raise InputError(
-                f"{self.name}: there is no memory for the {need} bytes that inputs of these "
-                f"sizes need",
-                code="TW-E0307",
-            ) from error
-        slots = context.inputs
-        for i, x in enumerate(arrays):
-            slots[i] = address_of(x)
+            except MemoryError as error:
+                raise self._no_memory(plan) from error
+        context.inputs[:] = inputs
+        context.outputs[:] = outputs
         status = self._call(context.frame_address)
         if status:
             raise self._failure(status)
+        if len(self._free) < self._most_free:
+            self._free.append(context)
+
+    def _enter(self, plan: Plan, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        """Runs native code; ``arrays`` stay alive until it returns."""
+        results, places = [], []
+        try:
+            for shape, dtype, size in plan.outputs:
+                result, place = aligned_empty(shape, dtype, size)
+                results.append(result)
+                places.append(place)
+        except MemoryError as error:
+            raise self._no_memory(plan) from error
+        self.call_at(plan, [address_of(x) for x in arrays], places)
         return tuple(results)
 
-    def _plan(self, shapes: tuple[tuple[int, ...], ...]) -> Plan:
-        plan = self._planner.plan(shapes)
-        if len(self._plans) >= _MOST_PLANS:
-            self._plans.clear()
-        self._plans[shapes] = plan
-        return plan
+    def _no_memory(self, plan: Plan) -> InputError:
+        need = plan.arena_bytes + sum(size for _, _, size in plan.outputs)
+        return InputError(
+            f"{self.name}: there is no memory for the {need} bytes that inputs of these sizes need",
+            code="TW-E0307",
+        )
 
     def _failure(self, status: int) -> InputError:
         lets = [s for s in walk_steps(self.program.steps) if isinstance(s, LetElement)]
@@ -359,6 +385,8 @@ def _as_array(spec: TensorSpec, value: Any) -> np.ndarray:
         return np.asarray(value)
     if isinstance(value, np.generic):
         return np.asarray(value)
+    if type(value) is int and _is_size(spec):
+        return _size(spec, value)
     if isinstance(value, (bool, int, float, list, tuple)):
         return _exactly(spec, value)
     try:
@@ -369,6 +397,23 @@ def _as_array(spec: TensorSpec, value: Any) -> np.ndarray:
     if any(hasattr(value, a) for a in ("__array__", "__array_interface__")):
         return np.asarray(value)
     raise _no_tensor(spec, value, "give a NumPy array or a CPU tensor with __dlpack__")
+
+
+def _is_size(spec: TensorSpec) -> bool:
+    """Whether an input stands for an integer that the model uses as a size.
+
+    Its shape is (n, 0): it has no elements, and its first dim says what n is.
+    """
+    return spec.dtype is i64 and len(spec.shape) == 2 and spec.shape[1] == 0
+
+
+def _size(spec: TensorSpec, value: int) -> np.ndarray:
+    if not 0 <= value < 1 << 63:
+        raise InputError(
+            f"input {spec.name!r}: the size {value} is outside its range: at least 0",
+            code="TW-E0306",
+        )
+    return np.empty((value, 0), spec.dtype.numpy)
 
 
 def _no_tensor(spec: TensorSpec, value: object, why: str) -> InputError:
@@ -412,8 +457,9 @@ def _holds(wanted: DType, found: np.ndarray) -> bool:
 
 def _like(args: Sequence[Any], results: tuple[np.ndarray, ...]) -> tuple[Any, ...]:
     """The results as tensors of the one library that all arguments come from, if there is one."""
-    libraries = {library_of(a) for a in args}
-    if len(libraries) != 1 or not all(hasattr(a, "__dlpack__") for a in args):
+    tensors = [a for a in args if type(a) is not int]
+    libraries = {library_of(a) for a in tensors}
+    if len(libraries) != 1 or not all(hasattr(a, "__dlpack__") for a in tensors):
         return results
     (library,) = libraries
     export = None if library == "numpy" else exporter(library)
