@@ -18,6 +18,9 @@ from .fission import fission
 from .inline import lower_body
 from .merge import merge_axes
 from .nests import element_by_element, free_symbols, to_func
+from .sliding import find_sliding
+from .winograd import rewrite
+from .winograd_plan import plan_winograd
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +64,12 @@ class KernelTable:
 
     Attributes:
         target: what the recipes schedule for.
+        math: "strict" forbids methods that round otherwise than the sum itself.
         kernels: by name, in order of first use.
     """
 
     target: Target
+    math: str = "fast"
     kernels: dict[str, Kernel] = field(default_factory=dict)
     _known: dict[
         tuple[ComputeGroup, frozenset[str]], tuple[tuple[Kernel, ...], tuple[Buffer, ...]]
@@ -95,6 +100,9 @@ class KernelTable:
         self, group: ComputeGroup, fixed: frozenset[str], title: str
     ) -> tuple[tuple[Kernel, ...], tuple[Buffer, ...]]:
         """One kernel where a recipe takes the whole group, else one for each of its pieces."""
+        made = self._winograd(group, fixed, title)
+        if made is not None:
+            return made
         whole = merge_axes(group)
         why = ""
         if fits_one_kernel(to_func(whole, fixed)):
@@ -105,6 +113,23 @@ class KernelTable:
         pieces = fission(group)
         made = [self._piece(p, fixed, title, why) for p in pieces]
         scratch = tuple(b for p in pieces for b in p.outputs if b not in group.outputs)
+        return tuple(made), scratch
+
+    def _winograd(
+        self, group: ComputeGroup, fixed: frozenset[str], title: str
+    ) -> tuple[tuple[Kernel, ...], tuple[Buffer, ...]] | None:
+        """The kernels of a convolution by Winograd's method, where it is allowed and pays."""
+        if self.math == "strict":
+            return None
+        found = find_sliding(group, fixed)
+        plan = None if found is None else plan_winograd(found, self.target)
+        if found is None or plan is None:
+            return None
+        parts, scratch = rewrite(self._name(title), found, plan, self.target)
+        made = [
+            self._add(Kernel(p.func, p.packings, f"winograd {plan}", p.steps, text(group)))
+            for p in parts
+        ]
         return tuple(made), scratch
 
     def _piece(self, piece: ComputeGroup, fixed: frozenset[str], title: str, why: str) -> Kernel:

@@ -112,7 +112,7 @@ class _Lowering:
     def packed(self, packing: Packing, data: np.ndarray) -> Tensor:
         """The tensor of a packed constant; equal packings of one array share it."""
         b = packing.packed
-        key = (id(data), b.shape, _walk_of(packing))
+        key = (id(data), b.shape, _walk_of(packing), packing.mixings)
         if key not in self.placed:
             count = product(b.shape)
             assert isinstance(count, int)

@@ -17,7 +17,8 @@ TRANSPOSED_BLOCK = 512
 def pack_array(packing: Packing, source: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """Returns the packed operand: zero where blocks run past the end of the axis.
 
-    A packing is an affine walk over the source, so one strided view and one copy do it.
+    A packing is an affine walk over the source, so one strided view and one copy do it; where
+    it mixes elements along some axes, the walk is multiplied by the matrices afterwards.
 
     Args:
         packing: the record that the schedule made; its shapes are constant.
@@ -30,6 +31,38 @@ def pack_array(packing: Packing, source: np.ndarray, out: np.ndarray | None = No
     shape = tuple(d for d in packing.packed.shape if isinstance(d, int))
     if len(shape) != len(packing.packed.shape):
         raise ValueError(f"the shape of {packing.packed.name} is symbolic")
+    if not packing.mixings:
+        return _walk(packing, shape, source, out)
+    columns = {axis: len(matrix[0]) for axis, matrix in packing.mixings}
+    walked = tuple(columns.get(k, n) for k, n in enumerate(shape))
+    result = np.empty(shape, source.dtype) if out is None else out
+    _mix(packing, _walk(packing, walked, source, None), result)
+    return result
+
+
+def _mix(packing: Packing, walked: np.ndarray, out: np.ndarray) -> None:
+    """Multiplies along the mixed axes, which are adjacent, by the product of their matrices.
+
+    The matrices are exact to double precision and each product is rounded to the type of the
+    weights; blocks of the leading axes are small enough to stay in cache.
+    """
+    axes = [axis for axis, _ in packing.mixings]
+    first, last = axes[0], axes[-1]
+    assert axes == list(range(first, last + 1)), packing.packed.name
+    matrix = np.ones((1, 1))
+    for _, rows in packing.mixings:
+        matrix = np.kron(matrix, np.array(rows))
+    matrix = matrix.astype(out.dtype)
+    rest = int(np.prod(out.shape[last + 1 :]))
+    blocks = out.reshape(-1, matrix.shape[0], rest)
+    for block, given in zip(blocks, walked.reshape(-1, matrix.shape[1], rest), strict=True):
+        np.matmul(matrix, given, out=block)
+
+
+def _walk(
+    packing: Packing, shape: tuple[int, ...], source: np.ndarray, out: np.ndarray | None
+) -> np.ndarray:
+    """Copies what a packing walks over, of the given shape."""
     value = packing.value
     load = value.a if isinstance(value, Select) else value
     if not isinstance(load, Load):

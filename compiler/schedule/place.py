@@ -534,12 +534,16 @@ class Packing:
         axes: the variables that index ``packed``, in order.
         value: an expression over them that loads ``source``; guarded where blocks run past the
             end (those elements are 0).
+        mixings: linear maps applied to the result along single axes (axis, matrix): there
+            ``packed`` has as many elements as the matrix has rows, and ``value`` is evaluated
+            for as many as it has columns.
     """
 
     source: Buffer
     packed: Buffer
     axes: tuple[Var, ...]
     value: Expr
+    mixings: tuple[tuple[int, tuple[tuple[float, ...], ...]], ...] = ()
 
 
 def pack(func: Func, load: Load, dims: Sequence[PackDim], name: str) -> tuple[Func, Packing]:

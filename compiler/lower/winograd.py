@@ -1,0 +1,490 @@
+"""Winograd: a convolution as input transform, batched product and output transform.
+
+One sliding sum of stride 1 becomes three steps over blocks of tiles, each tile m outputs wide
+along every spatial axis:
+
+    v[x, tile, k] = the transform of t x t inputs          (x: t * t positions)
+    p[x, tile, j] = sum(v[x, tile, k] * u[x, k, j])        a product for each position
+    y[m x m places of the tile, j] = epilogue(the transform of p)
+
+The weights are transformed when the code is made. The product is scheduled by the recipe for
+contractions, like any other. Edges are clipped: inputs outside the image are zero, places
+outside the result are not stored.
+
+Two ways to join the steps: one kernel shared by blocks, where a block's ``v`` stays in the
+thread's own cache (many tiles); or all of ``v`` first and then one kernel shared by panels of
+columns, each of which reads its weights once (few tiles).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product as product_of
+
+from .. import dtype as dt
+from ..schedule.loops import conjuncts, rename_loops
+from ..schedule.nest import simplify_func, substitute_block
+from ..schedule.place import Packing
+from ..schedule.recipes.choices import Choices
+from ..schedule.recipes.tile import PREFETCH_BYTES, tile
+from ..target import Target
+from ..tensor.compute import Compute, ComputeGroup
+from ..tensor.ir import (
+    Alloc,
+    Axis,
+    Binary,
+    Block,
+    Buffer,
+    Const,
+    Dim,
+    Expr,
+    For,
+    Func,
+    If,
+    Let,
+    Load,
+    Reduce,
+    Select,
+    Stmt,
+    Store,
+    Var,
+    as_expr,
+    conjunction,
+    lt,
+    minimum,
+)
+from ..tensor.simplify import Ranges, affine, ceildiv, dim, product, simplify, substitute, symbols
+from ..tensor.walk import block_loads, stores
+from ..tensor.winograd import Filtering, LinearProgram, filtering, linear_program
+from .inline import walk
+from .nests import free_symbols, to_func
+from .sliding import TOTAL, Sliding, is_constant
+
+_TILE = Var("tile")
+_LANE = Var("lane")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How one convolution is computed.
+
+    Attributes:
+        m: outputs of a tile along each spatial axis.
+        block: tiles of a block.
+        mr, nr: the register tile of the product; ``nr`` columns are a panel.
+        by_panels: whether the transformed input is computed whole, before all panels.
+    """
+
+    m: int
+    block: int
+    mr: int
+    nr: int
+    by_panels: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One kernel of the rewrite: a function, what it takes packed, and its steps as text."""
+
+    func: Func
+    packings: tuple[Packing, ...]
+    steps: str
+
+
+class _Writer:
+    """Writes the kernels of one convolution."""
+
+    def __init__(self, name: str, s: Sliding, plan: Plan, target: Target) -> None:
+        self.name, self.s, self.plan, self.target = name, s, plan, target
+        taps = s.spatial[0][1].extent
+        assert isinstance(taps, int) and isinstance(s.channel.extent, int)
+        assert isinstance(s.column.extent, int)
+        self.channels, self.columns = s.channel.extent, s.column.extent
+        self.matrices: Filtering = filtering(plan.m, taps)
+        self.t = plan.m + taps - 1
+        self.lanes = target.lanes(32)
+        self.dims = len(s.spatial)
+        self.counts: list[Dim] = [a.extent for a in s.batch]
+        self.counts += [ceildiv(a.extent, plan.m) for a, _ in s.spatial]
+        self.tiles = product(self.counts)
+        self.blocks = ceildiv(self.tiles, plan.block)
+        self.panels = -(-self.columns // plan.nr)
+        cube = (self.t,) * self.dims
+        weights = (self.panels, *cube, self.channels, plan.nr)
+        self.u = Buffer(f"{s.weight.buffer.name}_transformed", dt.f32, weights)
+        block = (*cube, plan.block, self.channels)
+        if plan.by_panels:
+            self.v = Buffer(f"{name}_v", dt.f32, (self.blocks, *block))
+        else:
+            self.v = Buffer("v", dt.f32, block, "local")
+        self.p = Buffer("p", dt.f32, (*cube, plan.block, plan.nr), "local")
+        self.block, self.panel, self.first = Var("block"), Var("panel"), Var("first")
+        self.ranges: Ranges = {
+            self._at(a): (0, dim(as_expr(n) - 1))
+            for a, n in zip((*s.batch, *(a for a, _ in s.spatial)), self.counts, strict=True)
+        }
+
+    # -------------------------------------------------------------- where a tile lies
+
+    def _at(self, a: Axis) -> Var:
+        """The position of the tile along an axis, counted in tiles."""
+        return Var(f"at_{a.var.name}")
+
+    def _places(self, number: Expr) -> list[Stmt]:
+        """Binds the position of a tile along every axis."""
+        axes = [*self.s.batch, *(a for a, _ in self.s.spatial)]
+        found: list[Stmt] = []
+        for k in range(len(axes) - 1, -1, -1):
+            count = as_expr(self.counts[k])
+            found.insert(0, Let(self._at(axes[k]), number if k == 0 else number % count))
+            number = number // count
+        ranges = {_TILE: (0, self.plan.block - 1)}
+        return [Let(x.var, simplify(x.value, ranges)) for x in found if isinstance(x, Let)]
+
+    def _start(self) -> Let:
+        """The first tile of a block; the last block is moved back to end with the tiles."""
+        return Let(
+            self.first,
+            simplify(
+                minimum(self.block * self.plan.block, as_expr(self.tiles) - self.plan.block),
+                {self.block: (0, dim(as_expr(self.blocks) - 1))},
+            ),
+        )
+
+    # -------------------------------------------------------------- linear transforms
+
+    def _apply(
+        self,
+        program: LinearProgram,
+        held: Buffer,
+        source: Callable[[int], Expr],
+        sink: Callable[[int, Expr], Block],
+    ) -> Block:
+        """A straight-line program over registers: read by ``source``, results to ``sink``."""
+        lines: list[Stmt] = [
+            Store(held, (Const(i), _LANE), source(i)) for i in range(program.inputs)
+        ]
+        for k, terms in enumerate(program.steps):
+            own = held[program.inputs + k, _LANE]
+            for n, (factor, value) in enumerate(terms):
+                x: Expr = held[value, _LANE]
+                if abs(factor) != 1:
+                    x = x * float(factor)
+                    factor = type(factor)(1)
+                if n == 0:
+                    new = x if factor == 1 else -x
+                else:
+                    new = own + x if factor == 1 else own - x
+                lines.append(Store(held, own.indices, new))
+        for k, o in enumerate(program.outputs):
+            lines += sink(k, held[o, _LANE])
+        return tuple(lines)
+
+    def _transform(
+        self,
+        name: str,
+        program: LinearProgram,
+        source: Callable[[tuple[Expr, ...]], Expr],
+        sink: Callable[[tuple[Expr, ...], Expr], Block],
+    ) -> tuple[list[Buffer], Block]:
+        """Applies a matrix along every spatial axis in turn, in registers.
+
+        Returns:
+            The registers to declare, and the statements, for one vector of lanes.
+        """
+        buffers: list[Buffer] = []
+        block: list[Stmt] = []
+        before = source
+        for d in range(self.dims):
+            # Axes that are done have the program's output extent, the others its input's.
+            done, left = len(program.outputs), program.inputs
+            extents = [done if k < d else left for k in range(self.dims)]
+            held = Buffer(f"{name}{d}", dt.f32, (left + len(program.steps), self.lanes), "register")
+            buffers.append(held)
+            loops = [Var(f"{name}{d}_{k}") for k in range(self.dims)]
+            after = Buffer(
+                f"{name}{d}_all",
+                dt.f32,
+                (*(done if k <= d else left for k in range(self.dims)), self.lanes),
+                "register",
+            )
+            last = d == self.dims - 1
+
+            def index(i: int, d: int = d, loops: Sequence[Var] = loops) -> tuple[Expr, ...]:
+                return tuple(Const(i) if k == d else loops[k] for k in range(self.dims))
+
+            def keep(
+                i: int,
+                e: Expr,
+                index: Callable[[int], tuple[Expr, ...]] = index,
+                after: Buffer = after,
+                last: bool = last,
+            ) -> Block:
+                if last:
+                    return sink(index(i), e)
+                return (Store(after, (*index(i), _LANE), e),)
+
+            def read(
+                i: int,
+                index: Callable[[int], tuple[Expr, ...]] = index,
+                before: Callable[[tuple[Expr, ...]], Expr] = before,
+            ) -> Expr:
+                return before(index(i))
+
+            body = self._apply(program, held, read, keep)
+            for k in range(self.dims - 1, -1, -1):
+                if k != d:
+                    body = (For(loops[k], extents[k], body, "unroll"),)
+            block += body
+            if not last:
+                buffers.append(after)
+            before = _reader(after)
+        return buffers, tuple(block)
+
+    def _lanes_of(
+        self, name: str, extent: Dim, body: Callable[[Expr], tuple[list[Buffer], Block]]
+    ) -> Block:
+        """A loop over vectors of channels, and one partial vector for the rest."""
+        chunk = Var(name)
+        count: Dim = dim(as_expr(extent) // self.lanes)
+        rest = extent % self.lanes if isinstance(extent, int) else 0
+        found: list[Stmt] = []
+        if count != 0:
+            buffers, block = body(chunk * self.lanes + _LANE)
+            inner = For(_LANE, self.lanes, block, "vector")
+            found.append(For(chunk, count, (*map(Alloc, buffers), inner)))
+        if rest:
+            buffers, block = body(as_expr(count) * self.lanes + _LANE)
+            inner = For(_LANE, rest, block, "vector")
+            found += rename_loops((*map(Alloc, buffers), inner), "_rest")
+        return tuple(found)
+
+    # -------------------------------------------------------------- input
+
+    def _input(self) -> Block:
+        """The transform of one tile's input, all channels: reads the image, writes ``v``."""
+        s, m, t = self.s, self.plan.m, self.t
+        taps = [Var(f"in_{tap.var.name}") for _, tap in s.spatial]
+        mapping: dict[Expr, Expr] = {a.var: self._at(a) for a in s.batch}
+        for (a, tap), i in zip(s.spatial, taps, strict=True):
+            mapping |= {a.var: self._at(a) * m, tap.var: i}
+        ranges = {**self.ranges, **{i: (0, t - 1) for i in taps}}
+        # A tile may reach past the last place; what lies there belongs to no result.
+        own = [
+            lt(self._at(a) * m + i, as_expr(a.extent) + (t - m))
+            for (a, _), i in zip(s.spatial, taps, strict=True)
+        ]
+        value = substitute(s.value, mapping)
+        guarded = simplify(Select(conjunction(own), value, Const(0.0, dt.f32)), ranges)
+        guards = [
+            g
+            for e in walk(guarded)
+            if isinstance(e, Select)
+            for g in conjuncts(e.cond)
+            if symbols(g) & set(taps)
+        ]
+        inside, sure = _interior(list(dict.fromkeys(guards)), taps, t)
+        inside = simplify(inside, self.ranges)
+        free = simplify(substitute(guarded, {g: Const(True, dt.bool_) for g in sure}), ranges)
+        program = linear_program(self.matrices.inputs)
+        prefix: tuple[Expr, ...] = (self.block,) if self.plan.by_panels else ()
+
+        def version(name: str, e: Expr) -> Block:
+            def lanes(channel: Expr) -> tuple[list[Buffer], Block]:
+                def source(index: tuple[Expr, ...]) -> Expr:
+                    here: dict[Expr, Expr] = dict(zip(taps, index, strict=True))
+                    return simplify(substitute(e, {**here, s.channel.var: channel}), self.ranges)
+
+                def sink(index: tuple[Expr, ...], x: Expr) -> Block:
+                    return (Store(self.v, (*prefix, *index, _TILE, channel), x),)
+
+                return self._transform(name, program, source, sink)
+
+            return self._lanes_of(f"{name}_chunk", self.channels, lanes)
+
+        if is_constant(inside, True):
+            return version("d", free)
+        if is_constant(inside, False) or not self._mostly_inside():
+            return version("d", guarded)
+        return (If(inside, version("d", free), rename_loops(version("d", guarded), "_edge")),)
+
+    def _mostly_inside(self) -> bool:
+        """Whether enough tiles touch no edge for code of their own."""
+        share = 1.0
+        for n in self.counts[len(self.s.batch) :]:
+            if isinstance(n, int):
+                share *= max(0, n - 2) / n
+        return share > 0.3
+
+    # -------------------------------------------------------------- product
+
+    def _product(self) -> tuple[Block, str]:
+        """The product of one block and one panel: reads ``v`` and ``u``, writes ``p``."""
+        cube = [Axis(Var(f"x{k}"), self.t) for k in range(self.dims)]
+        row, column = Axis(Var("row"), self.plan.block), Axis(Var("col"), self.plan.nr)
+        over = Axis(Var("k"), self.channels)
+        x = [a.var for a in cube]
+        prefix: tuple[Expr, ...] = (self.block,) if self.plan.by_panels else ()
+        a = Load(self.v, (*prefix, *x, row.var, over.var))
+        b = Load(self.u, (self.panel, *x, over.var, column.var))
+        total = Reduce("sum", (over,), a * b)
+        stage = Compute(self.p, (*cube, row, column), total)
+        group = ComputeGroup("product", (self.v, self.u), (self.p,), (stage,))
+        choices = Choices({"mr": self.plan.mr, "nr": self.plan.nr, "rows_first": 0})
+        done = tile(to_func(group), self.target, choices)
+        count = product(self.u.shape)
+        assert isinstance(count, int)
+        if count * 4 > self.target.l2_bytes // 2:
+            done.do("prefetch", over.var.name, self.u.name, PREFETCH_BYTES // (self.plan.nr * 4))
+        return tuple(_serial(stmt) for stmt in done.finish().body), str(done)
+
+    # -------------------------------------------------------------- output
+
+    def _output(self) -> Block:
+        """The transform of one tile's products in one panel, with the epilogue, to the results."""
+        s, m = self.s, self.plan.m
+        program = linear_program(self.matrices.outputs)
+        start = self.panel * self.plan.nr
+
+        def lanes(offset: Expr) -> tuple[list[Buffer], Block]:
+            column = start + offset
+
+            def source(index: tuple[Expr, ...]) -> Expr:
+                return Load(self.p, (*index, _TILE, offset))
+
+            def sink(index: tuple[Expr, ...], x: Expr) -> Block:
+                here: dict[Expr, Expr] = {a.var: self._at(a) for a in s.batch}
+                here[s.column.var] = column
+                checks: list[Expr] = []
+                for (a, _), i in zip(s.spatial, index, strict=True):
+                    place = self._at(a) * m + i
+                    here[a.var] = place
+                    ranges = {**self.ranges, **{v: (0, m - 1) for v in symbols(i)}}
+                    check = simplify(lt(place, as_expr(a.extent)), ranges)
+                    if not is_constant(check, True):
+                        checks.append(check)
+                stores: Block = tuple(
+                    Store(b, tuple(substitute(a.var, here) for a in s.axes), e)
+                    for b, e in (
+                        (b, substitute(substitute(e, here), {TOTAL: x})) for b, e in s.results
+                    )
+                )
+                if self.columns % self.lanes:
+                    stores = (If(lt(column, self.columns), stores),)
+                return (If(conjunction(checks), stores),) if checks else stores
+
+            return self._transform("o", program, source, sink)
+
+        left = ceildiv(dim(as_expr(self.columns) - start), self.lanes)
+        whole = self.plan.nr // self.lanes
+        if self.columns % self.plan.nr == 0:
+            chunks: Dim = whole
+        else:
+            chunks = dim(simplify(minimum(as_expr(left), whole)))
+        return self._lanes_of("o_chunk", dim(as_expr(chunks) * self.lanes), lanes)
+
+    # -------------------------------------------------------------- kernels
+
+    def _tiles(self, body: Block) -> For:
+        """A loop over the tiles of a block."""
+        return For(_TILE, self.plan.block, (*self._places(self.first + _TILE), *body))
+
+    def parts(self) -> tuple[tuple[Part, ...], tuple[Buffer, ...]]:
+        """The kernels in order, and the buffers between them."""
+        transform = self._tiles(self._input())
+        product_, steps = self._product()
+        results = rename_loops((self._tiles(self._output()),), "_out")
+        each = (Alloc(self.p), *product_, *results)
+        if not self.plan.by_panels:
+            panels = For(self.panel, self.panels, each)
+            body = (self._start(), Alloc(self.v), transform, panels)
+            whole = For(self.block, self.blocks, body, "parallel")
+            return (self._part(self.name, (whole,), steps),), ()
+        # Every tile of every block by itself: there may be fewer blocks than threads.
+        shared = Var("shared")
+        here: dict[Expr, Expr] = {
+            self.block: shared // self.plan.block,
+            _TILE: shared % self.plan.block,
+        }
+        alone = substitute_block((self._start(), *transform.body), here)
+        every = For(shared, dim(as_expr(self.blocks) * self.plan.block), alone, "parallel")
+        split: dict[Expr, Expr] = {
+            self.panel: shared // as_expr(self.blocks),
+            self.block: shared % as_expr(self.blocks),
+        }
+        work = substitute_block((self._start(), *each), split)
+        units = dim(as_expr(self.blocks) * self.panels)
+        second = For(shared, units, work, "parallel")
+        parts = (
+            self._part(f"{self.name}_in", (every,), ""),
+            self._part(self.name, (second,), steps),
+        )
+        return parts, (self.v,)
+
+    def _part(self, name: str, body: Block, steps: str) -> Part:
+        read = list(dict.fromkeys(x.buffer for x in block_loads(body)))
+        written = list(dict.fromkeys(s.buffer for s in stores(body)))
+        buffers = [b for b in dict.fromkeys((*read, *written)) if b.scope == "global"]
+        packings = (self._packing(),) if self.u in buffers else ()
+        params: list[Buffer | Var] = list(buffers)
+        func = Func(name, (*params, *free_symbols(list(body), params)), body)
+        return Part(simplify_func(func), packings, steps)
+
+    def _packing(self) -> Packing:
+        """The transform of the weights: panels of columns, then a matrix along every tap axis."""
+        s, nr = self.s, self.plan.nr
+        panel, column = Var("column_o"), Var("column_i")
+        taps = [Var(f"u_{tap.var.name}") for _, tap in s.spatial]
+        channel = Var("u_channel")
+        position = panel * nr + column
+        here: dict[Expr, Expr] = {s.column.var: position, s.channel.var: channel}
+        here |= {tap.var: v for (_, tap), v in zip(s.spatial, taps, strict=True)}
+        value: Expr = substitute(s.weight, here)
+        if self.columns % nr:
+            value = Select(lt(position, self.columns), value, Const(0.0, dt.f32))
+        matrix = tuple(tuple(float(x) for x in row) for row in self.matrices.weights)
+        mixings = tuple((1 + k, matrix) for k in range(self.dims))
+        axes = (panel, *taps, channel, column)
+        return Packing(s.weight.buffer, self.u, axes, simplify(value), mixings)
+
+
+def _reader(b: Buffer) -> Callable[[tuple[Expr, ...]], Expr]:
+    return lambda index: Load(b, (*index, _LANE))
+
+
+def _serial(stmt: Stmt) -> Stmt:
+    if isinstance(stmt, For) and stmt.kind == "parallel":
+        return For(stmt.var, stmt.extent, stmt.body, "serial", stmt.start)
+    return stmt
+
+
+def _interior(
+    guards: Sequence[Expr], taps: Sequence[Var], t: int
+) -> tuple[Expr, list[Expr]]:
+    """The condition under which guards hold at every tap, and the guards that it covers.
+
+    An affine guard holds between two points where it holds.
+    """
+    ends: dict[Expr, None] = {}
+    sure: list[Expr] = []
+    for g in guards:
+        if not (isinstance(g, Binary) and g.op in ("lt", "le")):
+            continue
+        used = [v for v in taps if v in symbols(g)]
+        if g.a.dtype is not dt.i64 or affine(g.b - g.a, used) is None:
+            continue
+        sure.append(g)
+        for corner in product_of((0, t - 1), repeat=len(used)):
+            mapping: dict[Expr, Expr] = {
+                v: Const(i) for v, i in zip(used, corner, strict=True)
+            }
+            ends[substitute(g, mapping)] = None
+    return conjunction(ends), sure
+
+
+def rewrite(
+    name: str, s: Sliding, plan: Plan, target: Target
+) -> tuple[tuple[Part, ...], tuple[Buffer, ...]]:
+    """The kernels of a convolution in Winograd's form, in order, and the buffers between them."""
+    return _Writer(name, s, plan, target).parts()
