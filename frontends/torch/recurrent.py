@@ -117,8 +117,11 @@ def _direction(
     gates = ctx.op("matmul", steps, ctx.swapped(weights[0]))
     recurrent = [ctx.swapped(weights[1])]
     if len(weights) == 4:
-        gates = ctx.op("add", gates, weights[2])
-        recurrent.append(weights[3])
+        # Only what a GRU resets must know the recurrent bias apart.
+        apart = cell is _gru_cell
+        bias = weights[2] if apart else ctx.op("add", weights[2], weights[3])
+        gates = ctx.op("add", gates, bias)
+        recurrent += [weights[3]] if apart else []
     body = ctx.fresh("cell")
     carried = [body.builder.input(f"state{i}", s.type) for i, s in enumerate(states)]
     row = body.builder.input("row", TensorType(gates.dtype, gates.shape[1:]))

@@ -33,6 +33,7 @@ PASSES: tuple[tuple[str, Pass, str], ...] = (
     ("duplicates", _duplicates, "exporters repeat shape arithmetic and masks for every layer"),
     ("control", simplify_control, "weights that a loop captures are constants inside it, too"),
     ("fold", fold, "weights that exporters cast, transpose or scale are constants again"),
+    ("control again", simplify_control, "weights that fold made constants are captured, too"),
     ("simplify", simplify, "one form for each thing, so that the passes below need one pattern"),
     ("layout", layout, "convolution trunks run channels-last, with no transpose inside"),
     ("simplify again", simplify, "what layout brought together: scales behind a convolution"),
@@ -66,6 +67,7 @@ def _apply(function: Pass, graph: Graph, target: Target) -> Graph:
             graph.outputs,
             graph.constants,
             graph.output_names,
+            graph.conditions,
         )
     return function(graph, target)
 

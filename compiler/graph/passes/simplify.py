@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from ...target import Target
 from ..build import canonical_attr, infer
 from ..ir import Attr, Graph, Node, Value
-from . import affine, algebra, movement, views
+from . import affine, algebra, forms, movement, views
 from .fold import folded
 from .rule import Rule, Rules
 
@@ -29,7 +29,7 @@ def _merged(*tables: Mapping[str, tuple[Rule, ...]]) -> dict[str, tuple[Rule, ..
 
 
 RULES: dict[str, tuple[Rule, ...]] = _merged(
-    algebra.RULES, affine.RULES, movement.RULES, views.RULES
+    algebra.RULES, affine.RULES, forms.RULES, movement.RULES, views.RULES
 )
 """The rules for each op, in the order in which they are tried."""
 
