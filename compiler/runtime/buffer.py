@@ -18,8 +18,10 @@ import numpy as np
 
 from .. import dtype as dt
 from ..dtype import DType
+from .recycle import Block, Recycler, share_of_memory
 
 ALIGNMENT = 64
+_LARGE = 1 << 18
 
 _BYTE = np.dtype(np.uint8)
 _CPU_DEVICES = frozenset((1, 3))  # kDLCPU, kDLCUDAHost
@@ -91,12 +93,28 @@ def aligned_bytes(size: int) -> np.ndarray:
     return raw[start : start + size]
 
 
-def aligned_empty(shape: tuple[int, ...], dtype: np.dtype, size: int) -> tuple[np.ndarray, int]:
-    """An uninitialised array of ``size`` bytes at a multiple of 64, and its address."""
+def _aligned_block(size: int) -> Block:
     raw = np.empty(size + ALIGNMENT, _BYTE)
     address = address_of(raw)
     start = -address % ALIGNMENT
-    return np.ndarray(shape, dtype, raw, start), address + start
+    return Block(raw, start, address + start)
+
+
+_RECYCLER = Recycler(_aligned_block, share_of_memory())
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: np.dtype, size: int) -> tuple[np.ndarray, int]:
+    """An uninitialised array of ``size`` bytes at a multiple of 64, and its address.
+
+    Large ones may use memory of earlier ones that are gone.
+
+    Raises:
+        MemoryError: there is not that much memory.
+    """
+    if size >= _LARGE:
+        return _RECYCLER.empty(shape, dtype, size)
+    raw, start, address = _aligned_block(size)
+    return np.ndarray(shape, dtype, raw, start), address
 
 
 def aligned_copy(array: np.ndarray) -> np.ndarray:
