@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -35,7 +34,7 @@ def test_memory_is_used_again_after_its_array() -> None:
     assert address_of(make(recycler, SIZE - 4096)) == first
 
 
-HOLDERS: list[Callable[[np.ndarray], Any]] = [
+HOLDERS: list[Any] = [
     lambda x: x[3:],
     lambda x: x.reshape(2, -1).T[1:],
     memoryview,
