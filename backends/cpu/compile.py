@@ -51,18 +51,25 @@ def compile_object(text: str, target: Target, *, opt: int = 2, verify: bool = Fa
     Raises:
         InternalError: LLVM does not accept the text; that is a defect of the emitter.
     """
-    machine = machine_for(target, opt=opt)
-    module = _parse(text, target, machine, verify)
-    return bytes(machine.emit_object(module))
+    return emit_object(parse(text, target, verify=verify), target, opt=opt)
 
 
 def compile_assembly(text: str, target: Target, *, opt: int = 2) -> str:
     """The assembly of the code that ``compile_object`` would give."""
-    machine = machine_for(target, opt=opt)
-    return str(machine.emit_assembly(_parse(text, target, machine, False)))
+    return str(machine_for(target, opt=opt).emit_assembly(parse(text, target)))
 
 
-def _parse(text: str, target: Target, machine: llvm.TargetMachine, verify: bool) -> llvm.ModuleRef:
+def emit_object(module: llvm.ModuleRef, target: Target, *, opt: int = 2) -> bytes:
+    """The object of a module that was parsed for the target."""
+    return bytes(machine_for(target, opt=opt).emit_object(module))
+
+
+def parse(text: str, target: Target, *, verify: bool = False) -> llvm.ModuleRef:
+    """A module of LLVM IR with the triple and the memory layout of a target.
+
+    Raises:
+        InternalError: LLVM does not accept the text; that is a defect of the emitter.
+    """
     try:
         module = llvm.parse_assembly(text)
         if verify:
@@ -70,5 +77,5 @@ def _parse(text: str, target: Target, machine: llvm.TargetMachine, verify: bool)
     except RuntimeError as error:
         raise InternalError(f"LLVM refuses the emitted code: {error}", code="TW-E0948") from error
     module.triple = target.triple
-    module.data_layout = str(machine.target_data)
+    module.data_layout = str(machine_for(target).target_data)
     return module

@@ -68,6 +68,17 @@ def _frame_entry() -> str:
     return "\n".join([*lines, f"  %r = call i32 @{ENTRY}({arguments})", "  ret i32 %r", "}\n"])
 
 
+def emit_sizes(program: Program, name: str) -> str:
+    """The function that says what a call of certain dims needs, as a module of LLVM IR text.
+
+        i32 NAME(ptr dims, ptr sizes)
+
+    It writes i64 values: the bytes of the arena, then of each output. The result is 0, or -2 if a
+    dim is outside its range, or -1 if a dim divides by a value that is 0 in this call.
+    """
+    return _Writer(program).sizes(name)
+
+
 class _Writer:
     """One emission: the lines so far, and which values are known in the open blocks."""
 
@@ -80,11 +91,29 @@ class _Writer:
         self.block = "entry"
         self.lets = 0
 
-    def run(self) -> str:
+    def sizes(self, name: str) -> str:
+        self.symbols()
+        for var in self.program.symbols:
+            for order, limit in (("slt", var.lo), ("sgt", var.hi)):
+                if limit is not None:
+                    self.leave_if(f"icmp {order} i64 {self.known[var]}, {limit}", -2)
+        outputs = [product((*o.shape, o.dtype.bytes)) for o in self.program.outputs]
+        for index, size in enumerate([self.program.arena_bytes, *outputs]):
+            value = self.dim(size)
+            self.line(f"store i64 {value}, ptr {self.offset('%sizes', 8 * index)}")
+        head = f"define i32 @{name}(ptr %dims, ptr %sizes) {{"
+        return "\n".join([_INTRINSICS, head, "entry:", *self.end()])
+
+    def symbols(self) -> None:
         for index, var in enumerate(self.program.symbols):
             self.known[var] = self.load("i64", self.offset("%dims", 8 * index))
+
+    def end(self) -> list[str]:
+        return [*self.lines, "  ret i32 0", "division:", "  ret i32 -1", "}\n"]
+
+    def run(self) -> str:
+        self.symbols()
         self.steps(self.program.steps)
-        self.line("ret i32 0")
         declarations = [
             f"declare void @{_quote(name)}({types})" for name, types in self.kernels.items()
         ]
@@ -94,10 +123,7 @@ class _Writer:
                 _INTRINSICS + "\n".join(declarations),
                 f"define i32 @{ENTRY}({arguments}) {{",
                 "entry:",
-                *self.lines,
-                "division:",
-                "  ret i32 -1",
-                "}\n",
+                *self.end(),
                 _frame_entry(),
             ]
         )
@@ -240,7 +266,9 @@ class _Writer:
     def pointer(self, array: str, index: int) -> str:
         key = f"{array} {index}"
         if key not in self.known:
-            self.known[key] = self.load("ptr", self.offset(f"%{array}", 8 * index))
+            # Counted in pointers, which are not of 8 bytes everywhere.
+            place = self.value(f"getelementptr ptr, ptr %{array}, i64 {index}")
+            self.known[key] = self.load("ptr", place)
         return self.known[key]
 
     def dim(self, d: Dim) -> str:
