@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 FRONTENDS: dict[str, str] = {
+    "dynamo": "tilewright.frontends.torch.dynamo:compile_captured",
     "onnx": "tilewright.frontends.onnx:import_onnx",
     "torch": "tilewright.frontends.torch:import_torch",
     "zoo": "tilewright.frontends.onnx.zoo:load_zoo",

@@ -42,6 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline": PIPELINE | {"stages"},
     "api": PROGRAM | {"graph.ir", "backends", "frontends", "stages"},
     "jit": PIPELINE | {"api"},
+    "dynamo": BASE | {"api", "frontends", "options", "stages"},
     "bench": GRAPH,
     "peers": GRAPH | {"api", "frontends"},
     "footprint": {"api", "peers"},
@@ -65,6 +66,7 @@ THIRD_PARTY = {
 FACE = {
     "api",
     "jit",
+    "dynamo",
     "stages",
     "pipeline",
     "bench",
