@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from itertools import product
-
 from tilewright import dtype as dt
-from tilewright.graph.ir import Attr, Value
+from tilewright.graph.ir import Value
 from tilewright.tensor.ir import Dim, as_expr
 from tilewright.tensor.simplify import dim
 from tilewright.tensor.simplify import product as product_of
 
+from ..pooling import MOST_TAPS, positions_of_maxima
 from .context import Context, Converter
 from .nn import average, widened
 from .node import NodeView
 from .windows import Windows, channels_first, channels_last, image, read_windows, rounded_up
-
-# Above so many taps the indices of a max pool would unroll into too large a graph.
-_MOST_TAPS = 256
 
 
 def _windows(ctx: Context, node: NodeView, x: Value) -> Windows:
@@ -54,44 +50,11 @@ def max_pool(ctx: Context, node: NodeView) -> tuple[Value | None, ...]:
 
 
 def _positions_of_maxima(ctx: Context, x: Value, largest: Value, windows: Windows) -> Value:
-    """The smallest row-major position within an image that attains each window's maximum.
-
-    A position outside of the image is beyond all others, so padding is never chosen.
-    """
-    if windows.taps > _MOST_TAPS:
+    """The smallest row-major position within an image that attains each window's maximum."""
+    if windows.taps > MOST_TAPS:
         ctx.unsupported(f"indices of windows of {windows.taps} elements")
-    spatial = x.shape[1:-1]
-    count = product_of(spatial)
-    flat = ctx.op("iota", shape=(count,), axis=0, dtype=dt.i64)
-    places = ctx.reshape(flat, (1, *spatial, 1))
-    beyond = ctx.dim_value(count)
-    room: dict[str, Attr] = {
-        "lo": (0, *windows.lo, 0),
-        "hi": (0, *windows.hi, 0),
-        "interior": (0,) * len(x.shape),
-        "mode": "constant",
-    }
-    lowest = ctx.literal(x.dtype.lowest, x.dtype)
-    padded = ctx.op("pad", x, lowest, **room) if windows.padded else x
-    places = ctx.op("pad", places, beyond, **room) if windows.padded else places
-    result: Value | None = None
-    for taps in product(*map(range, windows.kernel)):
-        start = (0, *(t * d for t, d in zip(taps, windows.dilations, strict=True)), 0)
-        steps = (1, *windows.strides, 1)
-        seen, place = (
-            ctx.op(
-                "slice", source, starts=start, steps=steps,
-                sizes=(source.shape[0], *largest.shape[1:-1], source.shape[-1]),
-            )
-            for source in (padded, places)
-        )  # fmt: skip
-        attains = ctx.op("eq", seen, largest)
-        if x.dtype.is_float:
-            attains = ctx.op("or", attains, ctx.op("isnan", seen))
-        candidate = ctx.op("where", attains, place, beyond)
-        result = candidate if result is None else ctx.op("min", result, candidate)
-    assert result is not None
-    return result
+    with ctx.builder.origin(ctx.origin):
+        return positions_of_maxima(ctx.builder, x, largest, windows.full_rank())
 
 
 def _column_major(ctx: Context, at: Value, spatial: tuple[Dim, ...]) -> Value:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,12 +12,10 @@ import numpy as np
 from tilewright import dtype as dt
 from tilewright.graph.ir import Value
 from tilewright.tensor.ir import Dim, as_expr
-from tilewright.tensor.simplify import dim, product, same_dim
+from tilewright.tensor.simplify import dim, same_dim
 
+from ..pooling import MOST_TAPS, positions_of_maxima
 from .context import Context, Converter
-
-# Above so many taps the indices of a max pool would unroll into too large a graph.
-_MOST_TAPS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,36 +97,11 @@ def _max_pool(
 
 
 def _places(ctx: Context, x: Value, largest: Value, windows: _Windows) -> Value:
-    """The smallest row-major place within an image that attains each window's maximum.
-
-    A place outside of the image is beyond all others, so padding is never chosen.
-    """
-    if np.prod(windows.kernel) > _MOST_TAPS:
+    """The smallest row-major place within an image that attains each window's maximum."""
+    if math.prod(windows.kernel) > MOST_TAPS:
         ctx.unsupported(f"indices of windows of {windows.kernel} elements")
-    spatial = x.shape[1:-1]
-    beyond = ctx.scalar(product(spatial), dt.i64)
-    places = ctx.reshape(ctx.iota(product(spatial)), (1, *spatial, 1))
-    attrs = windows.attrs()
-    padded = ctx.pad(x, attrs["lo"], attrs["hi"], x.dtype.lowest)
-    around = ctx.pad(places, attrs["lo"], attrs["hi"], beyond)
-    result: Value | None = None
-    for taps in itertools.product(*map(range, windows.kernel)):
-        start = (0, *(t * d for t, d in zip(taps, windows.dilations, strict=True)), 0)
-        steps = (1, *windows.strides, 1)
-        seen, place = (
-            ctx.op(
-                "slice", source, starts=start, steps=steps,
-                sizes=(source.shape[0], *largest.shape[1:-1], source.shape[-1]),
-            )
-            for source in (padded, around)
-        )  # fmt: skip
-        attains = ctx.op("eq", seen, largest)
-        if x.dtype.is_float:
-            attains = ctx.op("or", attains, ctx.op("isnan", seen))
-        candidate = ctx.op("where", attains, place, beyond)
-        result = candidate if result is None else ctx.op("min", result, candidate)
-    assert result is not None
-    return result
+    with ctx.builder.origin(ctx.origin):
+        return positions_of_maxima(ctx.builder, x, largest, windows.attrs())
 
 
 def _avg_pool(

@@ -1,0 +1,338 @@
+"""The samples of torch's operator database, and what becomes of each in Tilewright."""
+
+from __future__ import annotations
+
+import itertools
+import linecache
+import re
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+from unittest import mock
+
+import ml_dtypes
+import numpy as np
+import torch
+from torch.export.graph_signature import ConstantArgument
+from torch.testing._internal.common_methods_invocations import op_db
+from torch.testing._internal.opinfo.core import OpInfo
+from torch.utils import _pytree as pytree
+
+import tilewright
+from tilewright.errors import InternalError, TilewrightError, UnsupportedError
+from tilewright.frontends.torch import import_exported
+from tilewright.frontends.torch.types import array_of
+
+Outcome = Literal["pass", "refused", "inexportable", "random", "wrong", "crash"]
+DTYPES: dict[str, torch.dtype] = {
+    "f32": torch.float32, "i64": torch.int64, "bool": torch.bool,
+}  # fmt: skip
+
+UNINITIALISED = frozenset({
+    "empty", "empty_like", "empty_permuted", "empty_strided", "new_empty", "new_empty_strided",
+})  # fmt: skip
+"""Operators whose results are memory that nothing has written: there is no value to expect."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Key:
+    """One sample: the operator's full name with its variant, a name of DTYPES, and its place."""
+
+    op: str
+    dtype: str
+    place: int
+
+    def __str__(self) -> str:
+        return f"{self.op} {self.dtype} {self.place}"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one sample, and why it did not pass."""
+
+    key: Key
+    outcome: Outcome
+    detail: str = ""
+
+
+# ------------------------------------------------------------------ samples
+
+
+@cache
+def operators() -> dict[str, OpInfo]:
+    """The database's entries by full name (with the variant behind a dot)."""
+    return {op.full_name: op for op in op_db}
+
+
+class _Samples:
+    """The samples of one operator in one type, made as they are asked for.
+
+    The database seeds torch before each of them.
+    """
+
+    def __init__(self, op: str, dtype: str) -> None:
+        info = operators()[op]
+        torch.manual_seed(0)
+        known = DTYPES[dtype] in info.supported_dtypes("cpu")
+        self._rest = iter(info.sample_inputs("cpu", DTYPES[dtype]) if known else ())
+        self._made: list[Any] = []
+
+    def first(self, count: int | None) -> list[Any]:
+        """So many samples from the first on, or all."""
+        with torch.no_grad():
+            missing = None if count is None else max(count - len(self._made), 0)
+            self._made += itertools.islice(self._rest, missing)
+        return self._made[:count]
+
+
+@cache
+def samples_of(op: str, dtype: str) -> _Samples:
+    """The samples of one operator."""
+    return _Samples(op, dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One sample as a call: the function, and its flat arguments, of which tensors are inputs."""
+
+    key: Key
+    function: Callable[..., Any]
+    leaves: list[Any]
+    spec: Any
+
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        return [leaf for leaf in self.leaves if isinstance(leaf, torch.Tensor)]
+
+    def __call__(self, tensors: Iterator[torch.Tensor]) -> Any:
+        leaves = [next(tensors) if isinstance(x, torch.Tensor) else x for x in self.leaves]
+        args, kwargs = pytree.tree_unflatten(leaves, self.spec)
+        return args, kwargs
+
+    def eager(self, seed: int = 0) -> list[Any]:
+        """The flat results of eager torch.
+
+        Args:
+            seed: what random numbers start from, also where the database's entry itself seeds.
+        """
+        args, kwargs = self(t.clone() for t in self.tensors)
+        original = torch.manual_seed
+        original(seed)
+        with mock.patch.object(torch, "manual_seed", lambda given: original(given + seed)):
+            return list(pytree.tree_leaves(self.function(*args, **kwargs)))
+
+
+def _call(key: Key) -> _Call:
+    sample = samples_of(key.op, key.dtype).first(key.place + 1)[key.place]
+    leaves, spec = pytree.tree_flatten(((sample.input, *sample.args), dict(sample.kwargs)))
+    return _Call(key, operators()[key.op].op, leaves, spec)
+
+
+# ------------------------------------------------------------------ programs of many calls
+
+
+class _Program(torch.nn.Module):  # type: ignore[misc]
+    """Calls of samples in one program.
+
+    Each call has a line of its own in a source made for it, so that the lines which refusals name
+    tell the samples that they refuse.
+    """
+
+    FILE = "<samples>"
+
+    def __init__(self, calls: Sequence[_Call]) -> None:
+        super().__init__()
+        self.calls = calls
+        lines = ["def forward(calls, tensors):\n"]
+        lines += ["    rest, found = iter(tensors), []\n"]
+        for i in range(len(calls)):
+            lines.append(
+                f"    a = calls[{i}](rest); found.append(calls[{i}].function(*a[0], **a[1]))\n"
+            )
+        lines.append("    return found\n")
+        linecache.cache[self.FILE] = (sum(map(len, lines)), None, lines, self.FILE)
+        scope: dict[str, Any] = {}
+        exec(compile("".join(lines), self.FILE, "exec"), scope)
+        self.run = scope["forward"]
+
+    def forward(self, *tensors: torch.Tensor) -> Any:
+        return self.run(self.calls, tensors)
+
+    def index_at(self, place: str) -> int | None:
+        """The call that a refusal's place ("name at file:line ...") is in."""
+        found = re.search(rf"{self.FILE}:(\d+)", place)
+        return int(found.group(1)) - 3 if found else None
+
+
+def _export(calls: Sequence[_Call]) -> tuple[_Program, torch.export.ExportedProgram]:
+    module = _Program(calls)
+    tensors = tuple(t for call in calls for t in call.tensors)
+    with torch.no_grad():
+        return module, torch.export.export(module, tensors, strict=False)
+
+
+def outcomes_of(keys: Sequence[Key]) -> list[Result]:
+    """What becomes of each of some samples."""
+    found: list[Result] = []
+    calls: list[_Call] = []
+    wanted: dict[Key, list[Any]] = {}
+    for key in keys:
+        call = _call(key)
+        if key.op in UNINITIALISED:
+            found.append(Result(key, "random", "memory that nothing has written"))
+            continue
+        try:
+            wanted[key] = call.eager()
+            random = any(_differences(call.eager(n), wanted[key], {}) for n in (1, 2))
+        except Exception as error:
+            found.append(Result(key, "inexportable", f"eager: {_first_line(error)}"))
+            continue
+        if random:
+            found.append(Result(key, "random", "its results depend on the seed"))
+            continue
+        calls.append(call)
+    return sorted(found + _together(calls, wanted), key=lambda r: r.key)
+
+
+def _together(calls: Sequence[_Call], wanted: Mapping[Key, list[Any]]) -> list[Result]:
+    """Outcomes of calls in one program, which is taken apart where it does not compile."""
+    if not calls:
+        return []
+    try:
+        module, program = _export(calls)
+    except Exception as error:
+        if len(calls) == 1:
+            return [Result(calls[0].key, "inexportable", _first_line(error))]
+        return _apart(calls, wanted)
+    try:
+        graph = import_exported(program)
+        executable = tilewright.compile(graph, cache=False, threads=1)
+        arrays = [_array(t) for call in calls for t in call.tensors]
+        results = executable(*arrays)
+    except UnsupportedError as error:
+        refused = _refused(module, calls, error)
+        if refused is not None:
+            rest = [c for i, c in enumerate(calls) if i not in refused]
+            listed = [Result(calls[i].key, "refused", why) for i, why in refused.items()]
+            return listed + _together(rest, wanted)
+    except Exception as error:
+        if len(calls) == 1:
+            return [_failed(calls[0].key, error)]
+    else:
+        return _compared(calls, program, results, wanted)
+    half = len(calls) // 2
+    return _together(calls[:half], wanted) + _together(calls[half:], wanted)
+
+
+def _apart(calls: Sequence[_Call], wanted: Mapping[Key, list[Any]]) -> list[Result]:
+    """Outcomes of calls that torch does not export together: those it exports alone, together."""
+    taken: list[_Call] = []
+    found: list[Result] = []
+    for call in calls:
+        try:
+            _export([call])
+        except Exception as error:
+            found.append(Result(call.key, "inexportable", _first_line(error)))
+        else:
+            taken.append(call)
+    if found:
+        return found + _together(taken, wanted)
+    half = len(calls) // 2
+    return _together(calls[:half], wanted) + _together(calls[half:], wanted)
+
+
+def _refused(
+    module: _Program, calls: Sequence[_Call], error: UnsupportedError
+) -> dict[int, str] | None:
+    """The calls that an error refuses, with their gaps; None where that cannot be told."""
+    if len(calls) == 1:
+        return {0: "; ".join(gap.what for gap in error.gaps)}
+    found: dict[int, str] = {}
+    for gap in error.gaps:
+        for place in gap.nodes:
+            index = module.index_at(place)
+            if index is None:
+                return None
+            found[index] = f"{found[index]}; {gap.what}" if index in found else gap.what
+    return found
+
+
+def _failed(key: Key, error: Exception) -> Result:
+    """A coded error refuses a sample; a defect of the compiler, or any other error, is a crash."""
+    if isinstance(error, TilewrightError) and not isinstance(error, InternalError):
+        return Result(key, "refused", _first_line(error))
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(place.filename).name}:{place.lineno}"
+    return Result(key, "crash", f"{type(error).__name__} at {where}: {_first_line(error)}")
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:200]
+
+
+# ------------------------------------------------------------------ comparison
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return array_of(tensor.resolve_conj())
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def _compared(
+    calls: Sequence[_Call],
+    program: torch.export.ExportedProgram,
+    results: Sequence[np.ndarray],
+    wanted: Mapping[Key, list[Any]],
+) -> list[Result]:
+    rest = iter(results)
+    specs = iter(program.graph_signature.output_specs)
+    found = []
+    for call in calls:
+        expected = wanted[call.key]
+        ours: list[Any] = []
+        for _, spec in zip(expected, specs, strict=False):
+            known = isinstance(spec.arg, ConstantArgument)
+            ours.append(spec.arg.value if known else _tensor(next(rest)))
+        problem = _differences(ours, expected, tolerances(call.key))
+        found.append(Result(call.key, "wrong" if problem else "pass", problem))
+    assert next(rest, None) is None
+    return found
+
+
+def _differences(ours: Sequence[Any], expected: Sequence[Any], options: Mapping[str, float]) -> str:
+    """Where results differ by more than torch's own tolerances; nan equals nan."""
+    for i, (got, want) in enumerate(zip(ours, expected, strict=True)):
+        if isinstance(got, torch.Tensor) and isinstance(want, int | float):
+            want = torch.tensor(want)
+        if not isinstance(want, torch.Tensor):
+            same = got == want or (got != got and want != want)
+            if not same:
+                return f"result {i} is {got!r}, expected {want!r}"
+            continue
+        if got.shape != want.shape or got.dtype != want.dtype:
+            return (
+                f"result {i} is {got.dtype}{list(got.shape)},"
+                f" expected {want.dtype}{list(want.shape)}"
+            )
+        try:
+            torch.testing.assert_close(
+                got, want.resolve_conj(), equal_nan=True, check_layout=False, **options
+            )
+        except AssertionError as error:
+            return f"result {i}: {' '.join(str(error).split())[:200]}"
+    return ""
+
+
+def tolerances(key: Key) -> dict[str, float]:
+    """The tolerances that the database declares for an operator; none where it has none."""
+    del key
+    return {}
