@@ -25,6 +25,8 @@ RANGES = {
     "ScheduleError": 7,
     "OptionError": 8,
     "InternalError": 9,
+    "SimulationError": 10,
+    "PtxError": 10,
 }
 
 

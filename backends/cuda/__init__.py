@@ -1,0 +1,1 @@
+"""NVIDIA GPUs. So far: ``simulator/``, which executes PTX without one."""
