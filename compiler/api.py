@@ -48,6 +48,7 @@ def compile(  # noqa: A001
     *,
     dynamic_shapes: Any = None,
     target: str | None = None,
+    math: str | None = None,
     threads: int | None = None,
     shapes: Shapes | None = None,
     dim_ranges: DimRanges | None = None,
@@ -64,6 +65,9 @@ def compile(  # noqa: A001
         example_inputs: a module's arguments, as a tuple or by name, which it is exported with.
         dynamic_shapes: of a module, as ``torch.export.export`` takes it.
         target: ``native`` (this CPU) or a level (``x86-64-v3``).
+        math: ``fast`` (the default) allows Winograd's method for convolutions of float32, whose
+            results differ from the plain sum's by up to about 2e-5 of the largest one, and which
+            spreads an infinity or a nan to neighbouring places; ``strict`` forbids it.
         threads: the most threads a call may use; by default what affinity and quota allow.
         shapes: dims by input name in place of the declared ones: numbers or symbol names.
         dim_ranges: inclusive ranges by symbol name; by default at least 1.
@@ -74,7 +78,9 @@ def compile(  # noqa: A001
     Raises:
         ModelError, UnsupportedError, OptionError, TargetError: see their classes.
     """
-    options = from_environment(None, target=target, threads=threads, cache=cache, debug=debug)
+    options = from_environment(
+        None, target=target, math=math, threads=threads, cache=cache, debug=debug
+    )
     log = Log(progress)
     if _is_torch(source):
         with log.stage("import"):
@@ -87,19 +93,23 @@ def compile(  # noqa: A001
     backend = load_backend(backend_of(options.target))
     wanted = backend.resolve(options.target)
     stamp = _stamp(source)
-    key = _model_key(source, wanted, shapes, dim_ranges) if store.root is not None else None
+    key = None
+    if store.root is not None:
+        key = _model_key(source, wanted, options.math, shapes, dim_ranges)
     found = None if key is None else _cached(store, key, source)
     made: Built | None = None
     if found is None:
         # No name for the graph: its weights are to go when they are packed.
         build = load_function(PIPELINE, "build")
-        made = build(_import(source, shapes, dim_ranges, log), wanted, backend, store, log)
+        made = build(
+            _import(source, shapes, dim_ranges, log), wanted, backend, store, log, options.math
+        )
         assert made is not None
         found = made.artifact
         if key is not None and stamp == _stamp(source):
             _keep(store, key, source, found)
     entry = backend.load(found.target, found.objects, store, options.threads)
-    again = _Again(source, wanted, backend, shapes, dim_ranges, made, stamp)
+    again = _Again(source, wanted, options.math, backend, shapes, dim_ranges, made, stamp)
     _report(options.debug, log, again)
     return Executable(found, entry, again.stages())
 
@@ -180,6 +190,7 @@ def _is_proto(source: object) -> bool:
 def _model_key(
     source: object,
     target: Target,
+    math: str,
     shapes: Shapes | None,
     dim_ranges: DimRanges | None,
 ) -> str | None:
@@ -197,7 +208,7 @@ def _model_key(
     if content is None:
         return None
     choices = repr((sorted((shapes or {}).items()), sorted((dim_ranges or {}).items())))
-    return digest_key("model", content, repr(target), choices, fingerprint())
+    return digest_key("model", content, repr(target), math, choices, fingerprint())
 
 
 def _file_digest(path: Path) -> str | None:
@@ -265,6 +276,7 @@ class _Again:
 
     source: object
     target: Target
+    math: str
     backend: Backend
     shapes: Shapes | None
     dim_ranges: DimRanges | None
@@ -282,7 +294,8 @@ class _Again:
             return str(load_function(PIPELINE, "graph_text")(stage, self._graph(), self.target))
         if self.made is None:
             build = load_function(PIPELINE, "build")
-            self.made = build(self._graph(), self.target, self.backend, NO_CACHE, Log())
+            graph = self._graph()
+            self.made = build(graph, self.target, self.backend, NO_CACHE, Log(), self.math)
         if stage in KERNEL_STAGES:
             return str(load_function(PIPELINE, "kernel_text")(stage, self.made))
         return self.backend.stages[stage](self.made.unit)

@@ -10,6 +10,7 @@ from pathlib import Path
 from .errors import OptionError
 
 DEFAULT_CACHE_BYTES = 2 << 30
+MATH = ("fast", "strict")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,8 @@ class Options:
         cache_bytes: the size above which the least recently used entries are removed.
         debug: 0 nothing, 1 stage times, 2 chosen schedules, 3 loops, 4 generated source,
             5 every pass as a difference.
+        math: ``fast`` lets a convolution be computed by Winograd's method where that is faster;
+            ``strict`` computes every sum of products as it is written, in some order.
     """
 
     target: str = "native"
@@ -32,8 +35,13 @@ class Options:
     cache_dir: Path | None = None
     cache_bytes: int = DEFAULT_CACHE_BYTES
     debug: int = 0
+    math: str = "fast"
 
     def __post_init__(self) -> None:
+        if self.math not in MATH:
+            raise OptionError(
+                f"math: {self.math!r} is not one of {', '.join(MATH)}", code="TW-E0801"
+            )
         if self.threads is not None and not 1 <= self.threads <= 1024:
             raise OptionError(f"threads: {self.threads} is not in 1..1024", code="TW-E0801")
         if not 0 <= self.debug <= 5:
@@ -45,8 +53,8 @@ class Options:
 def from_environment(environment: Mapping[str, str] | None = None, **chosen: object) -> Options:
     """Options from the environment; what is chosen explicitly and is not None goes first.
 
-    ``TILEWRIGHT_TARGET``, ``TILEWRIGHT_THREADS``, ``TILEWRIGHT_CACHE`` (0 or 1),
-    ``TILEWRIGHT_CACHE_DIR`` (default ``$XDG_CACHE_HOME/tilewright``, else
+    ``TILEWRIGHT_TARGET``, ``TILEWRIGHT_MATH``, ``TILEWRIGHT_THREADS``, ``TILEWRIGHT_CACHE`` (0
+    or 1), ``TILEWRIGHT_CACHE_DIR`` (default ``$XDG_CACHE_HOME/tilewright``, else
     ``~/.cache/tilewright``), ``TILEWRIGHT_CACHE_BYTES`` and ``TILEWRIGHT_DEBUG``. An empty
     variable counts as unset.
 
@@ -76,7 +84,7 @@ def from_environment(environment: Mapping[str, str] | None = None, **chosen: obj
 
 def _read(variable: str, name: str, value: str) -> object:
     match name:
-        case "target":
+        case "target" | "math":
             return value
         case "cache_dir":
             return Path(value).expanduser()

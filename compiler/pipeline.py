@@ -42,8 +42,15 @@ class Built:
     seconds: Mapping[str, float]
 
 
-def build(graph: Graph, target: Target, backend: Backend, store: Cache, log: Log) -> Built:
-    """Compiles a graph for a target.
+def build(
+    graph: Graph,
+    target: Target,
+    backend: Backend,
+    store: Cache,
+    log: Log,
+    math: str = "fast",
+) -> Built:
+    """Compiles a graph for a target, with the math that options allow.
 
     The weights of the graph are let go as soon as they are packed, before code is generated:
     whoever calls should not hold them either.
@@ -51,7 +58,7 @@ def build(graph: Graph, target: Target, backend: Backend, store: Cache, log: Log
     with log.stage("passes"):
         graph = run_passes(graph, target)
     with log.stage("lower"):
-        lowered = lower_graph(graph, target)
+        lowered = lower_graph(graph, target, math)
     del graph
     program, kernels = lowered.program, tuple(lowered.kernels.values())
     with log.stage("constants"):

@@ -9,7 +9,7 @@ import click
 
 from tilewright.errors import OptionError
 
-from .model import ARTIFACT, NO_CACHE, RANGE, SHAPE, TARGET, THREADS, is_artifact, ready
+from .model import ARTIFACT, MATH, NO_CACHE, RANGE, SHAPE, TARGET, THREADS, is_artifact, ready
 
 
 @click.command("compile", epilog="Example: tilewright compile zoo:resnet50 -o resnet50.tw")
@@ -18,6 +18,7 @@ from .model import ARTIFACT, NO_CACHE, RANGE, SHAPE, TARGET, THREADS, is_artifac
     "-o", "--output", required=True, type=click.Path(path_type=Path), help="File to write."
 )
 @TARGET
+@MATH
 @THREADS
 @SHAPE
 @RANGE
@@ -33,6 +34,7 @@ def compile_model(
     model: str,
     output: Path,
     target: str | None,
+    math: str | None,
     threads: int | None,
     shapes: tuple[tuple[str, tuple[int | str, ...]], ...],
     ranges: tuple[tuple[str, tuple[int, int | None]], ...],
@@ -51,6 +53,7 @@ def compile_model(
         shapes=dict(shapes),
         ranges=dict(ranges),
         target=target,
+        math=math,
         threads=threads,
         cache=not no_cache,
     )

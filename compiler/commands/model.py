@@ -92,6 +92,11 @@ TARGET = click.option(
     metavar="NAME",
     help="CPU to compile for: native (the default), x86-64-v2, x86-64-v3 or x86-64-v4.",
 )
+MATH = click.option(
+    "--math",
+    type=click.Choice(("fast", "strict")),
+    help="strict: no Winograd convolutions, every sum as the model states it.",
+)
 THREADS = click.option(
     "--threads",
     type=click.IntRange(1, 1024),
@@ -113,14 +118,16 @@ def ready(
     shapes: Mapping[str, tuple[int | str, ...]] | None = None,
     ranges: Mapping[str, tuple[int, int | None]] | None = None,
     target: str | None = None,
+    math: str | None = None,
     threads: int | None = None,
     cache: bool = True,
 ) -> Executable:
     """The model, loaded if it is compiled already and else compiled, with progress shown."""
     if is_artifact(model):
-        if shapes or ranges or target:
+        if shapes or ranges or target or math:
             raise OptionError(
-                f"{model} is compiled already; shapes, ranges and target are chosen when it is",
+                f"{model} is compiled already; shapes, ranges, target and math are chosen when it"
+                " is",
                 code="TW-E0821",
             )
         return api.load(model, threads=threads)
@@ -128,6 +135,7 @@ def ready(
         return api.compile(
             model,
             target=target,
+            math=math,
             threads=threads,
             shapes=shapes or None,
             dim_ranges=ranges or None,

@@ -15,7 +15,7 @@ from tilewright.peers import REFERENCE, agreements, as_file, open_peer, run_refe
 from tilewright.runtime.executable import Executable
 
 from .arrays import choose_dims, dims_from, random_inputs, read_inputs, write_arrays
-from .model import DIM, NO_CACHE, SHAPE, TARGET, THREADS, is_artifact, ready
+from .model import DIM, MATH, NO_CACHE, SHAPE, TARGET, THREADS, is_artifact, ready
 
 
 def parse_input(value: str) -> tuple[str, Path]:
@@ -63,6 +63,7 @@ def parse_input(value: str) -> tuple[str, Path]:
 @DIM
 @SHAPE
 @TARGET
+@MATH
 @THREADS
 @NO_CACHE
 def run(
@@ -76,6 +77,7 @@ def run(
     dims: tuple[tuple[str, int], ...],
     shapes: tuple[tuple[str, tuple[int | str, ...]], ...],
     target: str | None,
+    math: str | None,
     threads: int | None,
     no_cache: bool,
 ) -> int:
@@ -87,7 +89,14 @@ def run(
     if check and is_artifact(model):
         raise click.UsageError("--check needs the ONNX file, not a compiled one")
     began = time.perf_counter()
-    exe = ready(model, shapes=dict(shapes), target=target, threads=threads, cache=not no_cache)
+    exe = ready(
+        model,
+        shapes=dict(shapes),
+        target=target,
+        math=math,
+        threads=threads,
+        cache=not no_cache,
+    )
     prepared = time.perf_counter() - began
     feed = _feed(exe, files, archive, dict(dims), seed)
     began = time.perf_counter()

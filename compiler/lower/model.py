@@ -310,9 +310,15 @@ def _roots(graph: Graph) -> dict[Value, Value]:
     return roots
 
 
-def lower_graph(graph: Graph, target: Target) -> Lowered:
-    """Lowers a fused graph: schedules its kernels, places its tensors, plans its memory."""
-    work = _Lowering(KernelTable(target))
+def lower_graph(graph: Graph, target: Target, math: str = "fast") -> Lowered:
+    """Lowers a fused graph: schedules its kernels, places its tensors, plans its memory.
+
+    Args:
+        graph: the graph.
+        target: what to schedule for.
+        math: "strict" forbids methods that round otherwise than the sums that ops state.
+    """
+    work = _Lowering(KernelTable(target, math))
     given: dict[Value, Tensor] = {}
     for k, v in enumerate(graph.inputs):
         given[v] = Tensor(v.name, v.dtype, v.shape, InputStorage(k))

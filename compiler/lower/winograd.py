@@ -269,7 +269,7 @@ class _Writer:
         mapping: dict[Expr, Expr] = {a.var: self._at(a) for a in s.batch}
         for (a, tap), i in zip(s.spatial, taps, strict=True):
             mapping |= {a.var: self._at(a) * m, tap.var: i}
-        ranges = {**self.ranges, **{i: (0, t - 1) for i in taps}}
+        ranges = {**self.ranges, **dict.fromkeys(taps, (0, t - 1))}
         # A tile may reach past the last place; what lies there belongs to no result.
         own = [
             lt(self._at(a) * m + i, as_expr(a.extent) + (t - m))
@@ -360,7 +360,7 @@ class _Writer:
                 for (a, _), i in zip(s.spatial, index, strict=True):
                     place = self._at(a) * m + i
                     here[a.var] = place
-                    ranges = {**self.ranges, **{v: (0, m - 1) for v in symbols(i)}}
+                    ranges = {**self.ranges, **dict.fromkeys(symbols(i), (0, m - 1))}
                     check = simplify(lt(place, as_expr(a.extent)), ranges)
                     if not is_constant(check, True):
                         checks.append(check)
@@ -459,9 +459,7 @@ def _serial(stmt: Stmt) -> Stmt:
     return stmt
 
 
-def _interior(
-    guards: Sequence[Expr], taps: Sequence[Var], t: int
-) -> tuple[Expr, list[Expr]]:
+def _interior(guards: Sequence[Expr], taps: Sequence[Var], t: int) -> tuple[Expr, list[Expr]]:
     """The condition under which guards hold at every tap, and the guards that it covers.
 
     An affine guard holds between two points where it holds.
@@ -476,9 +474,7 @@ def _interior(
             continue
         sure.append(g)
         for corner in product_of((0, t - 1), repeat=len(used)):
-            mapping: dict[Expr, Expr] = {
-                v: Const(i) for v, i in zip(used, corner, strict=True)
-            }
+            mapping: dict[Expr, Expr] = {v: Const(i) for v, i in zip(used, corner, strict=True)}
             ends[substitute(g, mapping)] = None
     return conjunction(ends), sure
 

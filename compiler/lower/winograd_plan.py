@@ -1,12 +1,197 @@
-"""Whether Winograd's method pays for a convolution, and with which blocks: a model of its cost."""
+"""Whether Winograd's method pays for a convolution, and with which blocks: a model of its cost.
+
+All costs are cycles of one core, in terms of what a Target says. The constants were fitted to
+kernels measured on an AVX-512 machine; what is compared are ratios of sums of the same terms, so
+only their proportions matter.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from ..schedule.recipes.tile import size
 from ..target import Target
 from ..tensor.simplify import bounds, ceildiv, product
+from ..tensor.winograd import LinearProgram, filtering, linear_program
 from .sliding import Sliding
 from .winograd import Plan
 
+FMA_PORTS = 2
+"""Vector multiply-adds, and vector loads, that a core starts in a cycle."""
+
+NEAR_BYTES = 40
+BUSY_BYTES = 16
+FAR_BYTES = 8
+"""Bytes a cycle that a core gets from its L2 cache, when too much is in it, and from beyond:
+weights come from there whenever a network has more of them than the caches hold."""
+
+STEP_CYCLES = 20
+"""What starting and ending the loop of one register tile costs."""
+
+GAIN = 1.08
+"""How much faster the method must seem to be taken: it rounds more, and needs more memory."""
+
+LEAST_TILES = 4
+LEAST_BLOCK = 12
+MOST_BLOCK = 56
+"""The fewest tiles that are worth it, and the fewest and most of a block where there are more."""
+
+LEAST_ACCUMULATORS = 12
+MOST_ROWS = 16
+"""The accumulators that hide the latency of a multiply-add, and the tallest register tile."""
+
+MOST_STACK = 3 << 19
+"""The most bytes that a thread keeps of a block."""
+
+MOST_CUBE = 36
+"""The most positions of a tile; beyond it the transforms are longer than what they save."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """A convolution cut in tiles of m outputs, in numbers.
+
+    Attributes:
+        m: outputs of a tile along each of ``dims`` axes.
+        cube: positions of a tile's transform.
+        least: the fewest tiles there can be. tiles: how many there probably are.
+        channels, columns: of the product.
+        given, made: cycles of the two transforms for one vector of channels.
+    """
+
+    m: int
+    cube: int
+    least: int
+    tiles: int
+    channels: int
+    columns: int
+    given: float
+    made: float
+
 
 def plan_winograd(s: Sliding, target: Target) -> Plan | None:
-    return None
+    """The cheapest plan for a convolution; None where the plain sum is cheaper, or none fits."""
+    best: tuple[float, Plan] | None = None
+    for m in (2, 4):
+        work = _sizes(s, m)
+        if work is None:
+            continue
+        for plan in _plans(work, target):
+            cost = winograd_cost(work, plan, target)
+            if best is None or cost < best[0]:
+                best = cost, plan
+    if best is None or best[0] * GAIN > direct_cost(s, target):
+        return None
+    return best[1]
+
+
+def _sizes(s: Sliding, m: int) -> _Sizes | None:
+    """The numbers of a convolution; None where it has no such form."""
+    taps = {tap.extent for _, tap in s.spatial}
+    r = taps.pop()
+    if taps or not isinstance(r, int) or r < 2 or not isinstance(s.column.extent, int):
+        return None
+    dims = len(s.spatial)
+    cube = (m + r - 1) ** dims
+    if cube > MOST_CUBE or m + r - 1 > 6:
+        return None
+    tiles = product([*(a.extent for a in s.batch), *(ceildiv(a.extent, m) for a, _ in s.spatial)])
+    least, _ = bounds(tiles)
+    matrices = filtering(m, r)
+    return _Sizes(
+        m,
+        cube,
+        least or 0,
+        size(tiles),
+        size(s.channel.extent),
+        s.column.extent,
+        _transform_cycles(linear_program(matrices.inputs), dims),
+        _transform_cycles(linear_program(matrices.outputs), dims),
+    )
+
+
+@lru_cache
+def _transform_cycles(program: LinearProgram, dims: int) -> float:
+    """The cycles of one tile's transform for one vector of channels."""
+    operations = sum(len(step) for step in program.steps)
+    done, left = len(program.outputs), program.inputs
+    total = sum(operations * done**d * left ** (dims - 1 - d) for d in range(dims))
+    return total / FMA_PORTS + (left**dims + done**dims) * 1.5
+
+
+def _plans(work: _Sizes, target: Target) -> Iterator[Plan]:
+    """The plans worth comparing for tiles of one size."""
+    if work.least < LEAST_TILES:
+        return
+    lanes, registers = target.lanes(32), target.vector_registers
+    for v in range(1, 6):
+        if v > 1 and (v - 1) * lanes >= work.columns:
+            break
+        # Accumulators, a row of weights and a broadcast must fit the registers.
+        most = min(MOST_ROWS, (registers - 2 - v) // v, work.least)
+        fewest = min(-(-LEAST_ACCUMULATORS // v), most)
+        for mr in range(max(1, fewest), most + 1):
+            rows = -(-min(LEAST_BLOCK, work.least) // mr)
+            while rows * mr <= max(MOST_BLOCK, mr):
+                block = min(mr * rows, work.least)
+                for by_panels in (False, True):
+                    held = (0 if by_panels else work.channels) + v * lanes
+                    if work.cube * block * held * 4 <= MOST_STACK:
+                        yield Plan(work.m, block, mr, v * lanes, by_panels)
+                if block == work.least:
+                    break
+                rows += 1
+
+
+def winograd_cost(work: _Sizes, plan: Plan, target: Target) -> float:
+    """The cycles of a plan."""
+    lanes, cube = target.lanes(32), work.cube
+    v, panels = plan.nr // lanes, -(-work.columns // plan.nr)
+    blocks = -(-work.tiles // plan.block)
+    # One register tile: its multiply-adds, or its loads where they are more, and its frame.
+    tile = plan.mr * v * work.channels / FMA_PORTS
+    tile *= max(1.0, (plan.mr + v) / (plan.mr * v)) * max(1.0, 12 / (plan.mr * v))
+    tile += STEP_CYCLES + plan.mr * v
+    panel = work.channels * plan.nr * 4
+    far = panels * cube * panel > target.l2_bytes // 2
+    # The first tile of rows waits for the weights; the others find them near.
+    first = max(tile, panel / (FAR_BYTES if far else NEAR_BYTES))
+    later = max(tile, panel / FAR_BYTES / 3) if far else first
+    again = max(tile, panel / NEAR_BYTES if panel > target.l1_bytes // 2 else 0.0)
+    passes = 1 if plan.by_panels else blocks
+    steps = blocks * -(-plan.block // plan.mr)
+    total = panels * cube * (first + (passes - 1) * later + (steps - passes) * again)
+    # The transformed input is read once for each panel, and written and read in between.
+    block_bytes = cube * plan.block * work.channels * 4
+    held = block_bytes * (blocks if plan.by_panels else 1)
+    near = held + cube * plan.block * plan.nr * 4 <= target.l2_bytes * 3 // 4
+    total += panels * blocks * block_bytes / (NEAR_BYTES if near else BUSY_BYTES)
+    if plan.by_panels and not near:
+        total += 2 * held / FAR_BYTES / 3
+    vectors = -(-work.channels // lanes) * work.given + -(-work.columns // lanes) * work.made
+    total += blocks * plan.block * vectors
+    return total * _imbalance(blocks * (panels if plan.by_panels else 1))
+
+
+def _imbalance(units: int) -> float:
+    """What is lost where equal units do not divide among two or four threads, in part."""
+    lost = [-(-units // n) * n / units - 1 for n in (2, 4)]
+    return 1.0 + 0.3 * lost[0] + 0.1 * lost[1]
+
+
+def direct_cost(s: Sliding, target: Target) -> float:
+    """The cycles of the plain sum, tile by tile in registers."""
+    lanes = target.lanes(32)
+    places = size(product([*(a.extent for a in s.batch), *(a.extent for a, _ in s.spatial)]))
+    vectors = -(-size(s.column.extent) // lanes)
+    depth = float(size(s.channel.extent))
+    for a, tap in s.spatial:
+        n, taps = size(a.extent), size(tap.extent)
+        # Taps outside the image are not multiplied: as many as the tile reaches over the edges.
+        depth *= max(1.0, taps - (taps - 1) * (taps + 1) / 4 / n)
+    nbytes = depth * vectors * lanes * 4
+    waits = nbytes / FAR_BYTES / 2 if nbytes > target.l2_bytes // 2 else 0.0
+    frames = places * vectors / 32 * STEP_CYCLES
+    return places * vectors * depth / FMA_PORTS * 1.1 + waits + frames

@@ -64,9 +64,9 @@ def filtering(m: int, r: int) -> Filtering:
     points = _POINTS[: t - 1]
     assert len(points) == t - 1, (m, r)
     outputs = [[_power(p, i) for p in points] + [Fraction(i == m - 1)] for i in range(m)]
-    weights = [
-        [_power(p, k) / _distance(p, points) for k in range(r)] for p in points
-    ] + [[Fraction(k == r - 1) for k in range(r)]]
+    weights = [[_power(p, k) / _distance(p, points) for k in range(r)] for p in points] + [
+        [Fraction(k == r - 1) for k in range(r)]
+    ]
     inputs = [_polynomial([q for q in points if q != p], t) for p in points]
     inputs.append(_polynomial(points, t))
     return Filtering(_matrix(outputs), _matrix(weights), _matrix(inputs))
