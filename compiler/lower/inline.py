@@ -198,6 +198,8 @@ def _may_inline(
     readers: Mapping[Buffer, list[Compute]],
 ) -> bool:
     if has_reduce(source.expr):
+        if any(_is_reduced(source.output, u) for u in readers.get(source.output, [])):
+            return False
         return _is_epilogue(load, consumer, expr)
     if not is_expensive(source.expr):
         return True
@@ -209,6 +211,16 @@ def _may_inline(
 def is_expensive(e: Expr) -> bool:
     """Whether computing it twice costs more than keeping it."""
     return any(isinstance(x, Call) and x.name not in CHEAP_CALLS for x in walk(e))
+
+
+def _is_reduced(buffer: Buffer, reader: Compute) -> bool:
+    """Whether a stage reduces over a buffer, so that its values must be there first."""
+    return any(
+        x.buffer == buffer
+        for r in walk(reader.expr)
+        if isinstance(r, Reduce)
+        for x in loads_of(r.body)
+    )
 
 
 def _is_epilogue(load: Load, consumer: Compute, expr: Expr) -> bool:

@@ -208,7 +208,8 @@ def to_func(group: ComputeGroup, constants: frozenset[str] = frozenset()) -> Nes
         if s.output in outputs:
             b.result(stage)
         else:
-            local[s.output] = _renamed_reduction(b, stage) or b.keep(stage)
+            renamed = None if _reduced_later(s.output, group) else _renamed_reduction(b, stage)
+            local[s.output] = renamed or b.keep(stage)
     b.write_results()
     params: list[Buffer | Var] = [*group.inputs, *group.outputs]
     func = Func(group.name, (*params, *free_symbols(b.nests, params)), (*b.allocs, *b.nests))
@@ -222,6 +223,21 @@ def _renamed_reduction(b: _Builder, stage: Compute) -> Buffer | None:
         return None
     held = {t.buffer for t in b.temporaries if isinstance(t, Reduction)}
     return e.buffer if e.buffer in held else None
+
+
+def _reduced_later(buffer: Buffer, group: ComputeGroup) -> bool:
+    """Whether some stage reduces a buffer along an axis of its own.
+
+    Then all of a row is needed at once: it gets a nest that stores what the reduction before it
+    may have accumulated in registers.
+    """
+    return any(
+        x.buffer == buffer and any(symbols(i) & {a.var for a in r.axes} for i in x.indices)
+        for s in group.stages
+        for r in walk(s.expr)
+        if isinstance(r, Reduce)
+        for x in loads_of(r.body)
+    )
 
 
 def _same_axes(a: tuple[Axis, ...], b: tuple[Axis, ...]) -> bool:

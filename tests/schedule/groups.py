@@ -85,6 +85,29 @@ def softmax(rows: Dim, columns: Dim) -> ComputeGroup:
     return ComputeGroup("softmax", (x,), (y,), stages)
 
 
+def attention(heads: Dim, rows: Dim, columns: Dim, depth: int, width: int) -> ComputeGroup:
+    """softmax(q k + mask) v, with the keys transposed and the sum divided by at the end."""
+    h, r, c, k, d, unit = variables("h r c k d unit")
+    f32 = dt.f32
+    q, keys = Buffer("x0", f32, (heads, rows, depth)), Buffer("x1", f32, (heads, depth, columns))
+    mask, v = Buffer("x2", f32, (rows, columns)), Buffer("x3", f32, (heads, columns, width))
+    scores, e = (Buffer(n, f32, (heads, rows, columns)) for n in ("t0", "t2"))
+    top, total = (Buffer(n, f32, (heads, rows, 1)) for n in ("t1", "t3"))
+    y = Buffer("y0", f32, (heads, rows, width))
+    head, row, column, one = Axis(h, heads), Axis(r, rows), Axis(c, columns), Axis(unit, 1)
+    along = (Axis(k, columns),)
+    dot = Reduce("sum", (Axis(k, depth),), q[h, r, k] * keys[h, k, c])
+    mixed = Reduce("sum", along, e[h, r, k] * v[h, k, d])
+    stages = (
+        Compute(scores, (head, row, column), dot * 0.5 + mask[r, c]),
+        Compute(top, (head, row, one), Reduce("max", along, scores[h, r, k])),
+        Compute(e, (head, row, column), Call("exp", (scores[h, r, c] - top[h, r, 0],), f32)),
+        Compute(total, (head, row, one), Reduce("sum", along, e[h, r, k])),
+        Compute(y, (head, row, Axis(d, width)), mixed / total[h, r, 0]),
+    )
+    return ComputeGroup("attention", (q, keys, mask, v), (y,), stages)
+
+
 def arg_max(rows: int, columns: int) -> ComputeGroup:
     r, k = variables("r k")
     x, y = Buffer("x0", dt.f32, (rows, columns)), Buffer("y0", dt.i64, (rows,))

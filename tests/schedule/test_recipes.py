@@ -15,9 +15,11 @@ from tilewright.schedule.recipes import kind_of, schedule
 from tilewright.target import Target
 from tilewright.tensor.check import check
 from tilewright.tensor.compute import ComputeGroup
+from tilewright.tensor.evaluate import evaluate as value_of
 from tilewright.tensor.interpret import interpret, interpret_group
-from tilewright.tensor.ir import Buffer, symbol
-from tilewright.tensor.simplify import evaluate
+from tilewright.tensor.ir import Buffer, If, symbol
+from tilewright.tensor.simplify import evaluate, product
+from tilewright.tensor.walk import allocations
 
 from .groups import (
     AVX2,
@@ -25,6 +27,7 @@ from .groups import (
     SSE,
     add,
     arg_max,
+    attention,
     conv,
     matmul,
     max_pool,
@@ -109,6 +112,37 @@ def test_max_pool_tiles(shape: tuple[int, int, int, int, int]) -> None:
 def test_softmax_is_one_kernel_of_rows(rows: int, columns: int) -> None:
     assert_scheduled_equals_group(softmax(rows, columns), recipe="rows" if columns > 1 else None)
     assert_scheduled_equals_group(softmax(N, S), recipe="rows", N=rows, S=columns)
+
+
+@pytest.mark.parametrize("target", [AVX512, AVX2, SSE], ids=lambda t: t.name)
+@pytest.mark.parametrize(
+    "shape", [(3, 13, 70, 5, 33), (2, 6, 64, 8, 64), (2, 1, 17, 4, 3), (1, 20, 2, 3, 130)]
+)
+def test_attention_is_one_kernel(shape: tuple[int, int, int, int, int], target: Target) -> None:
+    assert_scheduled_equals_group(attention(*shape), target, recipe="chain")
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (1, 70), (5, 3), (6, 64), (7, 65), (20, 9)])
+def test_attention_over_symbolic_rows_and_columns(rows: int, columns: int) -> None:
+    group = attention(2, N, S, 4, 24)
+    assert_scheduled_equals_group(group, AVX512, recipe="chain", N=rows, S=columns)
+
+
+def test_attention_keeps_only_a_block_of_scores_on_the_stack() -> None:
+    limit = symbol("T", 1, 1 << 20)
+    func = schedule(to_func(merge_axes(attention(2, N, limit, 4, 24))), AVX512).func
+    (branch,) = func.body
+    assert isinstance(branch, If)
+    sizes = {"T": 1 << 20, "N": 99}
+    tall, short = (
+        max(evaluate(product(b.shape), sizes) for b in allocations(block))
+        for block in (branch.then, branch.orelse)
+    )
+    assert short == 1 << 20
+    assert tall == 9 * short
+    assert not value_of(branch.cond, {limit: 1 << 20, N: 99})
+    assert value_of(branch.cond, {limit: 1000, N: 99})
+    assert not value_of(branch.cond, {limit: 1000, N: 3})
 
 
 def test_arg_max_takes_the_first_of_equals() -> None:

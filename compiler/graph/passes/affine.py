@@ -155,8 +155,8 @@ def scale_weights(rules: Rules, node: Node) -> Value | None:
 def scale_after_product(rules: Rules, node: Node) -> Value | None:
     """``matmul(x[..] * c, b)`` is ``matmul(x[..], b) * c`` for a number ``c``; the same for ``b``.
 
-    Only where the factor stands between a slice and the product, and would be a kernel of its
-    own: behind the product it is part of its kernel.
+    Only where the factor stands between an input or a slice and the product, and would be a
+    kernel of its own: behind the product it is part of its kernel.
     """
     for position, operand in enumerate(node.inputs):
         found = _without_factor(rules, operand)
@@ -169,6 +169,28 @@ def scale_after_product(rules: Rules, node: Node) -> Value | None:
     return None
 
 
+def normalise_after_product(rules: Rules, node: Node) -> Value | None:
+    """``matmul(e / sum(e), b)`` is ``matmul(e, b) / sum(e)`` for ``e = exp(..)``: a softmax.
+
+    One division for each element of the result instead of one for each weight. The weights of a
+    softmax are at most 1 before they are divided, too, so nothing overflows that did not.
+    """
+    weights, b = node.inputs
+    quotient = rules.behind_once(weights, "div")
+    if quotient is None:
+        return None
+    e, total = quotient.inputs
+    summed = rules.behind(total, "reduce")
+    if summed is None or summed.attrs["op"] != "sum" or summed.inputs[0] is not e:
+        return None
+    if rules.behind(e, "exp") is None or not summed.attrs["keepdims"] or e.dtype is dt.f16:
+        return None  # a sum of weights not divided yet may leave the range of f16
+    if summed.attrs["axes"] != (len(e.shape) - 1,) or len(b.shape) != len(e.shape):
+        return None
+    product = rules.make("matmul", (e, b), {}, like=node)
+    return rules.make("div", (product, total), {}, like=node)
+
+
 def _without_factor(rules: Rules, value: Value) -> tuple[Value, np.ndarray] | None:
     """A value without the number that multiplies a slice behind its transposes and reshapes."""
     moves: list[Node] = []
@@ -179,7 +201,8 @@ def _without_factor(rules: Rules, value: Value) -> tuple[Value, np.ndarray] | No
     if scaled is None or rules.number(scaled.inputs[1]) is None or not value.dtype.is_float:
         return None
     x, c = scaled.inputs
-    if rules.behind(x, "slice") is None or not same_shape(x.shape, value.shape):
+    alone = rules.producer.get(x) is None or rules.behind(x, "slice") is not None
+    if not alone or not same_shape(x.shape, value.shape):
         return None
     for move in reversed(moves):
         x = rules.make(move.op, (x,), move.attrs, like=move)
@@ -194,5 +217,5 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "add": (merge_sums, shift_after_scale),
     "mul": (merge_products, scale_weights, scale_before_shift),
     "div": (scale_weights, scale_before_shift),
-    "matmul": (scale_after_product,),
+    "matmul": (scale_after_product, normalise_after_product),
 }

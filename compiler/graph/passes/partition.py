@@ -456,7 +456,40 @@ class _Partitioner:
             ]
         elif _reads_few_channels(node):
             absorbing = [0]
-        self._start("contraction", index, self._read(index, absorbing))
+        group = self._start("contraction", index, self._read(index, absorbing))
+        if node.op == "matmul":
+            self._take_rows(group, index, node)
+
+    def _take_rows(self, group: Group, index: int, node: Node) -> None:
+        """Takes in ``rows(a @ b)`` where a product ``rows(a @ b) @ c`` is all that reads it.
+
+        The rows of the inner product then never leave the cache: attention is one kernel. Only
+        for operands that are no constants, which are as long as the rows: then each row block
+        can walk them again.
+        """
+        left, right = node.inputs
+        rows = self._group_of(left)
+        if rows is None or rows.kind != "row" or rows.trailing != 1:
+            return
+        if not same_shape(rows.domain, left.shape) or right in self.graph.constants:
+            return
+        inner = dict.fromkeys(
+            g
+            for m in rows.members
+            for v in self.nodes[m].inputs
+            if (g := self._group_of(v)) is not None and g.kind == "contraction"
+        )
+        # What follows the product may read the rows' sums.
+        followers = self.uses.get(node.outputs[0], ())
+        if len(inner) != 1 or not self._ends_in(rows, index, *followers):
+            return
+        (scores,) = inner
+        first = self.nodes[scores.members[0]]
+        fits = first.op == "matmul" and first.inputs[1] not in self.graph.constants
+        if fits and same_shape(scores.domain, rows.domain) and self._ends_in(scores, *rows.members):
+            self._merge(group, rows, {index, *followers}, index)
+            if self.home[rows.members[0]] is group:
+                self._merge(group, scores, set(group.members), index)
 
     def _place_reduce(self, index: int, node: Node) -> None:
         shape = node.inputs[0].shape

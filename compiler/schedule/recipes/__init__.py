@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ...target import Target
-from ...tensor.ir import Func, If, le
-from ...tensor.simplify import bounds, same_dim
+from ...tensor.ir import Expr, Func, If, as_expr, conjunction, le
+from ...tensor.simplify import bounds, prove, same_dim
 from ..loops import rename_loops
 from ..nest import simplify_func
 from ..nests import Nests
 from ..place import Packing
 from ..schedule import Schedule
+from .chain import can_chain, chain, plan_chain
 from .choices import Choices
 from .elementwise import elementwise
 from .plain import plain
@@ -24,7 +25,7 @@ RECIPES: Mapping[str, Callable[[Nests, Target, Choices], Schedule]] = {
     "rows": rows,
     "plain": plain,
 }
-"""The recipes that make one version of a kernel; "tile" may make two."""
+"""The recipes that make one version of a kernel; "tile" and "chain" may make two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +63,15 @@ def schedule(
     kind = kind or kind_of(nests)
     if kind == "tile":
         return _tile(nests, target, choices)
+    if kind == "chain":
+        return _chain(nests, target, choices)
     recipe = RECIPES[kind]
     s = recipe(nests, target, choices)
     return Scheduled(s.finish(), tuple(s.packings), kind, str(s))
 
 
 def kind_of(nests: Nests) -> str:
-    """The kind of a nest: elementwise, tile, rows, or plain; by its axes alone."""
+    """The kind of a nest: elementwise, tile, rows, chain, or plain; by its axes alone."""
     if not nests.temporaries:
         return "elementwise"
     along = can_rows(nests)
@@ -76,6 +79,8 @@ def kind_of(nests: Nests) -> str:
         return "tile"
     if along:
         return "rows"
+    if can_chain(nests):
+        return "chain"
     return "plain"
 
 
@@ -132,8 +137,28 @@ def _tile(nests: Nests, target: Target, choices: Choices) -> Scheduled:
     low = tile(nests, target, Choices({**choices.given, "mr": 1, "nr": t.nr}))
     if isinstance(t.row.extent, int):
         return Scheduled(low.finish(), tuple(low.packings), "tile", str(low))
+    return _either(le(t.mr, t.row.extent), s, low, "tile")
+
+
+def _chain(nests: Nests, target: Target, choices: Choices) -> Scheduled:
+    """The chain recipe; with a second version of one-row blocks for few or very long rows."""
+    t = plan_chain(nests, target, choices)
+    s = chain(nests, target, choices)
+    conditions = []
+    if t.row is not None and t.mr > 1:
+        conditions = [c for c in (le(t.mr, as_expr(t.row.extent)), t.fits) if prove(c) is not True]
+    if not conditions:
+        return Scheduled(s.finish(), (), "chain", str(s))
+    low = chain(nests, target, Choices({**choices.given, "mr": 1, "nr": t.nr}))
+    if any(prove(c) is False for c in conditions):
+        return Scheduled(low.finish(), (), "chain", str(low))
+    return _either(conjunction(conditions), s, low, "chain")
+
+
+def _either(cond: Expr, tall: Schedule, low: Schedule, recipe: str) -> Scheduled:
+    """Both versions in one kernel: the first where the condition holds."""
     short = simplify_func(low.func)
-    tall = s.finish()
-    body = If(le(t.mr, t.row.extent), tall.body, rename_loops(short.body, "_short"))
-    func = Func(tall.name, tall.params, (body,))
-    return Scheduled(func, tuple(s.packings), "tile", str(s))
+    first = tall.finish()
+    body = If(cond, first.body, rename_loops(short.body, "_short"))
+    func = Func(first.name, first.params, (body,))
+    return Scheduled(func, tuple(tall.packings), recipe, str(tall))

@@ -138,7 +138,7 @@ def plan(nests: Nests, target: Target, choices: Choices) -> Tile:
         and any(a.var in symbols_of(load) for a in main.reduce)
         and can_pack(nests, main, load)
     )
-    mr, nr = _tile_size(row, column, target, contraction)
+    mr, nr = tile_size(row, column, target, contraction)
     mr = choices.pick("mr", mr, tuple(range(1, 15)))
     nr = choices.pick("nr", nr, tuple(target.lanes(32) * k for k in range(1, 9)))
     outer = tuple(a for a in nests.axes[:-1] if a is not row)
@@ -150,9 +150,7 @@ def symbols_of(load: Load) -> frozenset[Var]:
     return frozenset(v for i in load.indices for v in symbols(i))
 
 
-def _tile_size(
-    row: Axis | None, column: Axis, target: Target, contraction: bool
-) -> tuple[int, int]:
+def tile_size(row: Axis | None, column: Axis, target: Target, contraction: bool) -> tuple[int, int]:
     """The tile with the least padded work per useful work, weighed by how well it hides latency.
 
     Accumulators, one row of column vectors and a broadcast must fit the registers. About 12
@@ -206,7 +204,7 @@ def tile(nests: Nests, target: Target, choices: Choices) -> Schedule:
     for r in reversed(nests.reductions):
         s.do("compute_at", r.buffer.name, place)
         s.do("set_scope", r.buffer.name, "register")
-        _shape_reduction(s, r, t)
+        shape_reduction(s, r, t.row and t.row.var.name, t.column.var.name)
     _prefetch(s, t, target, choices)
     if t.row is not None and place == _outer_name(t.row):
         _split_edges(s, t, place)
@@ -337,19 +335,23 @@ def _blocked(
     return [*batch, *rows[:-1], f"{rows[-1]}_block", panel, f"{rows[-1]}_in"]
 
 
-def _shape_reduction(s: Schedule, r: Reduction, t: Tile) -> None:
-    """Orders the update nest: reduction loops outside, the register tile inside."""
+def shape_reduction(s: Schedule, r: Reduction, row: str | None, column: str) -> None:
+    """Orders the update nest: reduction loops outside, the register tile inside.
+
+    Args:
+        row, column: names of the axes of the tile, as the nest that reads the reduction has them.
+    """
     own = dict(zip(r.axes, (a.var.name for a in r.spatial), strict=True))
-    inner = [own[a.var.name] for a in (t.row, t.column) if a is not None and a.var.name in own]
+    inner = [own[name] for name in (row, column) if name in own]
     outer = [a.var.name for a in r.spatial if a.var.name not in inner]
     reduce = [a.var.name for a in r.reduce]
     if len(outer) + len(reduce) + len(inner) > 1:
         s.do("reorder", (*outer, *reduce, *inner))
     first = dict(zip(r.axes, r.init, strict=True))
-    for a, kind in ((t.row, "unroll"), (t.column, "vector")):
-        if a is not None and a.var.name in own:
-            s.do("set_kind", own[a.var.name], kind)
-            s.do("set_kind", first[a.var.name], kind)
+    for name, kind in ((row, "unroll"), (column, "vector")):
+        if name in own:
+            s.do("set_kind", own[name], kind)
+            s.do("set_kind", first[name], kind)
     for name in reduce:
         s.do("tighten", name)
 

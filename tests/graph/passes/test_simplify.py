@@ -492,3 +492,31 @@ def test_a_deep_chain_takes_one_sweep_per_constant_number_of_nodes(target: Targe
     b.output(x)
     assert MAX_SWEEPS < 3000
     assert len(simplify(b.finish(), target).nodes) < 6000
+
+
+def softmax_product(b: GraphBuilder, x: Value, y: Value) -> Value:
+    e = b.add("exp", x)
+    return b.add("matmul", b.add("div", e, reduce(b, e, True, 2)), y)
+
+
+def test_a_softmax_divides_behind_the_product(check: Check) -> None:
+    b = GraphBuilder("g")
+    x, y = b.input("x", f32(N, S, 5)), b.input("y", f32(N, 5, 4))
+    b.output(softmax_product(b, x, y))
+    after = check(b.finish(), simplify, N=2, S=3)
+    assert ops(after) == ["exp", "reduce", "matmul", "div"]
+
+
+def test_a_softmax_of_half_precision_divides_before_its_sums_can_overflow(check: Check) -> None:
+    b = GraphBuilder("g")
+    x, y = (b.input(n, TensorType(dt.f16, s)) for n, s in (("x", (N, S, 5)), ("y", (N, 5, 4))))
+    b.output(softmax_product(b, x, y))
+    after = check(b.finish(), simplify, N=2, S=3)
+    assert ops(after) == ["exp", "reduce", "div", "matmul"]
+
+
+def test_a_factor_of_an_input_moves_behind_the_product(check: Check) -> None:
+    b = GraphBuilder("g")
+    x, y = b.input("x", f32(N, S, 5)), b.input("y", f32(N, 5, 4))
+    b.output(b.add("matmul", b.add("mul", x, const(b, 0.5)), y))
+    assert ops(check(b.finish(), simplify, N=2, S=3)) == ["matmul", "mul"]
