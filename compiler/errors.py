@@ -147,6 +147,8 @@ CODES: Mapping[str, str] = {
     "TW-E0402": "this CPU is older than any target",
     "TW-E0403": "the code needs features that this CPU lacks",
     "TW-E0404": "the backend is not known",
+    "TW-E0405": "the code is for another kind of machine",
+    "TW-E0406": "code for the target is not exported as such a file",
     "TW-E0501": "the file is no artefact",
     "TW-E0502": "the artefact has another format version",
     "TW-E0503": "the artefact is damaged",

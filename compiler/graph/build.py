@@ -30,6 +30,7 @@ class GraphBuilder:
         self._nodes: list[Node] = []
         self._outputs: list[Value] = []
         self._output_names: list[str] = []
+        self._conditions: list[Expr] = []
         self._constants: dict[Value, np.ndarray] = {}
         self._scalars: dict[tuple[str, bytes], Value] = {}
         self._names: set[str] = set()
@@ -125,6 +126,10 @@ class GraphBuilder:
                 name = self._unique(value.name)
         self._output_names.append(name)
 
+    def require(self, condition: Expr) -> None:
+        """Declares that the graph is meant only where a condition over its symbols holds."""
+        self._conditions.append(condition)
+
     @contextmanager
     def origin(self, text: str) -> Iterator[None]:
         """Gives the nodes added inside the block an origin, unless they name their own."""
@@ -144,6 +149,7 @@ class GraphBuilder:
             tuple(self._outputs),
             MappingProxyType(dict(self._constants)),
             tuple(self._output_names),
+            tuple(self._conditions),
         )
 
     def _unique(self, wanted: str) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..dtype import DType
+from ..dtype import DType, bool_
 from ..errors import InternalError
 from ..ops import OPS, OpError
 from ..ops.op import dim_text, is_dim, same_shape, type_of, type_text
 from ..tensor.ir import Dim, Expr, Var
 from ..tensor.simplify import dim, symbols
+from ..tensor.solve import sources
 from .build import infer
 from .ir import Attr, Graph, Node, TensorType, Value
 
@@ -28,9 +29,9 @@ def check(graph: Graph) -> None:
 
     Every value is defined once, before its use, under a name of its own; every node's op,
     attributes and output types are what the op table says; constants fit their types; dims are
-    canonical, and every symbol is an identifier and stands as a whole dim of an input, with one
-    range. Subgraphs are held to the
-    same rules, are closed, and use only symbols of the graphs around them.
+    canonical, and every symbol is an identifier with one range that the sizes of the inputs settle
+    (see tensor/solve.py). Conditions are bool. Subgraphs are held to the same rules, are closed,
+    and use only symbols of the graphs around them.
 
     Raises:
         GraphError: on the first breach, naming the graph, the node and the value.
@@ -81,7 +82,15 @@ def _check_one(graph: Graph, known: Symbols) -> tuple[Node, ...]:
         if value not in defined:
             raise GraphError(f"{graph.name}: returns {value.name}, which nothing defines")
     _check_output_names(graph)
+    _check_conditions(graph, known)
     return graph.nodes
+
+
+def _check_conditions(graph: Graph, known: Symbols) -> None:
+    for condition in graph.conditions:
+        unknown = [v.name for v in condition.variables if known.get(v.name) is not v]
+        if condition.dtype is not bool_ or unknown:
+            raise GraphError(f"{graph.name}: {dim_text(condition)} is no condition on its symbols")
 
 
 def _check_output_names(graph: Graph) -> None:
@@ -142,16 +151,15 @@ def _check_dim(size: Dim, known: Symbols, where: str) -> None:
     for found in symbols(size):
         declared = known.get(found.name)
         if declared is None:
-            raise GraphError(f"{where}: no input has the dim {found.name!r} alone")
+            raise GraphError(f"{where}: no input's size settles {found.name!r}")
         if declared is not found:
             raise GraphError(f"{where}: the symbol {found.name} has two ranges")
 
 
 def _input_symbols(graph: Graph) -> Symbols:
-    """Returns the symbols that stand as a whole dim of an input, by name."""
+    """Returns the symbols that the sizes of the inputs settle, by name."""
     found: Symbols = {}
-    for value in graph.inputs:
-        for size in value.shape:
-            if isinstance(size, Var) and size.is_symbol and size.name.isidentifier():
-                found.setdefault(size.name, size)
+    for symbol in sources([v.shape for v in graph.inputs]):
+        if symbol.is_symbol and symbol.name.isidentifier():
+            found.setdefault(symbol.name, symbol)
     return found

@@ -9,9 +9,10 @@ import numpy as np
 from ..dtype import from_numpy
 from ..errors import InputError, InternalError
 from ..ops import OPS
-from ..ops.op import Attrs, shape_text, type_of, type_text
+from ..ops.op import Attrs, dim_text, shape_text, type_of, type_text
 from ..tensor.ir import Expr, Var
-from ..tensor.simplify import evaluate, multiple_of
+from ..tensor.simplify import evaluate, symbols
+from ..tensor.solve import solve, sources
 from .ir import Graph, Node, Value
 
 Env = dict[str, int]
@@ -52,7 +53,7 @@ def resolve_attrs(attrs: Attrs, env: Mapping[str, int]) -> Attrs:
 
 
 def bind_symbols(values: Sequence[Value], arrays: Sequence[np.ndarray], outer: Env) -> Env:
-    """Returns the values of the symbols that are dims of inputs (or by a factor), and ``outer``.
+    """Returns the values of the symbols that the sizes of inputs settle, and ``outer``.
 
     Raises:
         InputError: a dtype, a rank or a dim does not fit, or a symbol leaves its range.
@@ -64,11 +65,12 @@ def bind_symbols(values: Sequence[Value], arrays: Sequence[np.ndarray], outer: E
             raise InputError(f"{wanted}, got {array.dtype}", code="TW-E0302")
         if array.ndim != len(value.shape):
             raise InputError(f"{wanted}, got the shape {list(array.shape)}", code="TW-E0303")
-        for dim, size in zip(value.shape, array.shape, strict=True):
-            found = multiple_of(dim)
-            if found is not None:
-                symbol, factor = found
-                _check_range(symbol, env.setdefault(symbol.name, size // factor), wanted)
+    known = frozenset(s for v in values for d in v.shape for s in symbols(d) if s.name in env)
+    found = sources([v.shape for v in values], known)
+    for symbol, size in solve(found, [a.shape for a in arrays], env):
+        env[symbol.name] = size
+        value = values[found[symbol].index]
+        _check_range(symbol, size, f"input {value.name!r} must be {type_text(value.type)}")
     for value, array in zip(values, arrays, strict=True):
         shape = _shape(value, env)
         if shape != array.shape:
@@ -89,6 +91,11 @@ def _check_range(symbol: Var, size: int, wanted: str) -> None:
 
 def _run(graph: Graph, arrays: Sequence[np.ndarray], outer: Env) -> tuple[np.ndarray, ...]:
     env = bind_symbols(graph.inputs, arrays, outer)
+    for condition in graph.conditions:
+        if not evaluate(condition, env):
+            raise InputError(
+                f"{graph.name} is meant for sizes with {dim_text(condition)}", code="TW-E0312"
+            )
     store: dict[Value, np.ndarray] = dict(zip(graph.inputs, arrays, strict=True))
     store.update(graph.constants)
     last = {v: i for i, node in enumerate(graph.nodes) for v in node.inputs}

@@ -14,7 +14,7 @@ from typing import Union
 import numpy as np
 
 from ..dtype import DType
-from ..tensor.ir import Dim, Var
+from ..tensor.ir import Dim, Expr, Var
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,9 @@ class Graph:
             of earlier nodes (a subgraph may also read values of the graphs around it).
         outputs: the results, in order; may repeat, and may be inputs or constants.
         constants: data of constant values (possibly memory-mapped, never written).
+        output_names: what the outputs are called in public; empty for their own names.
+        conditions: what must hold between the symbols for the graph to be meant (bool
+            expressions over them); a call with other sizes is refused.
     """
 
     name: str
@@ -90,3 +93,4 @@ class Graph:
     outputs: tuple[Value, ...]
     constants: Mapping[Value, np.ndarray] = field(default_factory=lambda: MappingProxyType({}))
     output_names: tuple[str, ...] = ()
+    conditions: tuple[Expr, ...] = ()

@@ -23,6 +23,7 @@ import keyword
 import re
 import tokenize
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import NoReturn
 
@@ -42,7 +43,7 @@ from .ir import Attr, Graph, Node, TensorType, Value
 SMALL = 16
 """Constants of at most this many elements print their elements."""
 
-_RESERVED = frozenset({*DTYPES, *OPS, "symbol", "constant", "nan", "inf"})
+_RESERVED = frozenset({*DTYPES, *OPS, "symbol", "require", "constant", "nan", "inf"})
 
 
 def text(graph: Graph) -> str:
@@ -50,6 +51,7 @@ def text(graph: Graph) -> str:
     found = sorted(_graph_symbols(graph), key=lambda v: v.name)
     taken = frozenset(v.name for v in found)
     lines = [_declaration(v) for v in found]
+    lines += [f"require({dim_text(c)})" for c in graph.conditions]
     if lines:
         lines.append("")
     lines += _graph(graph, _Scope(taken).claim(graph.name, "graph"), taken)
@@ -235,6 +237,7 @@ def parse(source: str, constants: Mapping[str, np.ndarray] | None = None) -> Gra
     if not isinstance(last, ast.FunctionDef):
         _fail(last, "a graph is one function after its symbols")
     found: dict[str, Var] = {}
+    conditions: list[Expr] = []
     for statement in declarations:
         match statement:
             case ast.Assign(
@@ -243,9 +246,12 @@ def parse(source: str, constants: Mapping[str, np.ndarray] | None = None) -> Gra
             ):
                 ends = [_attr_value(a, found, {}) for a in args]
                 found[name] = _symbol(name, ends, statement)
+            case ast.Expr(ast.Call(func=ast.Name(id="require"), args=[stated], keywords=[])):
+                conditions.append(parse_dim(ast.unparse(stated), found))
             case _:
-                _fail(statement, "only symbols are declared before the function")
-    return _Parser(found, comments, constants or {}).graph(last)
+                _fail(statement, "only symbols and conditions stand before the function")
+    graph = _Parser(found, comments, constants or {}).graph(last)
+    return replace(graph, conditions=tuple(conditions))
 
 
 def _symbol(name: str, ends: list[Attr], place: ast.AST) -> Var:

@@ -350,6 +350,7 @@ def lower_graph(graph: Graph, target: Target, math: str = "fast") -> Lowered:
         steps=tuple(steps),
         arena_bytes=0,
         constants_bytes=work.constant_bytes,
+        conditions=graph.conditions,
     )
     return Lowered(plan_memory(program), work.table.kernels, tuple(work.entries))
 

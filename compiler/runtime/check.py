@@ -55,6 +55,7 @@ class _Checker:
             for spec in specs:
                 self.dims(spec.shape, scope, f"{kind} {spec}")
         self.dims((p.arena_bytes,), scope, "the arena")
+        self.dims(p.conditions, scope, "a condition")
         self.steps(p.steps, scope)
 
     def fail(self, what: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..dtype import DType
-from ..tensor.ir import Dim, Var
+from ..tensor.ir import Dim, Expr, Var
 from ..tensor.text import text
 
 ALIGNMENT = 64
@@ -144,6 +144,7 @@ class Program:
         steps: what to run.
         arena_bytes: scratch memory of one call; an expression over ``symbols``.
         constants_bytes: size of the read-only constants.
+        conditions: bool expressions over ``symbols`` that every call must fulfil.
     """
 
     name: str
@@ -153,6 +154,7 @@ class Program:
     steps: tuple[Step, ...]
     arena_bytes: Dim = 0
     constants_bytes: int = 0
+    conditions: tuple[Expr, ...] = ()
 
 
 def _short(d: Dim) -> str:

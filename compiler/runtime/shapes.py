@@ -1,8 +1,8 @@
 """From the shapes of a call's inputs to everything that depends on them, or the reason why not.
 
-A symbol that is by itself (or times a number) a dim of an input is bound by the first such dim;
-every other dim is then checked. What depends on the symbols (output shapes, the arena) is compiled
-to one Python function when the executable is made.
+A symbol is bound by the first dim of an input that settles it (tensor/solve.py); every other dim
+is then checked, and so is what the model requires of the symbols. What depends on them (output
+shapes, the arena) is compiled to one Python function when the executable is made.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import numpy as np
 from ..dtype import bool_
 from ..errors import InputError, InternalError
 from ..tensor.ir import Binary, Cast, Const, Dim, Expr, Select, Unary, Var
-from ..tensor.simplify import evaluate, multiple_of, symbols
+from ..tensor.simplify import evaluate, symbols
+from ..tensor.solve import solve, sources
 from ..tensor.text import text
 from .program import Program, TensorSpec
 
@@ -52,28 +53,18 @@ class Planner:
         program: whose interface it is.
 
     Raises:
-        InternalError: a symbol is neither by itself nor times a number a dim of any input
-            (TW-E0912).
+        InternalError: no size of an input settles a symbol (TW-E0912).
     """
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        sources: dict[Var, tuple[int, int, int]] = {}
-        for i, spec in enumerate(program.inputs):
-            for axis, d in enumerate(spec.shape):
-                found = multiple_of(d)
-                if found is None:
-                    continue
-                # The dim that is the symbol itself is the one that messages should name.
-                if found[0] not in sources or (found[1] == 1 < sources[found[0]][2]):
-                    sources[found[0]] = (i, axis, found[1])
-        unbound = [s.name for s in program.symbols if s not in sources]
+        self._sources = sources([s.shape for s in program.inputs])
+        unbound = [s.name for s in program.symbols if s not in self._sources]
         if unbound:
             raise InternalError(
-                f"program {program.name}: no input has {', '.join(unbound)} as a dim by itself",
+                f"program {program.name}: no size of an input settles {', '.join(unbound)}",
                 code="TW-E0912",
             )
-        self._sources = {s: sources[s] for s in program.symbols}
         sizes: list[Dim] = [program.arena_bytes]
         for spec in program.outputs:
             sizes.extend(spec.shape)
@@ -84,8 +75,8 @@ class Planner:
 
         Raises:
             InputError: a shape does not fit (TW-E0303 rank, TW-E0304 dim, TW-E0305 symbols in
-                conflict, TW-E0306 range), or the call would need more memory than there can be
-                (TW-E0307).
+                conflict, TW-E0306 range, TW-E0312 condition), or the call would need more memory
+                than there can be (TW-E0307).
         """
         specs = self.program.inputs
         for spec, shape in zip(specs, shapes, strict=True):
@@ -95,11 +86,13 @@ class Planner:
                     f"{len(spec.shape)}: {spec}",
                     code="TW-E0303",
                 )
-        values = {s: shapes[i][axis] // factor for s, (i, axis, factor) in self._sources.items()}
+        settled = dict(solve(self._sources, shapes, {}))
+        values = {s: settled[s] for s in self.program.symbols}
         for spec, shape in zip(specs, shapes, strict=True):
             self._check_dims(spec, shape, values)
         for var, value in values.items():
             self._check_range(var, value)
+        self._check_conditions(values)
         dims = tuple(values[s] for s in self.program.symbols)
         arena, *sizes = self._sizes(dims)
         outputs = []
@@ -137,7 +130,7 @@ class Planner:
                         code="TW-E0305",
                     )
             elif given != (wanted := evaluate(d, names)):
-                used = {s: values[s] for s in self._sources if s in symbols(d)}
+                used = {s: v for s, v in values.items() if s in symbols(d)}
                 raise InputError(
                     f"input {spec.name!r}: dim {axis} is {given}, but {text(d)} is {wanted}"
                     f"{self._given(used)}",
@@ -152,9 +145,20 @@ class Planner:
                 code="TW-E0306",
             )
 
+    def _check_conditions(self, values: Mapping[Var, int]) -> None:
+        names = {s.name: v for s, v in values.items()}
+        for condition in self.program.conditions:
+            if not evaluate(condition, names):
+                used = {s: v for s, v in values.items() if s in symbols(condition)}
+                raise InputError(
+                    f"{self.program.name} is compiled for sizes with {text(condition)}, which does "
+                    f"not hold{self._given(used)}",
+                    code="TW-E0312",
+                )
+
     def _origin(self, var: Var) -> str:
-        index, axis, _ = self._sources[var]
-        return f"input {self.program.inputs[index].name!r} (dim {axis})"
+        source = self._sources[var]
+        return f"input {self.program.inputs[source.index].name!r} (dim {source.axis})"
 
     def _given(self, values: Mapping[Var, int]) -> str:
         shown = [f"{s.name} = {v} from {self._origin(s)}" for s, v in values.items()]

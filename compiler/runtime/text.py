@@ -61,9 +61,9 @@ _BINARY_NODES: dict[type[ast.AST], str] = {
 }  # fmt: skip
 _FUNCTIONS = BINARY_OPS - _INFIX.keys()
 _WORDS = frozenset(
-    ("program", "symbol", "spec_input", "spec_output", "input", "output", "constant", "arena",
-     "copy", "element", "range", "span", "call", "const", "neg", "select", "cast", "invert", "abs",
-     *_FUNCTIONS, *DTYPES)
+    ("program", "symbol", "require", "spec_input", "spec_output", "input", "output", "constant",
+     "arena", "copy", "element", "range", "span", "call", "const", "neg", "select", "cast",
+     "invert", "abs", *_FUNCTIONS, *DTYPES)
 )  # fmt: skip
 
 
@@ -97,6 +97,8 @@ class _Printer:
         for word, specs in (("spec_input", p.inputs), ("spec_output", p.outputs)):
             for s in specs:
                 self.line(0, f"{word}({s.name!r}, {self.type(s.dtype, s.shape)})")
+        for condition in p.conditions:
+            self.line(0, f"require({self.expr(condition)})")
         self.block(p.steps, 0, {})
         return "\n".join(self.lines) + "\n"
 
@@ -248,6 +250,7 @@ class _Parser:
         self.symbols: list[Var] = []
         self.inputs: list[TensorSpec] = []
         self.outputs: list[TensorSpec] = []
+        self.conditions: list[Expr] = []
 
     def run(self, module: ast.Module) -> Program:
         scope = _Scope()
@@ -273,6 +276,7 @@ class _Parser:
             steps=tuple(steps),
             arena_bytes=self.dim(keywords["arena"], scope),
             constants_bytes=self.integer(keywords["constants"]),
+            conditions=tuple(self.conditions),
         )
 
     def fail(self, node: ast.AST, why: str) -> NoReturn:
@@ -281,7 +285,7 @@ class _Parser:
         raise ArtifactError(f"program text, line {line}: {why}: {shown!r}", code="TW-E0504")
 
     def interface(self, node: ast.stmt, scope: _Scope) -> bool:
-        """Reads a symbol or spec line; False for a step."""
+        """Reads the line of a symbol, a spec or a condition; False for a step."""
         match node:
             case ast.Assign([ast.Name(name)], ast.Call(ast.Name("symbol"), [label, lo, hi])):
                 var = self.variable(label, lo, hi)
@@ -291,6 +295,8 @@ class _Parser:
                 dtype, shape = self.type(kind, scope)
                 target = self.inputs if word == "spec_input" else self.outputs
                 target.append(TensorSpec(self.string(label), dtype, shape))
+            case ast.Expr(ast.Call(ast.Name("require"), [condition])):
+                self.conditions.append(self.expr(condition, scope))
             case _:
                 return False
         return True

@@ -42,7 +42,6 @@ __all__ = [
     "ceildiv",
     "dim",
     "evaluate",
-    "multiple_of",
     "product",
     "prove",
     "same_dim",
@@ -118,17 +117,6 @@ def prove(condition: Expr, ranges: Ranges = _NO_RANGES) -> bool | None:
     """True or False where the ranges decide a condition, else None."""
     simple = simplify(condition, ranges)
     return bool(simple.value) if isinstance(simple, Const) else None
-
-
-def multiple_of(e: Dim) -> tuple[Var, int] | None:
-    """The symbol and the positive factor of a canonical dim ``s`` or ``s*8``, else None."""
-    match e:
-        case Var():
-            return e, 1
-        case Binary(op="mul", a=Var() as variable, b=Const(value=factor)) if factor > 0:
-            return variable, int(factor)
-        case _:
-            return None
 
 
 def symbols(e: Dim) -> frozenset[Var]:

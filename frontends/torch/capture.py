@@ -11,7 +11,7 @@ import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,9 +30,9 @@ from tilewright.graph.build import GraphBuilder
 from tilewright.graph.ir import Graph, TensorType, Value
 from tilewright.ops import OpError
 from tilewright.ops.op import type_text
-from tilewright.tensor.ir import Dim, Var
+from tilewright.tensor.ir import Dim, Expr, Var
 
-from .context import Context
+from .context import Context, Converter
 from .table import CONVERTERS, DECOMPOSED, REFUSED
 from .types import GapError, array_of, element_type, to_dim
 
@@ -43,6 +43,8 @@ _CHECKS = frozenset({
     "aten._assert_async.msg", "aten._assert_scalar.default", "aten._assert_tensor_metadata.default",
     "aten.sym_constrain_range.default", "aten.sym_constrain_range_for_size.default",
 })  # fmt: skip
+_PASSES: dict[str, Converter] = {"prims.convert_element_type.default": Context.cast}
+"""What torch's own passes put into graphs of core overloads."""
 _NUMBERS = (torch.SymInt, torch.SymFloat, torch.SymBool, int, float)
 _NO_VALUE = object()
 
@@ -74,6 +76,7 @@ class Captured:
         outputs: what to return, in order.
         symbols: the sizes that may differ from call to call, with their ranges.
         refused: what is known not to be supported, and the node that needs it.
+        conditions: what must hold between the symbols for the program to be meant.
     """
 
     module: Any
@@ -82,6 +85,7 @@ class Captured:
     outputs: Sequence[Output]
     symbols: Mapping[str, Var]
     refused: Sequence[tuple[str, Any]] = ()
+    conditions: Sequence[Expr] = ()
 
 
 def import_captured(captured: Captured) -> Graph:
@@ -118,8 +122,8 @@ def composites_kept() -> Iterator[dict[Any, Callable[..., Any]]]:
 
 
 def interval(name: str, values: Any) -> Var:
-    """A symbol with a range of torch's."""
-    low = int(values.lower) if values.lower.is_Integer else None
+    """A symbol with a range of torch's; a number may be as low as an i64 goes."""
+    low = int(values.lower) if values.lower.is_Integer else -(1 << 63)
     high = int(values.upper) if values.upper.is_Integer else None
     return Var(name, i64, low, high)
 
@@ -150,6 +154,8 @@ class _Import:
                     self._attribute(node)
                 case "call_function":
                     self._call(node)
+        for condition in self._captured.conditions:
+            self._context.builder.require(condition)
         for output in self._captured.outputs:
             self._output(output)
         if self._gaps:
@@ -206,7 +212,7 @@ class _Import:
             if isinstance(found, tuple) and found[index] is not None:
                 self._values[node.name] = found[index]
             return
-        converter = CONVERTERS.get(label.removeprefix("aten."))
+        converter = CONVERTERS.get(label.removeprefix("aten."), _PASSES.get(label))
         if converter is None:
             reason = REFUSED.get(label.removeprefix("aten."))
             self._gap(label if reason is None else f"{label}: {reason}", node)
@@ -307,7 +313,7 @@ def _expect_plain(tensor: torch.Tensor) -> None:
     Raises:
         GapError: it is sparse, quantised, or on another device.
     """
-    if tensor.device.type not in ("cpu", "meta"):
+    if tensor.device.type != "cpu":
         raise GapError(f"tensors on {tensor.device}; move the module to the CPU first")
     if tensor.layout is not torch.strided:
         raise GapError(f"tensors of layout {tensor.layout}")
@@ -369,11 +375,4 @@ def _swept(graph: Graph) -> Graph:
             needed.update(node.inputs)
             kept.append(node)
     constants: dict[Value, np.ndarray] = {v: a for v, a in graph.constants.items() if v in needed}
-    return Graph(
-        graph.name,
-        graph.inputs,
-        tuple(reversed(kept)),
-        graph.outputs,
-        constants,
-        graph.output_names,
-    )
+    return replace(graph, nodes=tuple(reversed(kept)), constants=constants)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
-from tilewright.dtype import i64
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Graph
-from tilewright.tensor.ir import Var
+from tilewright.tensor.ir import Expr
 
-from .capture import Captured, Output, decompositions, import_captured, interval
+from .capture import Captured, Output, decompositions, import_captured
+from .export import export, recurrent_shapes
+from .symbols import Least, conditions_of, declared_least, symbols_of
+from .types import GapError
 
 
 def import_torch(
@@ -58,46 +59,45 @@ def import_module(
         dynamic_shapes: as ``torch.export.export`` takes it.
 
     Raises:
-        ModelError: torch cannot export it (its message says where).
+        ModelError: see ``export``.
         UnsupportedError: see ``import_exported``.
     """
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = {}
-    if isinstance(example_inputs, Mapping):
-        kwargs = dict(example_inputs)
-    elif isinstance(example_inputs, tuple | list):
-        args = tuple(example_inputs)
-    else:
-        args = (example_inputs,)
-    try:
-        program = torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes)
-    except Exception as error:
-        raise ModelError(
-            f"{type(module).__name__}: torch.export does not take it: {error}", code="TW-E0161"
-        ) from error
-    return import_exported(program, type(module).__name__)
+    program = export(module, example_inputs, dynamic_shapes)
+    return import_exported(program, type(module).__name__, declared_least(dynamic_shapes))
 
 
-def import_exported(program: torch.export.ExportedProgram, name: str = "program") -> Graph:
+def import_exported(
+    program: torch.export.ExportedProgram, name: str = "program", least: Least | None = None
+) -> Graph:
     """Imports an exported program as a graph of primitive ops.
 
     Parameters and buffers are views of the program's tensors, which must not be written
     afterwards. Nested inputs and outputs are flattened in order; constants among them are left
     out. A symbolic integer that is an input becomes an input of shape (n, 0).
 
+    Args:
+        least: the least size that the user has declared, by the name of a Dim.
+
     Raises:
         ModelError: torch cannot state it in core operators (TW-E0162).
         UnsupportedError: what it needs is not all supported; lists every gap (TW-E02xx).
     """
     try:
-        lowered = program.run_decompositions(decompositions())
+        with recurrent_shapes():
+            lowered = program.run_decompositions(decompositions())
     except Exception as error:
         raise ModelError(
             f"{name}: torch cannot decompose the program: {error}", code="TW-E0162"
         ) from error
     outputs, refused = _outputs(lowered)
+    symbols = symbols_of(lowered, least or {})
+    conditions: tuple[Expr, ...] = ()
+    try:
+        conditions = conditions_of(lowered, symbols)
+    except GapError as gap:
+        refused.append((gap.reason, lowered.graph.output_node()))
     return import_captured(
-        Captured(lowered.graph_module, name, _known(lowered), outputs, _symbols(lowered), refused)
+        Captured(lowered.graph_module, name, _known(lowered), outputs, symbols, refused, conditions)
     )
 
 
@@ -110,6 +110,8 @@ def _known(program: torch.export.ExportedProgram) -> dict[str, Any]:
     for spec in program.graph_signature.input_specs:
         if isinstance(spec.arg, ConstantArgument):
             known[spec.arg.name] = spec.arg.value
+        elif spec.kind is InputKind.TOKEN:
+            known[spec.arg.name] = None  # only orders calls
         elif spec.kind is not InputKind.USER_INPUT:
             found = program.state_dict.get(spec.target)
             known[spec.arg.name] = program.constants[spec.target] if found is None else found
@@ -128,28 +130,12 @@ def _outputs(program: torch.export.ExportedProgram) -> tuple[list[Output], list[
             name = next(names)
             if not isinstance(spec.arg, ConstantArgument):
                 outputs.append(Output(name, result))
-        elif result.name not in (kept.get(spec.target), spec.target):
+        elif spec.kind is not OutputKind.TOKEN and result.name not in (
+            kept.get(spec.target), spec.target
+        ):  # fmt: skip
             kind = spec.kind.name.lower()
             refused.append((f"{spec.target}: the program writes to it ({kind})", result))
     return outputs, refused
-
-
-def _symbols(program: torch.export.ExportedProgram) -> dict[str, Var]:
-    """The program's symbols with their ranges; like torch, a size of 1 passes where 2 does."""
-    numbers = {
-        str(node.meta["val"].node.expr)
-        for node in program.graph.find_nodes(op="placeholder")
-        if isinstance(node.meta.get("val"), torch.SymInt)
-    }
-    found = {}
-    for symbol, values in program.range_constraints.items():
-        name = str(symbol)
-        var = interval(name, values)
-        low = max(var.lo or 0, 0) if name in numbers else var.lo
-        if name not in numbers and (low is None or low <= 2):
-            low = 1
-        found[name] = Var(name, i64, low, var.hi)
-    return found
 
 
 def _output_names(program: torch.export.ExportedProgram) -> list[str]:

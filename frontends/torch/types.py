@@ -122,10 +122,15 @@ def to_dim(size: object, symbols: Mapping[str, Var]) -> Dim:
     if isinstance(size, int):
         return int(size)
     assert isinstance(size, torch.SymInt), size
-    return dim(_of_sympy(size.node.expr, symbols))
+    return dim(of_sympy(size.node.expr, symbols))
 
 
-def _of_sympy(e: Any, symbols: Mapping[str, Var]) -> Dim:
+def of_sympy(e: Any, symbols: Mapping[str, Var]) -> Dim:
+    """An integer expression of torch's as a dim over the program's symbols.
+
+    Raises:
+        GapError: it depends on data, or is an expression that dims do not have.
+    """
     if isinstance(e, sympy.Integer):
         return int(e)
     if isinstance(e, sympy.Symbol):
@@ -135,7 +140,7 @@ def _of_sympy(e: Any, symbols: Mapping[str, Var]) -> Dim:
     if isinstance(e, sympy.Pow):
         base, power = e.args
         if isinstance(power, sympy.Integer) and int(power) > 0:
-            factor = as_expr(_of_sympy(base, symbols))
+            factor = as_expr(of_sympy(base, symbols))
             result = factor
             for _ in range(int(power) - 1):
                 result = result * factor
@@ -143,7 +148,7 @@ def _of_sympy(e: Any, symbols: Mapping[str, Var]) -> Dim:
     fold = _FOLDS.get(type(e).__name__)
     if fold is None:
         raise GapError(f"the size {e}")
-    first, *rest = (as_expr(_of_sympy(a, symbols)) for a in e.args)
+    first, *rest = (as_expr(of_sympy(a, symbols)) for a in e.args)
     for other in rest:
         first = as_expr(fold(first, other))
     return first

@@ -11,7 +11,7 @@ from tilewright import dtype as dt
 from tilewright.graph.build import GraphBuilder
 from tilewright.graph.check import GraphError, check
 from tilewright.graph.ir import Graph, TensorType, Value
-from tilewright.tensor.ir import Var, as_expr, symbol
+from tilewright.tensor.ir import Var, as_expr, lt, symbol
 
 N = symbol("N")
 
@@ -90,10 +90,22 @@ def test_an_output_that_nothing_defines_is_found() -> None:
         check(replace(good(), outputs=(stray,)))
 
 
-def test_a_symbol_that_no_input_binds_is_found() -> None:
-    value = Value("x", TensorType(dt.f32, (as_expr(symbol("M")) * 2,)))
-    with pytest.raises(GraphError, match="no input has the dim 'M' alone"):
+def test_a_symbol_that_no_input_settles_is_found() -> None:
+    value = Value("x", TensorType(dt.f32, (as_expr(symbol("M")) // 2,)))
+    with pytest.raises(GraphError, match="no input's size settles 'M'"):
         check(Graph("g", (value,), (), (value,)))
+
+
+def test_a_symbol_may_stand_in_a_linear_dim_only() -> None:
+    value = Value("x", TensorType(dt.f32, (as_expr(symbol("M")) * 32 + 1,)))
+    check(Graph("g", (value,), (), (value,)))
+
+
+def test_a_condition_on_a_foreign_symbol_is_found() -> None:
+    check(replace(good(), conditions=(lt(2, N),)))
+    for condition in (lt(2, symbol("M")), lt(2, symbol("N", 5))):
+        with pytest.raises(GraphError, match="no condition on its symbols"):
+            check(replace(good(), conditions=(condition,)))
 
 
 def test_a_variable_without_a_range_is_no_symbol() -> None:

@@ -18,8 +18,8 @@ from tilewright.graph.interpret import interpret
 from tilewright.graph.ir import Graph, TensorType
 from tilewright.graph.text import digest, digests, parse, text
 from tilewright.ops import OPS, Op, OpError, Sample
-from tilewright.tensor.ir import as_expr, maximum, symbol
-from tilewright.tensor.simplify import dim
+from tilewright.tensor.ir import Binary, as_expr, eq, lt, maximum, symbol
+from tilewright.tensor.simplify import dim, simplify
 
 N, S = symbol("N", 1, 64), symbol("S", 0)
 
@@ -160,6 +160,20 @@ def test_any_names_and_origins_survive(names: list[str], origin: str) -> None:
     assert again.inputs[0].name == names[0]
     assert again.output_names == (names[-1],)
     assert {n.origin for n in again.nodes} == {origin}
+
+
+def test_conditions_survive() -> None:
+    n, m = symbol("N"), symbol("M", 2, 9)
+    builder = GraphBuilder("g")
+    builder.output(builder.input("x", TensorType(dt.f32, (n, m))), "y")
+    stated = [lt(n, m), eq(n % 3, 0), Binary("or", lt(n, 5), Binary("ne", n, as_expr(7)))]
+    for condition in stated:
+        builder.require(simplify(condition))
+    graph = builder.finish()
+    again = parse(text(graph))
+    check(again)
+    assert again.conditions == graph.conditions
+    assert text(again) == text(graph)
 
 
 def test_dims_of_every_form_survive() -> None:

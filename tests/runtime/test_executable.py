@@ -18,7 +18,8 @@ from tilewright.errors import InputError, InternalError, OptionError
 from tilewright.runtime.executable import Executable
 from tilewright.runtime.program import Program, TensorSpec
 from tilewright.runtime.shapes import Planner, compile_dims
-from tilewright.tensor.ir import Const, maximum, symbol
+from tilewright.tensor.ir import Const, lt, maximum, symbol
+from tilewright.tensor.simplify import dim
 
 A = np.arange(6, dtype=np.float32).reshape(3, 2)
 B = np.ones((3, 2), np.float32)
@@ -304,7 +305,7 @@ def test_an_output_too_large_for_any_memory_is_refused() -> None:
 def test_a_symbol_that_no_input_binds_is_a_defect() -> None:
     n = symbol("N")
     with pytest.raises(InternalError, match="TW-E0912.*N"):
-        Planner(Program("p", (TensorSpec("x", dt.f32, (n + 2,)),), (), (n,), ()))
+        Planner(Program("p", (TensorSpec("x", dt.f32, (dim(n // 2),)),), (), (n,), ()))
 
 
 def test_a_multiple_of_a_symbol_binds_it_and_is_checked() -> None:
@@ -315,6 +316,25 @@ def test_a_multiple_of_a_symbol_binds_it_and_is_checked() -> None:
         planner.plan([(97,)])
     with pytest.raises(InputError):
         planner.plan([(31,)])
+
+
+def test_a_dim_that_is_linear_in_a_symbol_binds_it() -> None:
+    n = symbol("N", 2)
+    planner = Planner(Program("p", (TensorSpec("x", dt.f32, (n * 2 + 1,)),), (), (n,), ()))
+    assert planner.plan([(9,)]).dims == (4,)
+    with pytest.raises(InputError, match="TW-E0304.*dim 0 is 8, but N . 2 . 1 is 7 with N = 3"):
+        planner.plan([(8,)])
+    with pytest.raises(InputError, match="TW-E0306.*N is 1 .*at least 2"):
+        planner.plan([(3,)])
+
+
+def test_sizes_that_a_condition_excludes_are_refused() -> None:
+    n, m = symbol("N"), symbol("M")
+    specs = (TensorSpec("x", dt.f32, (n, m)),)
+    planner = Planner(Program("p", specs, (), (n, m), (), conditions=(lt(n, m),)))
+    assert planner.plan([(2, 3)]).dims == (2, 3)
+    with pytest.raises(InputError, match="TW-E0312.*N < M.*N = 3 from input 'x' .*M = 3"):
+        planner.plan([(3, 3)])
 
 
 def test_compiled_dims_survive_depth_and_sharing() -> None:

@@ -102,6 +102,7 @@ def programs(draw: st.DrawFn) -> Program:
     return Program(
         draw(NAMES), draw(specs), draw(specs), tuple(symbols), steps(symbols, 2),
         draw(dims(symbols)), draw(st.integers(0, 1 << 40)),
+        draw(st.lists(st.builds(lt, exprs(symbols), exprs(symbols)), max_size=2).map(tuple)),
     )  # fmt: skip
 
 

@@ -59,6 +59,7 @@ def fuse(graph: Graph, target: Target) -> Graph:
         graph.outputs,
         MappingProxyType(constants),
         graph.output_names,
+        graph.conditions,
     )
 
 

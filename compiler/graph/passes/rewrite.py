@@ -188,8 +188,8 @@ def prune(
             needed.update(node.inputs)
             kept.append(node)
     kept.reverse()
-    left = {v: a for v, a in constants.items() if v in needed}
-    return Graph(source.name, inputs, tuple(kept), outputs, MappingProxyType(left), names)
+    data = MappingProxyType({v: a for v, a in constants.items() if v in needed})
+    return Graph(source.name, inputs, tuple(kept), outputs, data, names, source.conditions)
 
 
 def remove_dead(graph: Graph) -> Graph:

@@ -1,0 +1,136 @@
+"""Exports modules with ``torch.export``, and says where in the user's code it fails."""
+
+from __future__ import annotations
+
+import contextlib
+import linecache
+import os
+import sysconfig
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch._C import DispatchKey
+from torch._decomp import global_decomposition_table
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+
+from tilewright.errors import ModelError
+
+_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_INSTALLED = tuple(
+    sorted({_OURS, os.path.dirname(torch.__file__), *sysconfig.get_paths().values()})
+)
+
+
+def export(
+    module: torch.nn.Module, example_inputs: object, dynamic_shapes: object = None
+) -> torch.export.ExportedProgram:
+    """Exports a module; recurrent layers keep a symbolic number of steps.
+
+    Args:
+        example_inputs: a tuple of positional arguments, or a mapping of keyword arguments.
+        dynamic_shapes: as ``torch.export.export`` takes it.
+
+    Raises:
+        ModelError: what the module does depends on data (TW-E0163), or torch does not take it for
+            another reason (TW-E0161); with the user's line where there is one.
+    """
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
+    if isinstance(example_inputs, Mapping):
+        kwargs = dict(example_inputs)
+    elif isinstance(example_inputs, tuple | list):
+        args = tuple(example_inputs)
+    else:
+        args = (example_inputs,)
+    try:
+        with recurrent_shapes():
+            return torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes)
+    except Exception as error:
+        raise _refusal(type(module).__name__, error) from error
+
+
+# ------------------------------------------------------------------ what went wrong
+
+
+def _refusal(name: str, error: Exception) -> ModelError:
+    place = _user_line(error.__traceback__)
+    where = place and f" at {place}"
+    if any(isinstance(e, GuardOnDataDependentSymNode) for e in _chain(error)):
+        return ModelError(
+            f"{name}: its course or a size in it depends on the values of tensors{where}; use"
+            f" torch.where, or compute what depends on data outside of the module",
+            code="TW-E0163",
+        )
+    return ModelError(f"{name}: torch.export does not take it{where}: {error}", code="TW-E0161")
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _user_line(trace: TracebackType | None) -> str:
+    """The innermost line of a traceback that is in no installed package; empty without one."""
+    found = ""
+    outside = False
+    while trace is not None:
+        path = trace.tb_frame.f_code.co_filename
+        installed = os.path.abspath(path).startswith(_INSTALLED)
+        # Before the first frame of torch stands the caller of compile.
+        outside = outside or installed
+        if outside and not installed and not path.startswith("<"):
+            code = linecache.getline(path, trace.tb_lineno).strip()
+            found = f"{path}:{trace.tb_lineno} `{code}`"
+        trace = trace.tb_next
+    return found
+
+
+# ------------------------------------------------------------------ recurrent layers
+
+
+def _empty_results(
+    x: Any,
+    hx: Any,
+    params: Sequence[Any],
+    has_biases: bool,
+    num_layers: int,
+    dropout: float,
+    train: bool,
+    bidirectional: bool,
+    batch_first: bool,
+) -> tuple[Any, ...]:
+    """Tensors of the shapes that a recurrent layer returns, of any values."""
+    states = (hx,) if isinstance(hx, torch.Tensor) else tuple(hx)
+    width = states[0].shape[-1] * (2 if bidirectional else 1)
+    return x.new_empty((*x.shape[:-1], width)), *(s.new_empty(s.shape) for s in states)
+
+
+@contextlib.contextmanager
+def recurrent_shapes() -> Iterator[None]:
+    """Lets torch know the results' shapes of recurrent layers without going through the steps.
+
+    Torch finds them by taking one step after the other, which makes the number of steps a
+    constant. The layers themselves stand in an exported program as what they are.
+    """
+    table = global_decomposition_table["post_autograd"]
+    aten = torch.ops.aten
+    layers = (aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input)
+    kernels = {o: _implement(o, _empty_results) for o in layers}
+    decompositions = {o: table[o] for o in layers}
+    table.update(dict.fromkeys(layers, _empty_results))
+    try:
+        yield
+    finally:
+        table.update(decompositions)
+        for overload, kernel in kernels.items():
+            _implement(overload, kernel)
+
+
+def _implement(overload: Any, kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """Says what a composite overload does while tracing, and returns what it did."""
+    before: Callable[..., Any] = overload.py_kernels.pop(DispatchKey.CompositeImplicitAutograd)
+    overload.py_impl(DispatchKey.CompositeImplicitAutograd)(kernel)
+    return before
