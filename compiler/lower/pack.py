@@ -9,6 +9,7 @@ from ..schedule.place import Packing
 from ..tensor.access import flat_index
 from ..tensor.ir import Const, Load, Select, Var, as_expr
 from ..tensor.simplify import affine, bounds, evaluate
+from ..tensor.winograd import LinearProgram, linear_program
 
 TRANSPOSED_ELEMENTS = 1 << 16
 TRANSPOSED_BLOCK = 512
@@ -41,22 +42,40 @@ def pack_array(packing: Packing, source: np.ndarray, out: np.ndarray | None = No
 
 
 def _mix(packing: Packing, walked: np.ndarray, out: np.ndarray) -> None:
-    """Multiplies along the mixed axes, which are adjacent, by the product of their matrices.
+    """Multiplies by a matrix along each mixed axis; they are adjacent.
 
-    The matrices are exact to double precision and each product is rounded to the type of the
-    weights; blocks of the leading axes are small enough to stay in cache.
+    Blocks of the axes before them are small enough to stay in cache.
     """
-    axes = [axis for axis, _ in packing.mixings]
-    first, last = axes[0], axes[-1]
-    assert axes == list(range(first, last + 1)), packing.packed.name
-    matrix = np.ones((1, 1))
-    for _, rows in packing.mixings:
-        matrix = np.kron(matrix, np.array(rows))
-    matrix = matrix.astype(out.dtype)
-    rest = int(np.prod(out.shape[last + 1 :]))
-    blocks = out.reshape(-1, matrix.shape[0], rest)
-    for block, given in zip(blocks, walked.reshape(-1, matrix.shape[1], rest), strict=True):
-        np.matmul(matrix, given, out=block)
+    first = packing.mixings[0][0]
+    programs = [linear_program(matrix) for _, matrix in packing.mixings]
+    assert [axis for axis, _ in packing.mixings] == list(range(first, first + len(programs)))
+    for block in np.ndindex(*out.shape[:first]):
+        done = walked[block]
+        for k, program in enumerate(programs):
+            last = k == len(programs) - 1
+            shape = (*done.shape[:k], len(program.outputs), *done.shape[k + 1 :])
+            into = out[block] if last else np.empty(shape, out.dtype)
+            _run(program, np.moveaxis(done, k, 0), np.moveaxis(into, k, 0))
+            done = into
+
+
+def _run(program: LinearProgram, x: np.ndarray, out: np.ndarray) -> None:
+    """Runs straight-line code on whole arrays, in the type of the weights."""
+    values = list(x)
+    for terms in program.steps:
+        total: np.ndarray | None = None
+        for factor, value in terms:
+            term = values[value]
+            if total is None:
+                total = np.multiply(term, out.dtype.type(factor))
+            elif factor in (1, -1):
+                (np.add if factor == 1 else np.subtract)(total, term, out=total)
+            else:
+                np.add(total, np.multiply(term, out.dtype.type(factor)), out=total)
+        assert total is not None
+        values.append(total)
+    for k, value in enumerate(program.outputs):
+        out[k] = values[value]
 
 
 def _walk(

@@ -106,7 +106,7 @@ def _results(
     """What each output is in terms of the sum, if every stage is an epilogue at its own place."""
     known: dict[Buffer, Expr] = {first.output: substitute(first.expr, {total: TOTAL})}
     for s in others:
-        if has_reduce(s.expr) or len(s.axes) != len(first.axes):
+        if len(s.axes) != len(first.axes):
             return None
         if not all(same_dim(a.extent, b.extent) for a, b in zip(s.axes, first.axes, strict=True)):
             return None
@@ -118,7 +118,9 @@ def _results(
             a.var: b.var for a, b in zip(s.axes, first.axes, strict=True) if a.var is not b.var
         }
         marks: dict[Expr, Expr] = {x: Var(f".stage{k}", x.dtype) for k, x in enumerate(inner)}
-        expr = substitute(substitute(s.expr, marks), own)
+        expr = substitute(substitute(substitute(s.expr, marks), own), {total: TOTAL})
+        if has_reduce(expr):
+            return None
         known[s.output] = substitute(expr, {m: known[_load(x)] for x, m in marks.items()})
     return tuple((b, known[b]) for b in group.outputs)
 

@@ -443,8 +443,7 @@ class _Writer:
         value: Expr = substitute(s.weight, here)
         if self.columns % nr:
             value = Select(lt(position, self.columns), value, Const(0.0, dt.f32))
-        matrix = tuple(tuple(float(x) for x in row) for row in self.matrices.weights)
-        mixings = tuple((1 + k, matrix) for k in range(self.dims))
+        mixings = tuple((1 + k, self.matrices.weights) for k in range(self.dims))
         axes = (panel, *taps, channel, column)
         return Packing(s.weight.buffer, self.u, axes, simplify(value), mixings)
 

@@ -44,6 +44,7 @@ from ..tensor.simplify import (
     symbols,
 )
 from ..tensor.walk import block_loads, expressions, loads, replace_loads, statements, visit
+from ..tensor.winograd import Matrix
 from .loops import conjuncts, rename_loops
 from .nest import (
     edit_loop,
@@ -543,7 +544,7 @@ class Packing:
     packed: Buffer
     axes: tuple[Var, ...]
     value: Expr
-    mixings: tuple[tuple[int, tuple[tuple[float, ...], ...]], ...] = ()
+    mixings: tuple[tuple[int, Matrix], ...] = ()
 
 
 def pack(func: Func, load: Load, dims: Sequence[PackDim], name: str) -> tuple[Func, Packing]:

@@ -140,9 +140,9 @@ def linear_program(matrix: Matrix) -> LinearProgram:
 
 
 def _are_mirrored(a: Sequence[tuple[Fraction, int]], b: Sequence[tuple[Fraction, int]]) -> bool:
-    """Whether two rows agree up to signs, and share two terms or more on each side."""
+    """Whether two rows agree up to signs, which differ in some terms, and have three or more."""
     pairs = [(x, y) for x, y in zip(a, b, strict=True) if x[0] or y[0]]
     if any(abs(x[0]) != abs(y[0]) or x[1] != y[1] for x, y in pairs):
         return False
     same = sum(x[0] == y[0] for x, y in pairs)
-    return same >= 2 and len(pairs) - same >= 2
+    return 0 < same < len(pairs) and len(pairs) > 2

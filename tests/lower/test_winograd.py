@@ -1,0 +1,188 @@
+"""Winograd: every form of the rewrite computes the convolution; what does not fit is left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from tilewright import dtype as dt
+from tilewright.graph.build import GraphBuilder
+from tilewright.graph.interpret import interpret as interpret_graph
+from tilewright.graph.ir import Graph, TensorType, Value
+from tilewright.lower import kernels
+from tilewright.lower.inline import lower_body
+from tilewright.lower.kernels import KernelTable
+from tilewright.lower.sliding import find_sliding
+from tilewright.lower.winograd import Plan
+from tilewright.lower.winograd_plan import plan_winograd
+from tilewright.tensor.ir import Dim, symbol
+
+from .bodies import TARGET, body, f32, random_inputs, run_code
+
+N = symbol("N")
+CONSTANTS = ("w", "b")
+
+
+def conv(
+    x: tuple[Dim, ...],
+    columns: int,
+    taps: tuple[int, ...] = (3, 3),
+    lo: tuple[int, ...] = (1, 1),
+    hi: tuple[int, ...] = (1, 1),
+    epilogue: str = "",
+    **attrs: tuple[int, ...] | int,
+) -> Graph:
+    """A convolution with, as ``epilogue`` says: bias, residual, relu, sum kept as well."""
+
+    def make(b: GraphBuilder) -> Value | tuple[Value, ...]:
+        channels = x[-1]
+        assert isinstance(channels, int)
+        groups = attrs.get("groups", 1)
+        assert isinstance(groups, int)
+        given = b.input("x", f32(*x))
+        weights = b.input("w", f32(*taps, channels // groups, columns))
+        ones = (1,) * len(taps)
+        all_attrs = {"strides": ones, "dilations": ones, "groups": 1, **attrs}
+        y = b.add("conv", given, weights, lo=lo, hi=hi, **all_attrs)
+        if "bias" in epilogue:
+            y = b.add("add", y, b.input("b", f32(columns)))
+        if "residual" in epilogue:
+            y = b.add("add", y, b.input("r", TensorType(dt.f32, y.shape)))
+        total = y
+        if "relu" in epilogue:
+            y = b.add("max", y, b.constant(np.float32(0)))
+        return (total, y) if "kept" in epilogue else y
+
+    return body(make)
+
+
+def worst(graph: Graph, plan: Plan, monkeypatch: pytest.MonkeyPatch, **sizes: int) -> float:
+    """The greatest error of a plan, against float64, relative to the greatest result."""
+    monkeypatch.setattr(kernels, "plan_winograd", lambda _, __: plan)
+    fixed = frozenset(v for v in graph.inputs if v.name in CONSTANTS)
+    code = KernelTable(TARGET).code(graph, fixed)
+    assert len(code.kernels) == 1 + plan.by_panels
+    assert all(k.recipe.startswith("winograd") for k in code.kernels)
+    arrays = random_inputs(graph, sizes)
+    found = run_code(code, graph, arrays, sizes)
+    exact = interpret_graph(double(graph), {k: v.astype(np.float64) for k, v in arrays.items()})
+    errors = [
+        np.abs(got - want).max() / np.abs(want).max()
+        for got, want in zip(found, exact, strict=True)
+    ]
+    return float(max(errors))
+
+
+def double(graph: Graph) -> Graph:
+    """The same graph in float64."""
+    builder = GraphBuilder("double")
+    names: dict[Value, Value] = {}
+    for v in graph.inputs:
+        names[v] = builder.input(v.name, TensorType(dt.f64, v.shape))
+    for v, a in graph.constants.items():
+        names[v] = builder.constant(np.asarray(a, np.float64))
+    for node in graph.nodes:
+        inputs = [names[v] for v in node.inputs]
+        names[node.outputs[0]] = builder.add(node.op, *inputs, **node.attrs)
+    for k, v in enumerate(graph.outputs):
+        builder.output(names[v], f"out{k}")
+    return builder.finish()
+
+
+CASES: list[tuple[str, Callable[[], Graph], Plan, dict[str, int]]] = [
+    ("even", lambda: conv((1, 8, 8, 8), 16), Plan(4, 4, 4, 8, False), {}),
+    ("odd sizes", lambda: conv((1, 7, 9, 5), 11), Plan(4, 3, 2, 16, False), {}),
+    ("odd sizes by panels", lambda: conv((1, 7, 9, 5), 19), Plan(4, 4, 2, 8, True), {}),
+    ("2x2 tiles", lambda: conv((1, 7, 6, 9), 8), Plan(2, 5, 3, 8, True), {}),
+    ("no padding", lambda: conv((1, 9, 7, 4), 8, lo=(0, 0), hi=(0, 0)), Plan(4, 3, 3, 8, False),
+     {}),
+    ("uneven padding", lambda: conv((1, 6, 5, 4), 8, lo=(2, 0), hi=(1, 2)),
+     Plan(4, 4, 2, 8, True), {}),
+    ("many tiles inside", lambda: conv((1, 33, 29, 8), 8), Plan(4, 14, 7, 8, False), {}),
+    ("batch", lambda: conv((3, 6, 6, 4), 8), Plan(4, 5, 5, 8, False), {}),
+    ("batch by panels", lambda: conv((3, 6, 6, 4), 24), Plan(4, 5, 5, 8, True), {}),
+    ("symbolic batch", lambda: conv((N, 6, 10, 4), 8), Plan(4, 6, 3, 8, False), {"N": 3}),
+    ("symbolic batch by panels", lambda: conv((N, 6, 10, 4), 12), Plan(4, 6, 3, 8, True),
+     {"N": 2}),
+    ("bias, residual, relu", lambda: conv((2, 7, 7, 8), 8, epilogue="bias residual relu"),
+     Plan(4, 4, 4, 8, False), {}),
+    ("two results", lambda: conv((1, 7, 7, 8), 16, epilogue="bias relu kept"),
+     Plan(4, 4, 4, 16, True), {}),
+    ("5x5", lambda: conv((1, 7, 8, 4), 8, (5, 5), (2, 2), (2, 2)), Plan(2, 4, 4, 8, False), {}),
+    ("one axis", lambda: conv((2, 11, 6), 8, (3,), (1,), (1,)), Plan(4, 3, 3, 8, False), {}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("graph", "plan", "sizes"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
+)
+def test_the_rewrite_computes_the_convolution(
+    graph: Callable[[], Graph],
+    plan: Plan,
+    sizes: dict[str, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert worst(graph(), plan, monkeypatch, **sizes) < 1e-5
+
+
+def test_upsampling_before_a_convolution_is_read_in_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is read need not be a plain tensor: it must only slide."""
+
+    def make(b: GraphBuilder) -> Value:
+        x = b.input("x", f32(1, 3, 4, 8))
+        wide = b.add("broadcast_to", b.add("reshape", x, shape=(1, 3, 1, 4, 1, 8)),
+                     shape=(1, 3, 2, 4, 2, 8))  # fmt: skip
+        wide = b.add("reshape", b.add("abs", wide), shape=(1, 6, 8, 8))
+        w = b.input("w", f32(3, 3, 8, 8))
+        return b.add("conv", wide, w, strides=(1, 1), lo=(1, 1), hi=(1, 1), dilations=(1, 1),
+                     groups=1)  # fmt: skip
+
+    assert worst(body(make), Plan(4, 4, 4, 8, False), monkeypatch) < 1e-5
+
+
+def matched(graph: Graph, constants: tuple[str, ...] = CONSTANTS) -> bool:
+    lowered = lower_body("group", graph)
+    pairs = zip(lowered.group.inputs, lowered.inputs, strict=True)
+    fixed = frozenset(b.name for b, v in pairs if v.name in constants)
+    return find_sliding(lowered.group, fixed) is not None
+
+
+def test_only_dense_convolutions_of_stride_1_with_known_weights_match() -> None:
+    x = (1, 8, 8, 8)
+    assert matched(conv(x, 16))
+    assert matched(conv(x, 16, epilogue="bias residual relu"))
+    assert not matched(conv(x, 16), constants=())
+    assert not matched(conv(x, 16, strides=(2, 2)))
+    assert not matched(conv(x, 16, dilations=(2, 2), lo=(2, 2), hi=(2, 2)))
+    assert not matched(conv(x, 16, groups=2))
+    assert not matched(conv(x, 16, (1, 1), (0, 0), (0, 0)))
+
+
+def chosen(x: tuple[Dim, ...], columns: int) -> Plan | None:
+    lowered = lower_body("group", conv(x, columns))
+    found = find_sliding(lowered.group, frozenset(b.name for b in lowered.group.inputs))
+    assert found is not None
+    return plan_winograd(found, TARGET)
+
+
+def test_the_model_takes_the_method_where_it_pays() -> None:
+    large = chosen((1, 56, 56, 64), 64)
+    assert large is not None and large.m == 4 and not large.by_panels
+    few_tiles = chosen((1, 14, 14, 256), 256)
+    assert few_tiles is not None and few_tiles.by_panels
+    assert chosen((1, 224, 224, 3), 64) is None
+    assert chosen((1, 4, 4, 64), 64) is None
+    assert chosen((N, 56, 56, 64), 64) is not None
+
+
+def test_strict_math_forbids_it() -> None:
+    graph = conv((1, 28, 28, 32), 32)
+    fixed = frozenset(v for v in graph.inputs if v.name in CONSTANTS)
+    fast = KernelTable(TARGET).code(graph, fixed)
+    strict = KernelTable(TARGET, "strict").code(graph, fixed)
+    assert fast.kernels[0].recipe.startswith("winograd")
+    assert [k.recipe for k in strict.kernels] == ["tile"]
