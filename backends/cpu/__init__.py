@@ -15,7 +15,7 @@ from ..llvm.emit import emit_kernel, emit_module
 from .compile import compile_assembly, compile_object
 from .load import CpuEntry
 from .program import emit_program
-from .target import missing_features, resolve_target
+from .target import missing_features, resolve_target, runs_here
 
 
 def _llvm_text(unit: Unit) -> str:
@@ -30,7 +30,7 @@ def _assembly(unit: Unit) -> str:
 
 
 class CpuBackend:
-    """x86-64 code by LLVM (see the Backend protocol)."""
+    """Code for CPUs by LLVM (see the Backend protocol)."""
 
     name = "cpu"
     stages: Mapping[str, Callable[[Unit], str]] = {"llvm": _llvm_text, "asm": _assembly}
@@ -44,8 +44,15 @@ class CpuBackend:
         """Returns if this CPU has all features that the target requires.
 
         Raises:
-            TargetError: it lacks some (TW-E0403).
+            TargetError: it is of another kind (TW-E0405), or lacks some (TW-E0403).
         """
+        if not runs_here(target):
+            raise TargetError(
+                f"code for target {target.name}: it is for {target.architecture}, and this machine "
+                f"is another; compile the model for this machine (native), or export it "
+                f"(tilewright export --target {target.name}) for a program on the other one",
+                code="TW-E0405",
+            )
         missing = missing_features(target)
         if missing:
             raise TargetError(

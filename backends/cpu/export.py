@@ -57,7 +57,7 @@ def export(unit: Unit, constants: np.ndarray, path: Path) -> dict[Path, bytes]:
         )
     name = re.sub(r"\W", "_", path.stem, flags=re.ASCII)
     name = f"_{name}" if name[:1].isdigit() or not name else name
-    code = export_object(unit, constants, name)
+    code = emit_object(export_module(unit, constants, name), unit.target)
     if path.suffix == ".wasm":
         return {path: link(code, functions_of(name))}
     return {path: code, path.with_suffix(".h"): header(unit, name).encode()}
@@ -68,8 +68,8 @@ def functions_of(name: str) -> tuple[str, str]:
     return f"{name}_sizes", f"{name}_run"
 
 
-def export_object(unit: Unit, constants: np.ndarray, name: str) -> bytes:
-    """One object of all kernels, the entry and the constants; it defines only two symbols."""
+def export_module(unit: Unit, constants: np.ndarray, name: str) -> llvm.ModuleRef:
+    """One module of all kernels, the entry and the constants; it defines only two symbols."""
     texts = (
         emit_module(unit.kernels, unit.target),
         emit_program(unit.program),
@@ -81,7 +81,7 @@ def export_object(unit: Unit, constants: np.ndarray, name: str) -> bytes:
     for function in module.functions:
         if not function.is_declaration and function.name not in functions_of(name):
             function.linkage = llvm.Linkage.internal
-    return emit_object(module, unit.target)
+    return module
 
 
 def _entry_text(program: Program, constants: np.ndarray, name: str) -> str:
@@ -130,9 +130,9 @@ def header(unit: Unit, name: str) -> str:
     sizes, run = functions_of(name)
     guard = f"{name.upper()}_H"
     lines = [
-        f"/* {name}, compiled for {unit.target.name} by Tilewright. Functions return 0 for success,",
-        "   -2 if a dim is outside its range, -1 if a dim would be divided by 0, and else the number",
-        "   of a size computed by the model that is outside its range. They start no thread. */",
+        f"/* {name}, compiled for {unit.target.name} by Tilewright. Functions start no thread and",
+        "   return 0 for success, -2 if a dim is outside its range, -1 if a dim would be divided",
+        "   by 0, and else the number of a size that the model computed and is out of range. */",
         f"#ifndef {guard}",
         f"#define {guard}",
         "",

@@ -276,9 +276,7 @@ def _sleb(value: int) -> bytes:
     """A signed LEB128 integer; ``value`` is not negative."""
     # One more group where the highest bit would be taken for a sign.
     digits = value.bit_length() // 7
-    return bytes(
-        (value >> 7 * i & 0x7F) | (0x80 if i < digits else 0) for i in range(digits + 1)
-    )
+    return bytes((value >> 7 * i & 0x7F) | (0x80 if i < digits else 0) for i in range(digits + 1))
 
 
 def _name(text: str) -> bytes:

@@ -14,6 +14,8 @@ import numpy as np
 from tilewright import api
 from tilewright import dtype as dt
 from tilewright.backends import load_backend
+from tilewright.backends.cpu.emulators import EMULATORS, WASM_RUNTIME, missing_tools
+from tilewright.backends.cpu.target import TARGET_NAMES
 from tilewright.backends.cpu.threads import cpu_quota, default_threads
 from tilewright.errors import InternalError, TargetError
 from tilewright.graph.build import GraphBuilder
@@ -30,12 +32,12 @@ _PACKAGES = ("numpy", "llvmlite", "onnx", "ml_dtypes", "click", "rich")
 
 @click.command(epilog="Example: tilewright doctor")
 def doctor() -> None:
-    """Show versions, CPU, target, threads, cache and peers; then compile and run a small model."""
+    """Show versions, CPU, targets, threads, cache and peers; then compile and run a small model."""
     options = from_environment()
     for label, value in _facts(options):
-        click.echo(f"{label:12} {value}")
+        click.echo(f"{label:15} {value}")
     took = _self_test()
-    click.echo(f"{'self-test':12} ok: a small model compiled and ran in {took:.2f} s")
+    click.echo(f"{'self-test':15} ok: a small model compiled and ran in {took:.2f} s")
 
 
 def _facts(options: Options) -> Iterator[tuple[str, str]]:
@@ -63,6 +65,7 @@ def _facts(options: Options) -> Iterator[tuple[str, str]]:
         f"{cache.root or 'off'}: {stats.entries} entries, {stats.bytes / 1e6:.1f} MB of at most "
         f"{options.cache_bytes / 1e6:.0f} MB",
     )
+    yield from _cross_facts()
     peers = (f"{name} {peer_version(name) or 'not installed'}" for name in PEERS)
     yield "peers", ", ".join(peers)
 
@@ -76,6 +79,22 @@ def _target_facts(target: Target) -> Iterator[tuple[str, str]]:
     yield "features", " ".join(target.required)
     sizes = (target.l1_bytes, target.l2_bytes, target.l3_bytes)
     yield "caches", ", ".join(f"L{i} {s >> 10} KiB" for i, s in enumerate(sizes, 1))
+
+
+def _cross_facts() -> Iterator[tuple[str, str]]:
+    """The targets that code can be made for, and what runs the code of other machines here."""
+    yield "targets", ", ".join(TARGET_NAMES)
+    for name, emulator in EMULATORS.items():
+        missing = missing_tools(name)
+        tools = f"{' '.join(emulator.command)}, linked by {emulator.compiler}"
+        yield name, f"to run it here, install {missing}" if missing else f"runs in {tools}"
+    missing = missing_tools("wasm32")
+    yield (
+        "wasm32",
+        f"to run it here, install {missing}"
+        if missing
+        else f"runs in {WASM_RUNTIME} {metadata.version(WASM_RUNTIME)}",
+    )
 
 
 def _self_test() -> float:
