@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from .batch import Batch, Window
+from .faults import SimulationError
 from .memory import FIRST_OFFSET, GLOBAL_BASE, LOCAL_BASE, SHARED_BASE
 from .ptx import Instruction, Space
 from .scalars import Array
@@ -39,7 +40,8 @@ class Access:
 
 def addresses(batch: Batch, slot: int, offset: int) -> Array:
     """The addresses of the active lanes, or one number for all of them."""
-    found = batch.r[slot]
+    found = batch.base = batch.r[slot]
+    batch.offset = offset
     found = found.view(np.int64) if found.itemsize == 8 else found.astype(np.int64)
     if found.ndim:
         index = batch.index()
@@ -119,7 +121,7 @@ def window_index(batch: Batch, window: Window, access: Access, found: Array) -> 
     if access.kind != "store":
         wrong = window.bytes.unwritten(index, size)
         if wrong.any():
-            raise unwritten(batch, window, access, np.broadcast_to(found, index.shape), wrong)
+            raise unwritten(batch, window, access, index, wrong)
     if access.space == "shared":
         if batch.races is not None:
             batch.races.access(batch, access, index)
@@ -129,19 +131,22 @@ def window_index(batch: Batch, window: Window, access: Access, found: Array) -> 
 
 
 def unwritten(
-    batch: Batch, window: Window, access: Access, found: Array, wrong: Array
-) -> Exception:
+    batch: Batch, window: Window, access: Access, index: Array, wrong: Array
+) -> SimulationError:
     """The error of a load of bytes that nobody has written, or that are still on their way."""
-    address, lane = first(batch, found, wrong)
+    at, lane = first(batch, index, wrong)
+    address = offset_in(window, at)
     region = window.layout.holding(address)
     assert region is not None
-    return batch.fault(
-        "TW-E1003",
-        access.instruction,
-        lane,
-        f"{access.kind} of {access.size} bytes of {region.name}, offset "
-        f"{address - region.start}, that were never written",
-    )
+    what = f"{access.kind} of {access.size} bytes of {region.name}, offset {address - region.start}"
+    if access.space == "shared" and batch.copies.touches(at, access.size):
+        return batch.fault(
+            "TW-E1006",
+            access.instruction,
+            lane,
+            f"{what}, where an asynchronous copy is under way that was not waited for",
+        )
+    return batch.fault("TW-E1003", access.instruction, lane, f"{what}, that were never written")
 
 
 def aligned(batch: Batch, access: Access, found: Array) -> None:
@@ -154,7 +159,8 @@ def aligned(batch: Batch, access: Access, found: Array) -> None:
             "TW-E1002",
             access.instruction,
             lane,
-            f"{access.kind} of {size} bytes at {address:#x} is misaligned by {address % size} bytes",
+            f"{access.kind} of {size} bytes at {address:#x} is misaligned by "
+            f"{address % size} bytes",
         )
 
 

@@ -80,6 +80,7 @@ class _Assembler:
             local=code.local,
             dynamic=dynamic,
             cell=code.cell,
+            global_cell=code.global_cell,
             facts=frozenset(code.facts),
         )
 

@@ -111,6 +111,11 @@ class Batch:
         self.races: SharedShadow | None = None
         self.sharing: GlobalShadow | None = None
         self.copies: AsyncCopies
+        # The register and the offset that the last addresses came from.
+        self.base: Array
+        self.offset = 0
+        # Operands of matrix instructions in their own order, by the registers they came from.
+        self.fragments: dict[tuple[int, ...], tuple[tuple[Array, ...], Array]] = {}
 
     def index(self) -> Array | None:
         """The numbers of the active lanes; None: all."""

@@ -124,7 +124,8 @@ class Program:
         specials: the slots of special registers.
         shared, local: the variables of a block and of a thread.
         dynamic: where the dynamic part of shared memory starts.
-        cell: the width in bytes of the narrowest access that may touch shared memory.
+        cell, global_cell: the width in bytes of the narrowest access that may touch shared and
+            global memory.
         facts: which kinds of instruction there are (``fence``, ``warp barrier``, ``counted
             barrier``).
     """
@@ -137,6 +138,7 @@ class Program:
     local: list[Region]
     dynamic: int
     cell: int
+    global_cell: int
     facts: frozenset[str]
 
 
@@ -171,6 +173,7 @@ class Assembly:
         self.constants: dict[tuple[int, int], int] = {}
         self.facts: set[str] = set()
         self.cell = 16
+        self.global_cell = 16
         self.shared: list[Region] = []
         self.local: list[Region] = []
         self.dynamic: Region | None = None

@@ -28,6 +28,7 @@ class _Waiting:
 
     Attributes:
         mask: which. target: the block after it.
+        known: what each warp knew of the others when it came, where a barrier may be of some.
     """
 
     mask: Array
@@ -35,6 +36,7 @@ class _Waiting:
     barrier: Barrier
     number: Array
     count: Array | None
+    known: Array | None = None
 
 
 class Machine:
@@ -172,8 +174,6 @@ class Machine:
         """Lets lanes wait, or go on where they are the last to come."""
         batch = self.batch
         batch.active = mask
-        if batch.counters is not None:
-            batch.counters.barrier(batch)
         simple = barrier.count is None and barrier.reduction is None
         if mask is None and simple and batch.live is None and not barrier.arrive:
             self.synchronise(None)
@@ -182,7 +182,9 @@ class Machine:
         here = np.ones(batch.lanes, np.bool_) if mask is None else mask.copy()
         number = batch.r[barrier.number]
         count = None if barrier.count is None else batch.r[barrier.count]
-        self.waiting.append(_Waiting(here, barrier.target, barrier, number, count))
+        races = batch.races
+        known = None if races is None or races.known is None else races.snapshot(batch)
+        self.waiting.append(_Waiting(here, barrier.target, barrier, number, count, known))
         if barrier.arrive:
             self.send(barrier.target, here)
         self.release()
@@ -253,7 +255,15 @@ class Machine:
         for _, part in parts:
             released |= part & lanes
         self.reduce(parts, released)
-        self.synchronise(released)
+        if batch.races is not None and batch.races.known is not None:
+            arrived = [(part & lanes, w.known) for w, part in parts if w.known is not None]
+            waiting = released.copy()
+            for w, part in parts:
+                if w.barrier.arrive:
+                    waiting &= ~part
+            batch.races.counted_barrier(batch, arrived, waiting)
+        else:
+            self.synchronise(released)
         for waiting, part in parts:
             go = part & lanes
             waiting.mask = waiting.mask & ~go

@@ -84,11 +84,12 @@ class Layout:
             return "nothing is allocated there"
         at = max(0, bisect_right(self.regions, address, key=_start) - 1)
         region = self.regions[at]
+        name = f"{region.name} ({region.bytes} bytes)"
         if address < region.start:
-            return f"{region.start - address} bytes before {region.name} ({region.bytes} bytes)"
+            return f"{region.start - address} bytes before {name}"
         if address < region.end:
-            return f"the last {address + size - region.end} of {size} bytes are after {region.name} ({region.bytes} bytes)"
-        return f"{address - region.end} bytes after the end of {region.name} ({region.bytes} bytes)"
+            return f"the last {address + size - region.end} of {size} bytes are after {name}"
+        return f"{address - region.end} bytes after the end of {name}"
 
 
 def _start(region: Region) -> int:
@@ -139,6 +140,11 @@ class Bytes:
         at = index >> _SHIFT[width * count]
         self._data[width].reshape(-1, count)[at] = values
         self._written[width].reshape(-1, count)[at] = _ONES[width]
+
+    def forget(self, index: Array, size: int) -> None:
+        """Notes that nobody has written the bytes."""
+        width = min(size, 8)
+        self._written[width].reshape(-1, size // width)[index >> _SHIFT[size]] = 0
 
     def unwritten(self, index: Array, size: int) -> Array:
         """Which of the elements of ``size`` bytes have a byte that was never written."""

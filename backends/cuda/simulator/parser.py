@@ -56,6 +56,7 @@ _HEAD = re.compile(
 _LIMIT = re.compile(r"\.(?:maxntid|reqntid)\s+(\d+(?:\s*,\s*\d+)*)")
 _INTEGER = re.compile(r"-?(?:0[xX][0-9a-fA-F]+|0[bB][01]+|\d+)[uU]?$")
 _DECIMAL = re.compile(r"-?\d+\.\d*(?:[eE][-+]?\d+)?$|-?\d+[eE][-+]?\d+$")
+_IGNORED = re.compile(r"\.(?:file|loc|pragma)\b[^\n]*|\.section\b[^{]*\{[^}]*\}")
 _SPECIALS = frozenset(
     [f"{name}.{axis}" for name in ("tid", "ntid", "ctaid", "nctaid") for axis in "xyz"]
     + ["laneid", "warpid", "nwarpid", "smid", "nsmid", "gridid", "clock", "clock64", "clock_hi"]
@@ -136,9 +137,9 @@ class _ModuleParser:
         elif found := text.take(re.compile(r"\.address_size\s+(\d+)")):
             if found[1] != "64":
                 raise text.fail("only 64-bit addresses are modelled")
-        elif text.take(re.compile(r"\.(?:file|loc|pragma)\b[^\n]*")):
-            pass
-        elif text.take(re.compile(r"\.section\b[^{]*\{[^}]*\}")):
+        elif text.take(re.compile(r"\.(?:file|loc|pragma)\b[^\n]*")) or text.take(
+            re.compile(r"\.section\b[^{]*\{[^}]*\}")
+        ):
             pass
         elif found := text.take(_HEAD):
             self.function(found)

@@ -11,6 +11,8 @@ import numpy as np
 from .assemble import assemble
 from .batch import Batch, Shape, Window
 from .code import Program
+from .copies import AsyncCopies
+from .counters import Counters
 from .faults import Index, SimulationError
 from .machine import Machine
 from .memory import FIRST_OFFSET, GUARD, Bytes, GlobalMemory, Layout, Region
@@ -18,6 +20,7 @@ from .parser import parse
 from .ptx import Function, Parameter
 from .ptx import Module as Ptx
 from .scalars import Array
+from .shadow import GlobalShadow, SharedShadow
 
 Argument = int | float | np.generic | bytes
 """What a kernel takes: addresses and numbers, or the bytes of a structure."""
@@ -90,6 +93,7 @@ class Simulator:
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or Options()
         self.memory = GlobalMemory()
+        self._sharing = GlobalShadow() if self.options.sharing else None
 
     def allocate(self, size: int, name: str = "") -> int:
         """The address of ``size`` bytes of global memory, a multiple of 256; nothing is in them.
@@ -161,13 +165,16 @@ class Simulator:
         block: int | Sequence[int],
         args: Sequence[Argument],
         shared_bytes: int = 0,
-    ) -> None:
+    ) -> Counters:
         """Runs a kernel to its end.
 
         Args:
             grid: blocks, as (x, y, z) or fewer. block: threads of a block, likewise.
             args: one value for each parameter.
             shared_bytes: the dynamic part of shared memory.
+
+        Returns:
+            What it did; all zero if the options ask for no counters.
 
         Raises:
             SimulationError: the arguments do not fit (TW-E1013), or the kernel broke a rule.
@@ -177,14 +184,23 @@ class Simulator:
         parameters = pack_arguments(kernel.function, args)
         program = kernel.program
         size = max(1, LANES // shape.padded)
+        counters = Counters(shape.blocks, shape.blocks * shape.threads)
+        if self._sharing is not None:
+            memory = self.memory.bytes.size
+            self._sharing.start(memory, shape.blocks, program.global_cell, program.facts)
         with np.errstate(all="ignore"):
             for first in range(0, shape.blocks, size):
                 blocks = min(size, shape.blocks - first)
                 batch = Batch(kernel.name, shape, first, blocks, parameters)
                 self._prepare(batch, program, shared_bytes)
-                Machine(program, batch, self.options.limit).run()
+                batch.counters = counters if self.options.counters else None
+                machine = Machine(program, batch, self.options.limit)
+                machine.run()
+                if batch.counters is not None:
+                    batch.counters.executed(program.blocks, machine.executed)
         for region in self.memory.layout.regions:
             self.memory.settle(region.start)
+        return counters
 
     def _prepare(self, batch: Batch, program: Program, shared_bytes: int) -> None:
         batch.memory = self.memory
@@ -196,6 +212,10 @@ class Simulator:
         batch.shared = _window(shared, batch.blocks, batch.block_of)
         owner = np.arange(batch.lanes, dtype=np.int64)
         batch.local = _window(program.local, batch.lanes, owner)
+        batch.copies = AsyncCopies()
+        batch.sharing = self._sharing
+        if self.options.races and shared:
+            batch.races = SharedShadow(batch, program.cell, program.facts)
         for name, slot in program.specials.items():
             batch.r[slot] = special(batch, name, shared_bytes)
 

@@ -10,15 +10,28 @@ from collections.abc import Mapping
 
 from ..code import Assembly, Step
 from ..ptx import Instruction
+from .atomics import ATOMICS
 from .convert import CONVERT
 from .floating import FLOATING, single
 from .integer import INTEGER
 from .lanewise import Builder, type_of
 from .loads import LOADS
 from .logic import LOGIC
+from .matrix import MATRIX
 from .moves import MOVES
+from .transfers import TRANSFERS
+from .warp import WARPS
 
-_ANY: Mapping[str, Builder] = {**CONVERT, **LOGIC, **MOVES, **LOADS}
+_ANY: Mapping[str, Builder] = {
+    **CONVERT,
+    **LOGIC,
+    **MOVES,
+    **LOADS,
+    **ATOMICS,
+    **WARPS,
+    **MATRIX,
+    **TRANSFERS,
+}
 
 
 def build(code: Assembly, instruction: Instruction) -> Step:

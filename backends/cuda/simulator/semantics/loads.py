@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TypeAlias, cast
+from typing import cast
 
 import numpy as np
 
@@ -14,10 +14,10 @@ from ..code import Assembly, Step
 from ..memory import Bytes
 from ..ptx import Address, Instruction, Operand, Sink, Space, Vector
 from ..scalars import UNSIGNED, Array, Scalar
+from ..shadow import SharedShadow
 from .lanewise import Builder, lanewise, type_of
 
 _SPACES = ("global", "shared", "local", "const", "param")
-Whole: TypeAlias = Callable[[Batch, Access, Array], Array]
 
 
 def space_named(instruction: Instruction) -> Space:
@@ -81,10 +81,12 @@ def by_space(
     batch.active, batch.merge = kept
 
 
-def note_shared(code: Assembly, space: Space, width: int) -> None:
-    """Notes how finely the kernel may access shared memory."""
+def note_width(code: Assembly, space: Space, width: int) -> None:
+    """Notes how finely the kernel may access shared and global memory."""
     if space in ("generic", "shared"):
         code.cell = min(code.cell, width)
+    if space in ("generic", "global"):
+        code.global_cell = min(code.global_cell, width)
 
 
 def _load(code: Assembly, instruction: Instruction) -> Step:
@@ -99,7 +101,7 @@ def _load(code: Assembly, instruction: Instruction) -> Step:
     constant = instruction.has("nc") or space == "const" or instruction.opcode == "ldu"
     kind: Kind = "read-only load" if constant else "load"
     access = Access(instruction, space, kind, scalar.bytes, len(parts))
-    note_shared(code, space, access.size)
+    note_width(code, space, access.size)
     if instruction.has("acquire", "volatile", "relaxed"):
         code.facts.add("fence")
     slots = [None if isinstance(p, Sink) else code.write(p, scalar) for p in parts]
@@ -198,7 +200,7 @@ def _store(code: Assembly, instruction: Instruction) -> Step:
         )
     base, offset, _ = code.base(address)
     access = Access(instruction, space, "store", scalar.bytes, len(slots))
-    note_shared(code, space, access.size)
+    note_width(code, space, access.size)
     if instruction.has("release", "volatile", "relaxed"):
         code.facts.add("fence")
 
@@ -209,15 +211,17 @@ def _store(code: Assembly, instruction: Instruction) -> Step:
         lanes = batch.index()
         values = [_stored(batch, slot, scalar, lanes) for slot in slots]
         if len(values) == 1:
-            store(memory, index, here.width, values[0])
+            rows = values[0]
         else:
-            count = max(v.size for v in values)
-            rows = np.empty((count, len(values)), scalar.raw)
+            rows = np.empty((max(v.size for v in values), len(values)), scalar.raw)
             for number, value in enumerate(values):
                 rows[:, number] = value
-            if not index.ndim:
-                rows = rows[-1]
-            memory.store_vector(index, here.width, rows)
+        if here.space == "shared" and batch.races is not None:
+            _store_checked(batch, batch.races, here, index, rows)
+        elif len(values) == 1:
+            store(memory, index, here.width, rows)
+        else:
+            memory.store_vector(index, here.width, rows if index.ndim else rows[-1])
 
     def step(batch: Batch) -> None:
         found = addresses(batch, base, offset)
@@ -237,6 +241,27 @@ def _stored(batch: Batch, slot: int, scalar: Scalar, lanes: Array | None) -> Arr
 def store(memory: Bytes, index: Array, width: int, values: Array) -> None:
     """Stores one element of each lane; where all lanes have one address, the last lane's."""
     memory.store(index, width, values if index.ndim or not values.ndim else values[-1])
+
+
+def _store_checked(
+    batch: Batch, races: SharedShadow, access: Access, index: Array, rows: Array
+) -> None:
+    """Stores to shared memory; where stores meet, they must be of one value."""
+    memory, width, count = batch.shared.bytes, access.width, access.count
+    wide = rows.reshape(-1, count) if rows.ndim else rows.reshape(1, 1)
+    values = np.broadcast_to(wide, (index.size, count))
+
+    def same(lanes: Array) -> Array:
+        there = memory.load_vector(index[lanes], width, count)
+        equal: Array = (there == values[lanes]).all(1)
+        return equal
+
+    suspects, collided = races.suspects, races.collided
+    if suspects is not None:
+        races.confirm(batch, access, index, suspects, same(suspects))
+    memory.store_vector(index, width, values)
+    if collided is not None:
+        races.confirm(batch, access, index, collided, same(collided))
 
 
 LOADS: Mapping[str, Builder] = {"ld": _load, "ldu": _load, "st": _store}

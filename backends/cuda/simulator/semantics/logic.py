@@ -13,7 +13,7 @@ from ..ptx import Immediate, Instruction, Pair
 from ..rounding import widen
 from ..scalars import SCALARS, Array, Scalar
 from .floating import flush, single
-from .lanewise import Builder, Function, lanewise, operands, split_pairs, type_of, types_of, viewed
+from .lanewise import Builder, Function, lanewise, operands, split_pairs, type_of, types_of
 
 
 def _bitwise(function: Function) -> Builder:
