@@ -260,6 +260,26 @@ def _eye(
     return call_function(trace, np.astype, (found, dtype), {})
 
 
+def _tri(
+    trace: Trace,
+    N: Any,  # noqa: N803
+    M: Any = None,  # noqa: N803
+    k: Any = 0,
+    dtype: Any = float,
+    **_: Any,
+) -> Any:
+    rows, columns = _iota(trace, N), _iota(trace, N if M is None else M)
+    return call_function(trace, np.astype, (columns[None, :] <= rows[:, None] + k, dtype), {})
+
+
+def _logspace(
+    trace: Trace, start: Any, stop: Any, num: Any = 50, endpoint: bool = True, base: Any = 10.0,
+    dtype: Any = None, axis: int = 0,
+) -> Any:  # fmt: skip
+    found = np.power(base, _linspace(trace, start, stop, num, endpoint, axis=axis))
+    return found if dtype is None else call_function(trace, np.astype, (found, dtype), {})
+
+
 def _linspace(
     trace: Trace, start: Any, stop: Any, num: Any = 50, endpoint: bool = True,
     retstep: bool = False, dtype: Any = None, axis: int = 0, **_: Any,
@@ -325,6 +345,8 @@ CREATION: Mapping[object, Handler] = {
     np.eye: _eye,
     np.identity: lambda trace, n, dtype=float: _eye(trace, n, dtype=dtype),
     np.linspace: _linspace,
+    np.logspace: _logspace,
+    np.tri: _tri,
     np.array: _array,
     np.asarray: _as_array,
     np.ascontiguousarray: _as_array,

@@ -16,9 +16,12 @@ from tilewright.graph.ir import Graph, TensorType
 from tilewright.tensor.ir import Dim, Expr, Var, as_expr
 from tilewright.tensor.simplify import dim, substitute
 
+from .arrange import ARRANGE
+from .calculus import CALCULUS
 from .choice import CHOICE, CREATION, is_symbolic
 from .indexing import INDEXING
 from .linear import LINEAR
+from .order import ORDER
 from .reductions import REDUCTIONS
 from .shapes import SHAPES
 from .trace import Handler, Restart, Trace
@@ -27,6 +30,7 @@ from .ufuncs import UFUNCS, elementwise
 
 FUNCTIONS: Mapping[object, Handler] = {
     "ufunc": elementwise, **REDUCTIONS, **SHAPES, **INDEXING, **LINEAR, **CHOICE,
+    **ORDER, **CALCULUS, **ARRANGE,
 }  # fmt: skip
 """What NumPy's functions become while they are traced, by the function itself."""
 

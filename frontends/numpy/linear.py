@@ -213,8 +213,10 @@ def _einsum(
     dtype: Any = None, casting: Any = None, order: Any = None,
 ) -> Any:  # fmt: skip
     who = "numpy.einsum"
-    if out is not None or not isinstance(subscripts, str):
-        trace.unsupported(f"{who} with out, or without a string of subscripts", "TW-E0245")
+    if out is not None:
+        trace.unsupported(f"{who} with out", "TW-E0245")
+    if not isinstance(subscripts, str):
+        subscripts, operands = _written(trace, who, (subscripts, *operands))
     kind = promote(*operands) if dtype is None else np.dtype(dtype)
     values = [operand(trace, who, x, kind) for x in operands]
     inputs, output = _labels(trace, who, subscripts, values)
@@ -229,6 +231,21 @@ def _einsum(
         labels = wanted
     x, labels = _summed(trace, x, labels, set(output))
     return result(trace, transposed(trace, x, [labels.index(i) for i in output]))
+
+
+def _written(trace: Trace, who: str, given: Sequence[Any]) -> tuple[str, tuple[Any, ...]]:
+    """The string of subscripts of the form ``einsum(a, [0, 1], b, [1, 2], [0, 2])``."""
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+    def term(labels: Any) -> str:
+        try:
+            return "".join("..." if i is ... else letters[operator.index(i)] for i in labels)
+        except (TypeError, IndexError):
+            trace.refuse(f"{who}: {labels!r} is no list of labels below {len(letters)}")
+
+    operands = tuple(given[: len(given) // 2 * 2 : 2])
+    terms = ",".join(term(labels) for labels in given[1::2])
+    return f"{terms}->{term(given[-1])}" if len(given) % 2 else terms, operands
 
 
 def _labels(
@@ -322,6 +339,12 @@ def _matrix_power(trace: Trace, a: Any, n: Any) -> Any:
     return found
 
 
+def _each_pair(trace: Trace, ufunc: np.ufunc, a: Any, b: Any) -> Any:
+    x, y = tracer(trace, ufunc.__name__, a), tracer(trace, ufunc.__name__, b)
+    value = reshaped(trace, x.value, (*x.dims, *[1] * y.ndim))
+    return ufunc(Tracer(trace, value), y)
+
+
 LINEAR: Mapping[object, Handler] = {
     "matmul": _matmul,
     np.dot: _dot,
@@ -333,14 +356,9 @@ LINEAR: Mapping[object, Handler] = {
     np.einsum: _einsum,
     np.linalg.norm: _norm,
     np.linalg.matrix_power: _matrix_power,
-    (np.add, "outer"): lambda trace, a, b: _each_pair(trace, np.add, a, b),
-    (np.subtract, "outer"): lambda trace, a, b: _each_pair(trace, np.subtract, a, b),
-    (np.multiply, "outer"): lambda trace, a, b: _each_pair(trace, np.multiply, a, b),
+    np.linalg.matmul: _matmul,
+    np.linalg.outer: _outer,
+    np.linalg.tensordot: lambda trace, x1, x2, /, *, axes=2: _tensordot(trace, x1, x2, axes),
+    "outer": _each_pair,
 }
 """What products become."""
-
-
-def _each_pair(trace: Trace, ufunc: np.ufunc, a: Any, b: Any) -> Any:
-    x, y = tracer(trace, ufunc.__name__, a), tracer(trace, ufunc.__name__, b)
-    value = reshaped(trace, x.value, (*x.dims, *[1] * y.ndim))
-    return ufunc(Tracer(trace, value), y)

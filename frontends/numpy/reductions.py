@@ -63,35 +63,49 @@ def summing_dtype(trace: Trace, who: str, x: Value, dtype: Any) -> dt.DType:
     return dt.u64 if x.dtype.is_integer else x.dtype
 
 
+def masked(trace: Trace, who: str, x: Value, where: Any, fill: object) -> Value:
+    """A value with a neutral element where a mask of a reduction is false."""
+    if where is True or where is NO_VALUE:
+        return x
+    mask = operand(trace, who, where)
+    if mask.dtype is not dt.bool_:
+        trace.refuse(f"{who}: where must be of bool, not {mask.dtype}")
+    trace.broadcast(who, [x.shape, mask.shape])
+    return trace.add("where", mask, x, trace.constant(np.array(fill, x.dtype.numpy)))
+
+
+def _with_initial(trace: Trace, who: str, op: str, found: Value, initial: Any) -> Value:
+    if initial is NO_VALUE or initial is None:
+        return found
+    return trace.add(op, operand(trace, who, initial, found.dtype.numpy), found)
+
+
 def _total(op: str) -> Handler:
+    join, neutral = ("add", 0) if op == "sum" else ("mul", 1)
+
     def handler(
         trace: Trace, a: Any, axis: Any = None, dtype: Any = None, out: Any = None,
         keepdims: Any = False, initial: Any = NO_VALUE, where: Any = True,
     ) -> Any:  # fmt: skip
         who = f"numpy.{op}"
-        plain(trace, who, out=out, initial=initial, where=where)
+        plain(trace, who, out=out)
         x = operand(trace, who, a)
         wanted = summing_dtype(trace, who, x, dtype)
         if wanted is dt.bool_:
-            return _logical("max" if op == "sum" else "min")(trace, a, axis, None, keepdims)
+            plain(trace, who, initial=initial)
+            over = (axis, None, keepdims)
+            return _logical("max" if op == "sum" else "min")(trace, a, *over, where=where)
+        x = masked(trace, who, trace.cast(x, wanted), where, neutral)
         axes = axes_of(trace, who, axis, len(x.shape))
-        return result(trace, reduced(trace, op, trace.cast(x, wanted), axes, kept(keepdims)))
+        found = reduced(trace, op, x, axes, kept(keepdims))
+        return result(trace, _with_initial(trace, who, join, found, initial))
 
     return handler
 
 
-def plain(trace: Trace, who: str, out: Any = None, initial: Any = NO_VALUE,
-          where: Any = True) -> None:  # fmt: skip
+def plain(trace: Trace, who: str, out: Any = None, initial: Any = NO_VALUE) -> None:
     """Refuses arguments that are not supported, unless they have their defaults."""
-    given = [
-        name
-        for name, is_given in (
-            ("out", out is not None),
-            ("initial", initial is not NO_VALUE),
-            ("where", where is not True and where is not NO_VALUE),
-        )
-        if is_given
-    ]
+    given = ["out"] * (out is not None) + ["initial"] * (initial is not NO_VALUE)
     if given:
         trace.unsupported(f"{who} with the argument {', '.join(given)}", "TW-E0245")
 
@@ -102,13 +116,30 @@ def _extreme(op: str) -> Handler:
         initial: Any = NO_VALUE, where: Any = True,
     ) -> Any:  # fmt: skip
         who = f"numpy.{op}"
-        plain(trace, who, out=out, initial=initial, where=where)
+        plain(trace, who, out=out)
         x = operand(trace, who, a)
+        bounded = initial is not NO_VALUE
+        if where is not True and where is not NO_VALUE:
+            if not bounded:
+                trace.refuse(f"{who}: has no identity, so to use where it needs initial")
+            x = masked(trace, who, x, where, _lowest(x.dtype, op))
         axes = axes_of(trace, who, axis, len(x.shape))
-        _expect_elements(trace, who, x, axes)
-        return result(trace, reduced(trace, op, x, axes, kept(keepdims)))
+        if not bounded:
+            _expect_elements(trace, who, x, axes)
+        found = reduced(trace, op, x, axes, kept(keepdims))
+        return result(trace, _with_initial(trace, who, op, found, initial))
 
     return handler
+
+
+def _lowest(dtype: dt.DType, op: str) -> object:
+    """What the other operand of a maximum (or minimum) always beats."""
+    if dtype is dt.bool_:
+        return op == "min"
+    if dtype.is_float:
+        return -np.inf if op == "max" else np.inf
+    info = np.iinfo(dtype.numpy)
+    return info.min if op == "max" else info.max
 
 
 def _expect_elements(trace: Trace, who: str, x: Value, axes: Sequence[int]) -> None:
@@ -124,8 +155,9 @@ def _logical(op: str) -> Handler:
         where: Any = True,
     ) -> Any:  # fmt: skip
         who = "numpy.any" if op == "max" else "numpy.all"
-        plain(trace, who, out=out, where=where)
+        plain(trace, who, out=out)
         x = trace.cast(operand(trace, who, a), dt.bool_)
+        x = masked(trace, who, x, where, op == "min")
         axes = axes_of(trace, who, axis, len(x.shape))
         return result(trace, reduced(trace, op, x, axes, kept(keepdims)))
 
@@ -163,10 +195,22 @@ def _count(trace: Trace, x: Value, axes: Sequence[int], like: Value) -> Value:
     return trace.cast(trace.add("dim", value=over), like.dtype)
 
 
-def mean_of(trace: Trace, x: Value, axes: Sequence[int], keepdims: bool) -> Value:
+def _free(trace: Trace, who: str, x: Value, axes: Sequence[int], where: Any, keep: bool) -> Value:
+    """How many elements count for each result, of a value's type."""
+    if where is True or where is NO_VALUE:
+        return _count(trace, x, axes, x)
+    mask = trace.cast(operand(trace, who, where), x.dtype)
+    wide = trace.add("broadcast_to", mask, shape=x.shape) if mask.shape != x.shape else mask
+    return reduced(trace, "sum", wide, axes, keep)
+
+
+def mean_of(
+    trace: Trace, x: Value, axes: Sequence[int], keepdims: bool, where: Any = True
+) -> Value:
     """The mean over axes of a float value."""
-    total = reduced(trace, "sum", x, axes, keepdims)
-    return trace.add("div", total, _count(trace, x, axes, total))
+    filled = masked(trace, "numpy.mean", x, where, 0)
+    total = reduced(trace, "sum", filled, axes, keepdims)
+    return trace.add("div", total, _free(trace, "numpy.mean", filled, axes, where, keepdims))
 
 
 def _wide(trace: Trace, who: str, x: Value, dtype: Any) -> tuple[Value, dt.DType]:
@@ -185,10 +229,10 @@ def _mean(
     trace: Trace, a: Any, axis: Any = None, dtype: Any = None, out: Any = None,
     keepdims: Any = False, *, where: Any = True,
 ) -> Any:  # fmt: skip
-    plain(trace, "numpy.mean", out=out, where=where)
+    plain(trace, "numpy.mean", out=out)
     x, wanted = _wide(trace, "numpy.mean", operand(trace, "numpy.mean", a), dtype)
     axes = axes_of(trace, "numpy.mean", axis, len(x.shape))
-    return result(trace, trace.cast(mean_of(trace, x, axes, kept(keepdims)), wanted))
+    return result(trace, trace.cast(mean_of(trace, x, axes, kept(keepdims), where), wanted))
 
 
 def _variance(root: bool) -> Handler:
@@ -198,14 +242,15 @@ def _variance(root: bool) -> Handler:
         trace: Trace, a: Any, axis: Any = None, dtype: Any = None, out: Any = None, ddof: Any = 0,
         keepdims: Any = False, *, where: Any = True, correction: Any = NO_VALUE,
     ) -> Any:  # fmt: skip
-        plain(trace, who, out=out, where=where)
+        plain(trace, who, out=out)
         if correction is not NO_VALUE:
             ddof = correction
         x, wanted = _wide(trace, who, operand(trace, who, a), dtype)
         axes = axes_of(trace, who, axis, len(x.shape))
-        off = trace.add("sub", x, mean_of(trace, x, axes, True))
-        total = reduced(trace, "sum", trace.add("mul", off, off), axes, kept(keepdims))
-        count = _count(trace, x, axes, total)
+        off = trace.add("sub", x, mean_of(trace, x, axes, True, where))
+        squares = masked(trace, who, trace.add("mul", off, off), where, 0)
+        total = reduced(trace, "sum", squares, axes, kept(keepdims))
+        count = _free(trace, who, squares, axes, where, kept(keepdims))
         free = trace.add("sub", count, operand(trace, who, ddof, total.dtype.numpy))
         free = trace.add("max", free, trace.constant(np.array(0, total.dtype.numpy)))
         found = trace.add("div", total, free)
@@ -310,9 +355,21 @@ def _size(trace: Trace, a: Any, axis: Any = None) -> Any:
     return size_of(trace, x.dims[axis_of(trace, "numpy.size", axis, x.ndim)])
 
 
-def _diff(trace: Trace, a: Any, n: int = 1, axis: int = -1) -> Any:
+def _diff(
+    trace: Trace, a: Any, n: int = 1, axis: int = -1, prepend: Any = NO_VALUE,
+    append: Any = NO_VALUE,
+) -> Any:  # fmt: skip
     x = tracer(trace, "numpy.diff", a)
     along = axis_of(trace, "numpy.diff", axis, x.ndim)
+    edges = [tracer(trace, "numpy.diff", e) for e in (prepend, append) if e is not NO_VALUE]
+    row = tuple(1 if d == along else s for d, s in enumerate(x.dims))
+    wide = [
+        e if e.ndim else Tracer(trace, trace.add("broadcast_to", e.value, shape=row), weak=e.weak)
+        for e in edges
+    ]
+    if wide:
+        parts = [wide[0], x] if append is NO_VALUE else [*wide[:-1], x, wide[-1]]
+        x = call_function(trace, np.concatenate, (parts, along), {})
     before = (slice(None),) * along
     for _ in range(n):
         high, low = x[(*before, slice(1, None))], x[(*before, slice(None, -1))]
@@ -326,9 +383,13 @@ def _method(name: str) -> Callable[..., Any]:
 
     def handler(
         trace: Trace, a: Any, axis: Any = 0, dtype: Any = None, out: Any = None,
-        keepdims: Any = False,
+        keepdims: Any = False, initial: Any = NO_VALUE, where: Any = True,
     ) -> Any:  # fmt: skip
         named = {"out": out, "keepdims": keepdims}
+        if initial is not NO_VALUE:
+            named["initial"] = initial
+        if where is not True:
+            named["where"] = where
         if dtype is not None:
             named["dtype"] = dtype
         return call_function(trace, function, (a, axis), named)

@@ -300,10 +300,7 @@ def _side_by_side(name: str) -> Handler:
             parts = [_at_least(1)(trace, p) for p in parts]
             return joined(trace, who, parts, 0 if parts[0].ndim == 1 else 1, dtype)
         if name == "dstack":
-            deep = [_at_least(2)(trace, p) for p in parts]
-            deep = [_expand_dims(trace, p, -1) if p.ndim == 2 else p for p in deep]
-            if any(p.ndim == 1 for p in parts):
-                trace.unsupported("numpy.dstack of vectors")
+            deep = [call_function(trace, np.atleast_3d, (p,), {}) for p in parts]
             return joined(trace, who, deep, 2, dtype)
         columns = [_expand_dims(trace, p, -1) if p.ndim == 1 else p for p in parts]
         return joined(trace, who, columns, 1, dtype)
@@ -400,8 +397,11 @@ def _tile(trace: Trace, A: Any, reps: Any) -> Any:  # noqa: N803
 
 def _repeat(trace: Trace, a: Any, repeats: Any, axis: Any = None) -> Any:
     x = tracer(trace, "numpy.repeat", a)
-    if isinstance(repeats, Tracer | list | tuple | np.ndarray) and np.ndim(repeats):
-        trace.unsupported("numpy.repeat with a count for each element")
+    if isinstance(repeats, Tracer):
+        trace.unsupported("numpy.repeat: counts that depend on data", "TW-E0242")
+    if np.ndim(repeats) and len(repeats) != 1:
+        return _repeat_each(trace, x, np.asarray(repeats), axis)
+    repeats = repeats[0] if np.ndim(repeats) else repeats
     if axis is None:
         x = Tracer(trace, reshaped(trace, x.value, (product(x.dims),)))
     along = 0 if axis is None else axis_of(trace, "numpy.repeat", axis, x.ndim)
@@ -413,13 +413,27 @@ def _repeat(trace: Trace, a: Any, repeats: Any, axis: Any = None) -> Any:
     return Tracer(trace, reshaped(trace, value, final))
 
 
+def _repeat_each(trace: Trace, x: Tracer, counts: np.ndarray, axis: Any) -> Tracer:
+    value = x.value if axis is not None else reshaped(trace, x.value, (product(x.dims),))
+    along = 0 if axis is None else axis_of(trace, "numpy.repeat", axis, x.ndim)
+    if trace.hint(value.shape[along]) != len(counts) or (counts < 0).any():
+        trace.refuse(
+            f"numpy.repeat: {len(counts)} counts for {trace.hint(value.shape[along])} elements"
+        )
+    trace.require_equal(value.shape[along], len(counts))
+    places = trace.constant(np.repeat(np.arange(len(counts)), counts))
+    return Tracer(trace, trace.add("gather", value, places, axis=along))
+
+
 def _pad(trace: Trace, array: Any, pad_width: Any, mode: Any = "constant", **kwargs: Any) -> Any:
     who = "numpy.pad"
     x = tracer(trace, who, array)
     extra = set(kwargs) - {"constant_values"}
-    if mode not in ("constant", "edge", "reflect", "wrap") or extra:
+    if mode not in ("constant", "edge", "reflect", "wrap", "symmetric") or extra:
         trace.unsupported(f"{who} with mode={mode!r} {' '.join(sorted(extra))}".rstrip())
     widths = _pairs(trace, who, pad_width, x.ndim)
+    if mode == "symmetric" and not kwargs:
+        return _mirrored(trace, who, x, widths)
     fills = set(np.asarray(kwargs.get("constant_values", 0)).ravel().tolist())
     if len(fills) > 1:
         trace.unsupported(f"{who} with several constant_values")
@@ -435,6 +449,22 @@ def _pad(trace: Trace, array: Any, pad_width: Any, mode: Any = "constant", **kwa
         lo=tuple(lo for lo, _ in widths), hi=tuple(hi for _, hi in widths),
         interior=(0,) * x.ndim, mode=mode,
     )  # fmt: skip
+    return Tracer(trace, value)
+
+
+def _mirrored(trace: Trace, who: str, x: Tracer, widths: Sequence[tuple[Dim, Dim]]) -> Tracer:
+    """Pads with the elements next to each edge, the edge's own among them, turned around."""
+    value = x.value
+    for axis, (lo, hi) in enumerate(widths):
+        size = value.shape[axis]
+        if not all(trace.decide(binary("le", as_expr(w), size)) for w in (lo, hi)):
+            trace.unsupported(f"{who}: mode 'symmetric' with a width above the size")
+        parts = [value]
+        if trace.hint(lo):
+            parts.insert(0, cut(trace, value, axis, dim(as_expr(lo) - 1), lo, -1))
+        if trace.hint(hi):
+            parts.append(cut(trace, value, axis, dim(as_expr(size) - 1), hi, -1))
+        value = trace.add("concat", *parts, axis=axis) if len(parts) > 1 else value
     return Tracer(trace, value)
 
 
@@ -481,10 +511,16 @@ def _diagonal(trace: Trace, a: Any, offset: int = 0, axis1: int = 0, axis2: int 
     who = "numpy.diagonal"
     x = tracer(trace, who, a)
     i, j = (axis_of(trace, who, k, x.ndim) for k in (axis1, axis2))
-    if offset:
-        return trace.unsupported(f"{who} with an offset")
+    if i == j:
+        trace.refuse(f"{who}: the two axes are one")
     rest = [d for d in range(x.ndim) if d not in (i, j)]
     value = transposed(trace, x.value, (i, j, *rest))
+    if offset:
+        over = 1 if offset > 0 else 0
+        by: Dim = abs(offset)
+        size = value.shape[over]
+        by = by if trace.decide(binary("le", as_expr(by), size)) else size
+        value = cut(trace, value, over, by, dim(as_expr(size) - by))
     rows, columns = value.shape[:2]
     least = rows if trace.decide(binary("le", as_expr(rows), columns)) else columns
     place = trace.add("iota", shape=(least, 1), axis=0, dtype=element_type(trace, who, "i8"))
@@ -497,19 +533,34 @@ def _diag(trace: Trace, v: Any, k: int = 0) -> Any:
     x = tracer(trace, "numpy.diag", v)
     if x.ndim == 2:
         return _diagonal(trace, x, k)
-    if x.ndim != 1 or k:
-        return trace.unsupported(f"numpy.diag of {x.ndim} dimensions with k={k}", "TW-E0245")
-    size = x.dims[0]
-    dtype = element_type(trace, "numpy.diag", "i8")
+    if x.ndim != 1:
+        trace.refuse(f"numpy.diag: {x.ndim} dimensions, not 1 or 2")
+    beyond, dtype = abs(k), element_type(trace, "numpy.diag", "i8")
+    zero = trace.constant(np.zeros((), x.dtype))
+    value = x.value
+    if beyond:
+        value = trace.add("pad", value, zero, lo=(0,), hi=(beyond,), interior=(0,), mode="constant")
+    size = value.shape[0]
     rows = trace.add("iota", shape=(size, 1), axis=0, dtype=dtype)
     columns = trace.add("iota", shape=(1, size), axis=1, dtype=dtype)
-    zero = trace.constant(np.zeros((), x.dtype))
-    return Tracer(trace, trace.add("where", trace.add("eq", rows, columns), x.value, zero))
+    # Above the diagonal an element goes to the row of its number, below it to the column.
+    value = reshaped(trace, value, (size, 1) if k > 0 else (1, size))
+    ahead = trace.add("add", rows, trace.constant(np.asarray(k, np.int64)))
+    return Tracer(trace, trace.add("where", trace.add("eq", ahead, columns), value, zero))
 
 
 def _trace(trace: Trace, a: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Any:
     diagonal = _diagonal(trace, a, offset, axis1, axis2)
     return call_function(trace, np.sum, (diagonal, -1), {})
+
+
+def _last_diagonal(trace: Trace, x: Any, /, *, offset: int = 0) -> Any:
+    return _diagonal(trace, x, offset, -2, -1)
+
+
+def _last_trace(trace: Trace, x: Any, /, *, offset: int = 0, dtype: Any = None) -> Any:
+    diagonal = _diagonal(trace, x, offset, -2, -1)
+    return call_function(trace, np.sum, (diagonal, -1), {"dtype": dtype})
 
 
 def _shape(trace: Trace, a: Any) -> Any:
@@ -555,6 +606,8 @@ SHAPES: Mapping[object, Handler] = {
     np.diagonal: _diagonal,
     np.diag: _diag,
     np.trace: _trace,
+    np.linalg.trace: _last_trace,
+    np.linalg.diagonal: _last_diagonal,
     np.shape: _shape,
     np.ndim: _ndim,
 }

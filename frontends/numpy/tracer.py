@@ -236,6 +236,11 @@ class Tracer:
         """The array itself: no complex numbers are supported."""
         return self
 
+    @property
+    def imag(self) -> Any:
+        """Zeros: no complex numbers are supported."""
+        return np.zeros_like(self)
+
     def __len__(self) -> int:
         if not self.dims:
             raise TypeError("len() of unsized object")
@@ -405,6 +410,8 @@ _OPERANDS = (Tracer, Size, bool, int, float, complex, np.generic, np.ndarray)
 
 def _method(name: str, function: Handler) -> Callable[..., Any]:
     def method(self: Tracer, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(function, np.ufunc):
+            return function(self, *args, **kwargs)
         return call_function(self.tracing, function, (self, *args), kwargs)
 
     method.__name__ = name
@@ -429,9 +436,10 @@ def _in_place(ufunc: np.ufunc) -> Callable[..., Any]:
 _METHODS: dict[str, Handler] = {
     name: getattr(np, name)
     for name in (
-        "all", "any", "argmax", "argmin", "argsort", "clip", "copy", "cumprod", "cumsum",
-        "diagonal", "dot", "max", "mean", "min", "prod", "ravel", "repeat", "round", "squeeze",
-        "std", "sum", "swapaxes", "take", "trace", "var",
+        "all", "any", "argmax", "argmin", "argpartition", "argsort", "clip", "conj", "conjugate",
+        "copy", "cumprod", "cumsum", "diagonal", "dot", "max", "mean", "min", "prod", "ravel",
+        "repeat", "round", "searchsorted", "squeeze", "std", "sum", "swapaxes", "take", "trace",
+        "var",
     )
 }  # fmt: skip
 _OPERATORS = {
@@ -462,6 +470,9 @@ def call_ufunc(
     trace: Trace, ufunc: np.ufunc, method: str, inputs: Sequence[Any], kwargs: dict[str, Any]
 ) -> Any:
     """Calls what stands for a ufunc (or a method of it, such as ``np.add.reduce``)."""
+    if method == "outer" and ufunc.nin == 2 and ufunc.nout == 1:
+        return bind(trace, f"numpy.{ufunc.__name__}.outer", trace.functions["outer"],
+                    (ufunc, *inputs), kwargs)  # fmt: skip
     if method != "__call__":
         found = trace.functions.get((ufunc, method))
         if found is None:

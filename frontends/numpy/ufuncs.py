@@ -21,6 +21,8 @@ _COMPARISONS = {
     "greater_equal": "ge",
 }  # fmt: skip
 
+_PRODUCTS = frozenset({"matmul", "vecdot", "matvec", "vecmat"})
+
 
 def elementwise(trace: Trace, ufunc: np.ufunc, *inputs: Any, **kwargs: Any) -> Any:
     """Calls a ufunc on operands of which one at least is traced."""
@@ -28,10 +30,10 @@ def elementwise(trace: Trace, ufunc: np.ufunc, *inputs: Any, **kwargs: Any) -> A
     who = f"numpy.{name}"
     for key, value in kwargs.items():
         default = value is None or (key == "where" and value is True) or key == "casting"
-        if key not in ("dtype",) and not default and (key, value) != ("order", "K"):
+        if key not in ("dtype", "axis") and not default and (key, value) != ("order", "K"):
             trace.unsupported(f"{who} with the argument {key}", "TW-E0245")
-    if name == "matmul":
-        return call_function(trace, "matmul", inputs, {})
+    if name in _PRODUCTS:
+        return call_function(trace, name, inputs, {k: v for k, v in kwargs.items() if k == "axis"})
     loop = trace.ufuncs.get(name)
     if loop is None:
         return trace.unsupported(who)
