@@ -327,10 +327,11 @@ def clamp(
 ) -> Value:
     """x within the bounds; where they cross, the upper one."""
     result = ctx.cast(x, ctx.dtype)
+    larger, smaller = ("or", "and") if ctx.dtype is dt.bool_ else ("max", "min")
     if min is not None:
-        result = ctx.op("max", result, ctx.operand(min, ctx.dtype))
+        result = ctx.op(larger, result, ctx.operand(min, ctx.dtype))
     if max is not None:
-        result = ctx.op("min", result, ctx.operand(max, ctx.dtype))
+        result = ctx.op(smaller, result, ctx.operand(max, ctx.dtype))
     return result
 
 
@@ -372,12 +373,54 @@ def dropout(ctx: Context, x: Value, p: float, train: bool | None) -> tuple[Value
     return x, ctx.full(x.shape, True, dt.bool_)
 
 
+# ------------------------------------------------------------------ signs
+
+
+def negative(ctx: Context, x: Value) -> Value:
+    """Whether the sign of x is set, also that of a zero; a nan counts as positive."""
+    if x.dtype is dt.bool_:
+        return ctx.full(x.shape, False, dt.bool_)
+    if not x.dtype.is_float:
+        return ctx.op("lt", x, 0)
+    wide = ctx.widened(x)
+    return ctx.op("lt", ctx.op("where", ctx.op("eq", wide, 0), _sign_of_zero(ctx, wide), wide), 0)
+
+
+def copysign(ctx: Context, a: Value, b: Operand) -> Value:
+    """The size of a with the sign of b."""
+    size = ctx.op("abs", ctx.cast(a, ctx.dtype))
+    return ctx.op("where", negative(ctx, ctx.operand(b, ctx.dtype)), ctx.op("neg", size), size)
+
+
+def angle(ctx: Context, x: Value) -> Value:
+    """Pi for negative numbers, else 0; nan stays."""
+    wide = ctx.cast(x, ctx.dtype)
+    turned = ctx.op("where", ctx.op("lt", wide, 0), ctx.scalar(math.pi, ctx.dtype), 0.0)
+    return ctx.op("where", ctx.op("isnan", wide), wide, turned)
+
+
+def _present(name: str) -> Converter:
+    """The extreme of two operands where one nan counts as absent."""
+
+    def convert(ctx: Context, a: Value, b: Value) -> Value:
+        result = _extreme(name, "or" if name == "max" else "and")(ctx, a, b)
+        if not ctx.dtype.is_float:
+            return result
+        x, y = ctx.cast(a, ctx.dtype), ctx.cast(b, ctx.dtype)
+        other = ctx.op("where", ctx.op("isnan", y), x, result)
+        return ctx.op("where", ctx.op("isnan", x), y, other)
+
+    return convert
+
+
 _MATH = (
     "acos", "acosh", "asin", "asinh", "atan", "atanh", "cos", "cosh", "erf", "exp", "expm1", "log",
     "log1p", "sigmoid", "sin", "sinh", "sqrt", "tan", "tanh",
 )  # fmt: skip
 _COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
 _BITS = ("and", "or", "xor")
+_KINDS = ("Tensor", "Scalar", "Scalar_Tensor")
+_SHIFTS = ("Tensor", "Tensor_Scalar", "Scalar_Tensor")
 
 CONVERTERS: dict[str, Converter] = {
     **{f"{name}.default": _math(name) for name in _MATH},
@@ -385,16 +428,17 @@ CONVERTERS: dict[str, Converter] = {
     **{f"{name}.default": _number(name) for name in ("abs", "neg", "sign")},
     **{f"{name}.default": _test(name) for name in ("isinf", "isnan")},
     **{f"{n}.{kind}": _compare(n) for n in _COMPARISONS for kind in ("Tensor", "Scalar")},
-    **{f"bitwise_{n}.{kind}": _binary(n) for n in _BITS for kind in ("Tensor", "Scalar")},
+    **{f"bitwise_{n}.{kind}": _binary(n) for n in _BITS for kind in _KINDS},
+    **{f"bitwise_left_shift.{kind}": _binary("shl") for kind in _SHIFTS},
+    **{f"bitwise_right_shift.{kind}": _binary("shr") for kind in _SHIFTS},
     **{f"logical_{n}.default": _logical(n) for n in _BITS},
     "_to_copy.default": to_copy,
     "add.Scalar": add,
     "add.Tensor": add,
     "alias.default": identity,
+    "angle.default": angle,
     "atan2.default": atan2,
-    "bitwise_left_shift.Tensor": _binary("shl"),
     "bitwise_not.default": lambda ctx, x: ctx.op("not", x),
-    "bitwise_right_shift.Tensor": _binary("shr"),
     "clamp.Tensor": clamp,
     "clamp.default": clamp,
     "clamp_max.default": lambda ctx, x, high: clamp(ctx, x, None, high),
@@ -402,6 +446,8 @@ CONVERTERS: dict[str, Converter] = {
     "clone.default": identity,
     "contiguous.default": identity,
     "copy.default": copy,
+    "copysign.Scalar": copysign,
+    "copysign.Tensor": copysign,
     "detach.default": identity,
     "detach_copy.default": identity,
     "div.Scalar": div,
@@ -411,6 +457,8 @@ CONVERTERS: dict[str, Converter] = {
     "elu.default": elu,
     "exp2.default": exp2,
     "floor_divide.default": floor_divide,
+    "fmax.default": _present("max"),
+    "fmin.default": _present("min"),
     "fmod.Scalar": _binary("fmod"),
     "fmod.Tensor": _binary("fmod"),
     "gelu.default": gelu,
@@ -436,11 +484,13 @@ CONVERTERS: dict[str, Converter] = {
     "reciprocal.default": reciprocal,
     "relu.default": relu,
     "remainder.Scalar": _binary("mod"),
+    "remainder.Scalar_Tensor": _binary("mod"),
     "remainder.Tensor": _binary("mod"),
     "round.decimals": round_decimals,
     "rsqrt.default": rsqrt,
     "rsub.Scalar": rsub,
     "rsub.Tensor": rsub,
+    "signbit.default": negative,
     "silu.default": silu,
     "softplus.default": softplus,
     "square.default": square,

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from tilewright import dtype as dt
 from tilewright.graph.ir import Value
-from tilewright.tensor.ir import Dim
-from tilewright.tensor.simplify import product
+from tilewright.tensor.ir import Dim, as_expr
+from tilewright.tensor.simplify import dim, product, same_dim
 
 from .context import Context, Converter
 from .types import Operand
@@ -191,17 +191,95 @@ def scatter_reduce(
     return ctx.op("div" if x.dtype.is_float else "floordiv", total, counts)
 
 
+def _rows(ctx: Context, x: Value, axis: int, indices: Value, source: Value) -> Value:
+    """The indices of slices of an axis as the indices of the source's elements."""
+    vector = ctx.reshape(indices, (product(indices.shape),))
+    rank = max(len(x.shape), 1)
+    return ctx.broadcast_to(ctx.along(vector, rank, axis % rank), source.shape or (1,))
+
+
 def index_add(
     ctx: Context, x: Value, axis: int, indices: Value, source: Value, *, alpha: Operand = 1
 ) -> Value:
     """x with slices of the source added at indices of an axis."""
-    axis %= len(x.shape)
-    rank = len(x.shape)
-    places = ctx.along(indices, rank, axis)
-    wide = ctx.broadcast_to(places, source.shape)
+    source = source if source.shape else ctx.reshape(source, (1,))
     if not (isinstance(alpha, int | float) and alpha == 1):
-        source = ctx.op("mul", source, alpha)
-    return _scattered(ctx, x, axis, wide, source, "add")
+        source = ctx.op("and" if source.dtype is dt.bool_ else "mul", source, alpha)
+    if x.dtype is dt.bool_:
+        added = _scattered(
+            ctx, ctx.cast(x, dt.u8), axis, _rows(ctx, x, axis, indices, source),
+            ctx.cast(source, dt.u8), "max",
+        )  # fmt: skip
+        return ctx.cast(added, dt.bool_)
+    return _scattered(ctx, x, axis, _rows(ctx, x, axis, indices, source), source, "add")
+
+
+def index_copy(ctx: Context, x: Value, axis: int, indices: Value, source: Value) -> Value:
+    """x with slices of the source written at indices of an axis."""
+    source = source if source.shape else ctx.reshape(source, (1,))
+    return _scattered(ctx, x, axis, _rows(ctx, x, axis, indices, source), source, "none")
+
+
+def index_fill(ctx: Context, x: Value, axis: int, indices: Value, value: Operand) -> Value:
+    """x with one number in the slices at indices of an axis."""
+    if not x.shape:
+        return ctx.full((), value, x.dtype)
+    axis %= len(x.shape)
+    vector = ctx.reshape(indices, (product(indices.shape),))
+    shape = (vector.shape[0] if i == axis else d for i, d in enumerate(x.shape))
+    filled = ctx.full(shape, value, x.dtype)
+    return index_copy(ctx, x, axis, vector, filled)
+
+
+def index_reduce(
+    ctx: Context,
+    x: Value,
+    axis: int,
+    indices: Value,
+    source: Value,
+    reduce: str,
+    *,
+    include_self: bool = True,
+) -> Value:
+    """x combined with slices of the source at indices of an axis."""
+    source = source if source.shape else ctx.reshape(source, (1,))
+    places = _rows(ctx, x, axis, indices, source)
+    return scatter_reduce(ctx, x, axis, places, source, reduce, include_self=include_self)
+
+
+def scatter_by(
+    ctx: Context, x: Value, axis: int, indices: Value, source: Operand, *, reduce: str
+) -> Value:
+    """x with elements of the source added or multiplied in along an axis."""
+    return _scattered(ctx, x, axis, indices, source, {"add": "add", "multiply": "mul"}[reduce])
+
+
+def take(ctx: Context, x: Value, indices: Value) -> Value:
+    """The elements of the flattened x at indices."""
+    return ctx.op("gather", ctx.reshape(x, (product(x.shape),)), indices, axis=0)
+
+
+def put(ctx: Context, x: Value, indices: Value, source: Value, accumulate: bool = False) -> Value:
+    """x with elements of the source written, or added, at indices into the flattened x."""
+    flat, places, values = (ctx.reshape(v, (product(v.shape),)) for v in (x, indices, source))
+    result = _scattered(ctx, flat, 0, places, values, "add" if accumulate else "none")
+    return ctx.reshape(result, x.shape)
+
+
+def masked_scatter(ctx: Context, x: Value, mask: Value, source: Value) -> Value:
+    """x with consecutive elements of the source where the mask holds."""
+    holds = ctx.broadcast_to(ctx.cast(mask, dt.bool_), ctx.shape)
+    flat = ctx.reshape(holds, (product(holds.shape),))
+    before = ctx.op(
+        "cumulative", ctx.cast(flat, dt.i64), op="sum", axis=0, exclusive=True, reverse=False
+    )
+    supply = ctx.reshape(source, (product(source.shape),))
+    if same_dim(supply.shape[0], 0):
+        return ctx.broadcast_to(x, ctx.shape)
+    # Places behind the source's end are those of elements that the mask leaves alone.
+    last = ctx.scalar(dim(as_expr(supply.shape[0]) - 1), dt.i64)
+    chosen = ctx.op("gather", supply, ctx.op("min", before, last), axis=0)
+    return ctx.op("where", holds, ctx.reshape(chosen, ctx.shape), ctx.broadcast_to(x, ctx.shape))
 
 
 CONVERTERS: dict[str, Converter] = {
@@ -209,10 +287,19 @@ CONVERTERS: dict[str, Converter] = {
     "gather.default": gather,
     "index.Tensor": index,
     "index_add.default": index_add,
+    "index_copy.default": index_copy,
+    "index_fill.int_Scalar": index_fill,
+    "index_fill.int_Tensor": index_fill,
     "index_put.default": index_put,
+    "index_reduce.default": index_reduce,
     "index_select.default": index_select,
+    "masked_scatter.default": masked_scatter,
+    "put.default": put,
+    "scatter.reduce": scatter_by,
     "scatter.src": scatter,
     "scatter.value": scatter,
+    "scatter.value_reduce": scatter_by,
     "scatter_add.default": scatter_add,
     "scatter_reduce.two": scatter_reduce,
+    "take.default": take,
 }

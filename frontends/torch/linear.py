@@ -44,6 +44,36 @@ def addmm(
     return ctx.op("add", result, _times(ctx, bias, beta))
 
 
+def addbmm(
+    ctx: Context, bias: Value, a: Value, b: Value, *, beta: Scalar = 1, alpha: Scalar = 1
+) -> Value:
+    """``beta * bias + alpha * sum(a @ b)`` over the batch: one product of joined rows."""
+    batch, rows, inner = a.shape
+    joined = dim(as_expr(batch) * inner)
+    left = ctx.reshape(ctx.transpose(a, (1, 0, 2)), (rows, joined))
+    return addmm(ctx, bias, left, ctx.reshape(b, (joined, b.shape[2])), beta=beta, alpha=alpha)
+
+
+def trilinear(
+    ctx: Context,
+    a: Value,
+    b: Value,
+    c: Value,
+    expand1: Sequence[int],
+    expand2: Sequence[int],
+    expand3: Sequence[int],
+    sumdim: Sequence[int],
+    unroll_dim: int = 1,
+) -> Value:
+    """The sum over axes of the product of three tensors, each with some axes inserted."""
+    del unroll_dim
+    x, y, z = (
+        ctx.unsqueeze(v, at) for v, at in ((a, expand1), (b, expand2), (c, expand3))
+    )  # fmt: skip
+    whole = ctx.op("mul", ctx.op("mul", x, y), z)
+    return ctx.reshape(ctx.reduce(whole, "sum", sumdim), ctx.shape)
+
+
 def _times(ctx: Context, x: Value, factor: Scalar) -> Value:
     one = isinstance(factor, int | float) and factor == 1
     return x if one else ctx.op("mul", x, factor)
@@ -279,7 +309,10 @@ CONVERTERS: dict[str, Converter] = {
     "_cdist_forward.default": cdist,
     "_scaled_dot_product_attention_math.default": math_attention,
     "_scaled_dot_product_flash_attention_for_cpu.default": flash_attention,
+    "_trilinear.default": trilinear,
+    "addbmm.default": addbmm,
     "addmm.default": addmm,
+    "addmv.default": addmm,
     "baddbmm.default": addmm,
     "bmm.default": matmul,
     "convolution.default": convolution,

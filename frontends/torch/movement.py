@@ -67,6 +67,33 @@ def as_strided(
     storage_offset: Dim | None = None,
 ) -> Value:
     """Elements of the row-major x at a start and steps counted in elements."""
+    places = _strided_places(ctx, size, stride, storage_offset)
+    flat = ctx.reshape(x, (product(x.shape),))
+    return ctx.op("gather", flat, places, axis=0)
+
+
+def as_strided_scatter(
+    ctx: Context,
+    x: Value,
+    source: Value,
+    size: Sequence[Dim],
+    stride: Sequence[Dim],
+    storage_offset: Dim | None = None,
+) -> Value:
+    """x with the source in place of what ``as_strided`` reads."""
+    places = _strided_places(ctx, size, stride, storage_offset)
+    count = product(places.shape)
+    flat = ctx.reshape(x, (product(x.shape),))
+    written = ctx.op(
+        "scatter_elements", flat, ctx.reshape(places, (count,)), ctx.reshape(source, (count,)),
+        axis=0, reduction="none",
+    )  # fmt: skip
+    return ctx.reshape(written, x.shape)
+
+
+def _strided_places(
+    ctx: Context, size: Sequence[Dim], stride: Sequence[Dim], storage_offset: Dim | None
+) -> Value:
     # Steps count in storage, which is known here only of a dense tensor that begins it.
     dense = ctx.metas[0]
     if not dense.is_contiguous() or dense.storage_offset() != 0:
@@ -80,8 +107,7 @@ def as_strided(
     places = np.full(shape, start, np.int64)
     for axis, step in enumerate(steps):
         places += np.indices(shape, sparse=True)[axis] * step
-    flat = ctx.reshape(x, (product(x.shape),))
-    return ctx.op("gather", flat, ctx.literal(places), axis=0)
+    return ctx.literal(places)
 
 
 # ------------------------------------------------------------------ parts
@@ -153,6 +179,44 @@ def diagonal(ctx: Context, x: Value, offset: int = 0, dim1: int = 0, dim2: int =
     size = ctx.shape[-1]
     start = 0 if same_dim(size, 0) else offset if offset >= 0 else -offset * columns
     return ctx.slice_axis(flat, len(rest), start, size, columns + 1)
+
+
+def diagonal_scatter(
+    ctx: Context, x: Value, source: Value, offset: int = 0, dim1: int = 0, dim2: int = 1
+) -> Value:
+    """x with the source in place of the diagonal of two axes."""
+    rank = len(x.shape)
+    first, second = dim1 % rank, dim2 % rank
+    order = [*(d for d in range(rank) if d not in (first, second)), first, second]
+    matrix = ctx.transpose(x, order)
+    (columns,) = ctx.ints(matrix.shape[-1:], "columns of a diagonal")
+    flat = ctx.reshape(matrix, (*matrix.shape[:-2], product(matrix.shape[-2:])))
+    if not same_dim(source.shape[-1], 0):
+        start = offset if offset >= 0 else -offset * columns
+        flat = _strided_scatter(ctx, flat, source, rank - 2, start, columns + 1)
+    return ctx.transpose(ctx.reshape(flat, matrix.shape), [order.index(d) for d in range(rank)])
+
+
+def narrow(ctx: Context, x: Value, axis: int, start: Dim, length: Dim) -> Value:
+    """Consecutive elements of an axis."""
+    axis %= len(x.shape)
+    return ctx.slice_axis(x, axis, ctx.place(start, x.shape[axis]), length)
+
+
+def _triangle(inside: str) -> Converter:
+    """The rows and columns of a matrix's elements below (le) or above (ge) a diagonal."""
+
+    def convert(
+        ctx: Context, row: Dim, col: Dim, offset: int = 0, *, dtype: DType | None = None
+    ) -> Value:
+        del dtype
+        rows, columns = ctx.ints((row, col), "sizes of a triangle")
+        at = np.indices((rows, columns)).reshape(2, -1)
+        apart = at[1] - at[0]
+        chosen = at[:, apart <= offset if inside == "le" else apart >= offset]
+        return ctx.literal(chosen.astype(ctx.dtype.numpy))
+
+    return convert
 
 
 def flip(ctx: Context, x: Value, dims: Sequence[int]) -> Value:
@@ -338,8 +402,8 @@ def arange(
 
 
 _RESHAPES = (
-    "_unsafe_view.default", "reshape.default", "squeeze.default", "squeeze.dim", "squeeze.dims",
-    "unsqueeze.default", "view.default", "flatten.using_ints",
+    "_unsafe_view.default", "reshape.default", "squeeze.default", "squeeze.dim",
+    "squeeze.dims", "unsqueeze.default", "view.default", "view_copy.default", "flatten.using_ints",
 )  # fmt: skip
 
 CONVERTERS: dict[str, Converter] = {
@@ -348,19 +412,25 @@ CONVERTERS: dict[str, Converter] = {
     **{f"replication_pad{n}d.default": _pad_by("edge") for n in (1, 2, 3)},
     "arange.start_step": arange,
     "as_strided.default": as_strided,
+    "as_strided_copy.default": as_strided,
+    "as_strided_scatter.default": as_strided_scatter,
     "cat.default": cat,
     "constant_pad_nd.default": constant_pad,
     "diagonal.default": diagonal,
+    "diagonal_scatter.default": diagonal_scatter,
     "empty.memory_format": zeros,
+    "empty_permuted.default": zeros,
     "empty_strided.default": zeros,
     "expand.default": expand,
     "fill.Scalar": lambda ctx, x, value: ctx.full(x.shape, value, x.dtype),
     "flip.default": flip,
     "full.default": full,
     "full_like.default": full,
+    "narrow_copy.default": narrow,
     "ones.default": ones,
     "ones_like.default": ones,
     "permute.default": permute,
+    "permute_copy.default": permute,
     "repeat.default": repeat,
     "roll.default": roll,
     "scalar_tensor.default": scalar_tensor,
@@ -373,7 +443,10 @@ CONVERTERS: dict[str, Converter] = {
     "stack.default": stack,
     "t.default": transposed,
     "transpose.int": transposed,
+    "tril_indices.default": _triangle("le"),
+    "triu_indices.default": _triangle("ge"),
     "unbind.int": unbind,
+    "unbind_copy.int": unbind,
     "zeros.default": zeros,
     "zeros_like.default": zeros,
 }

@@ -1,7 +1,8 @@
-"""Converters of ATen's reductions, running sums and orders."""
+"""Converters of ATen's reductions."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -114,6 +115,37 @@ def var_mean(
     return _moments(ctx, x, dims, correction, keepdim)
 
 
+def vector_norm(
+    ctx: Context,
+    x: Value,
+    order: float = 2,
+    dims: Dims = None,
+    keepdim: bool = False,
+    *,
+    dtype: DType | None = None,
+) -> Value:
+    """The p-norm over axes: of order 0 how many are not zero, of infinite order the extreme."""
+    del dtype
+    wide = ctx.widened(ctx.cast(x, ctx.dtype))
+    axes = ctx.axes(dims, len(x.shape))
+    size = ctx.op("abs", wide)
+    match float(order):
+        case 0.0:
+            found = ctx.reduce(ctx.cast(ctx.op("ne", wide, 0), wide.dtype), "sum", axes, keepdim)
+        case 1.0:
+            found = ctx.reduce(size, "sum", axes, keepdim)
+        case 2.0:
+            found = ctx.op("sqrt", ctx.reduce(ctx.op("mul", wide, wide), "sum", axes, keepdim))
+        case math.inf:
+            found = ctx.reduce(size, "max", axes, keepdim)
+        case power if power == -math.inf:
+            found = ctx.reduce(size, "min", axes, keepdim)
+        case power:
+            total = ctx.reduce(ctx.op("pow", size, power), "sum", axes, keepdim)
+            found = ctx.op("pow", total, 1 / power)
+    return ctx.cast(found, ctx.dtype)
+
+
 # ------------------------------------------------------------------ extremes
 
 
@@ -213,52 +245,6 @@ def open_softmax(ctx: Context, x: Value, axis: int) -> Value:
     return ctx.op("div", grown, ctx.op("where", ctx.op("eq", total, 0), one, total))
 
 
-# ------------------------------------------------------------------ running totals and orders
-
-
-def _running(op: str) -> Converter:
-    def convert(ctx: Context, x: Value, axis: int, *, dtype: DType | None = None) -> Value:
-        del dtype
-        wide = ctx.cast(x, ctx.dtype)
-        if not x.shape:
-            return wide
-        axis %= len(x.shape)
-        return ctx.op("cumulative", wide, op=op, axis=axis, exclusive=False, reverse=False)
-
-    return convert
-
-
-def topk(
-    ctx: Context,
-    x: Value,
-    k: Dim,
-    axis: int = -1,
-    largest: bool = True,
-    sorted: bool = True,  # noqa: A002
-) -> tuple[Value, Value]:
-    """The k first elements of an axis in order, and their places."""
-    del sorted
-    if not x.shape:
-        return x, ctx.scalar(0, dt.i64)
-    ordered = ctx.cast(x, dt.u8) if x.dtype is dt.bool_ else x
-    values, places = ctx.ops("topk", ordered, k=k, axis=axis % len(x.shape), largest=largest)
-    return ctx.cast(values, x.dtype), places
-
-
-def sort(ctx: Context, x: Value, axis: int = -1, descending: bool = False) -> tuple[Value, Value]:
-    """The elements of an axis in order, equal ones as they were, and their places."""
-    extent = x.shape[axis] if x.shape else 1
-    return topk(ctx, x, extent, axis, descending)
-
-
-def stable_sort(
-    ctx: Context, x: Value, *, stable: bool | None, dim: int = -1, descending: bool = False
-) -> tuple[Value, Value]:
-    """As ``sort``, which is stable anyway."""
-    del stable
-    return sort(ctx, x, dim, descending)
-
-
 # ------------------------------------------------------------------ adaptive means
 
 
@@ -315,8 +301,7 @@ CONVERTERS: dict[str, Converter] = {
     "amin.default": _extreme("min"),
     "argmax.default": _place("max"),
     "argmin.default": _place("min"),
-    "cumprod.default": _running("prod"),
-    "cumsum.default": _running("sum"),
+    "linalg_vector_norm.default": vector_norm,
     "max.default": _extreme("max"),
     "max.dim": _extreme_along("max"),
     "mean.default": mean,
@@ -325,11 +310,8 @@ CONVERTERS: dict[str, Converter] = {
     "min.dim": _extreme_along("min"),
     "prod.default": prod,
     "prod.dim_int": prod,
-    "sort.default": sort,
-    "sort.stable": stable_sort,
     "sum.default": sum_,
     "sum.dim_IntList": sum_,
-    "topk.default": topk,
     "var.correction": var,
     "var.dim": var_dim,
     "var_mean.correction": var_mean,

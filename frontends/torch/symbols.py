@@ -16,6 +16,7 @@ from typing import Any
 import sympy
 import torch
 from torch.utils import _pytree as pytree
+from torch.utils._sympy.symbol import SymT, symbol_is_type
 
 from tilewright.dtype import bool_
 from tilewright.tensor.ir import Const, Expr, Var, as_expr, binary, symbol

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import elementwise, index, linear, movement, norm, recurrent, reduce, window
+from . import elementwise, index, linear, movement, norm, order, recurrent, reduce, window
 from .context import Converter
 
 CONVERTERS: dict[str, Converter] = {
@@ -11,6 +11,7 @@ CONVERTERS: dict[str, Converter] = {
     **linear.CONVERTERS,
     **movement.CONVERTERS,
     **norm.CONVERTERS,
+    **order.CONVERTERS,
     **recurrent.CONVERTERS,
     **reduce.CONVERTERS,
     **window.CONVERTERS,
@@ -18,10 +19,18 @@ CONVERTERS: dict[str, Converter] = {
 """Of each overload ("add.Tensor"), the function that states it in primitive ops."""
 
 DECOMPOSED: tuple[str, ...] = (
+    "_batch_norm_with_update_functional.default",
     "_native_batch_norm_legit.default",
+    "_native_batch_norm_legit_functional.default",
+    "adaptive_max_pool2d.default",
+    "adaptive_max_pool3d.default",
     "col2im.default",
+    "dist.default",
     "embedding_dense_backward.default",
     "grid_sampler_2d.default",
+    "lcm.default",
+    "ldexp.Tensor",
+    "max_pool2d_with_indices_backward.default",
     "native_group_norm_backward.default",
     "native_layer_norm_backward.default",
 )
@@ -36,7 +45,6 @@ REFUSED: dict[str, str] = {
     "_fft_r2c.default": _COMPLEX,
     "_local_scalar_dense.default": "a number read from a tensor (.item())",
     "bernoulli.p": _RANDOM,
-    "masked_scatter.default": "places that depend on data",
     "masked_select.default": _DATA,
     "nonzero.default": _DATA,
     "rand.default": _RANDOM,
