@@ -14,6 +14,19 @@ outside the result are not stored.
 Two ways to join the steps: one kernel shared by blocks, where a block's ``v`` stays in the
 thread's own cache (many tiles); or all of ``v`` first and then one kernel shared by panels of
 columns, each of which reads its weights once (few tiles).
+
+Errors against float64, greatest relative to the greatest result (root mean square of both), for
+normal inputs and 3x3 weights of as many columns as channels:
+
+    channels @ image     plain sum           m = 2               m = 4
+    64 @ 56x56           1.1e-6 (4.3e-7)     4.0e-7 (2.6e-7)     6.5e-6 (1.7e-6)
+    128 @ 28x28          1.4e-6 (6.0e-7)     5.0e-7 (3.6e-7)     9.6e-6 (2.3e-6)
+    256 @ 14x14          1.6e-6 (8.3e-7)     6.0e-7 (5.0e-7)     1.3e-5 (2.9e-6)
+    512 @ 7x7            2.9e-6 (1.1e-6)     7.3e-7 (6.8e-7)     1.4e-5 (3.6e-6)
+    512 @ 28x28          2.9e-6 (1.2e-6)     9.1e-7 (6.9e-7)     1.8e-5 (4.5e-6)
+
+The bounds that tests hold it to are 2e-6 and 4e-5. An infinity or a nan in the input reaches all
+places of the tiles that read it, not only those under the taps.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ LEAST_ACCUMULATORS = 12
 MOST_ROWS = 16
 """The accumulators that hide the latency of a multiply-add, and the tallest register tile."""
 
-MOST_STACK = 3 << 19
+MOST_STACK = 1 << 20
 """The most bytes that a thread keeps of a block."""
 
 MOST_CUBE = 36
@@ -104,12 +104,22 @@ def _sizes(s: Sliding, m: int) -> _Sizes | None:
         m,
         cube,
         least or 0,
-        size(tiles),
+        _places(s, m),
         size(s.channel.extent),
         s.column.extent,
         _transform_cycles(linear_program(matrices.inputs), dims),
         _transform_cycles(linear_program(matrices.outputs), dims),
     )
+
+
+def _places(s: Sliding, step: int) -> int:
+    """How many places there are in steps along each spatial axis, for the smallest batch."""
+    count = 1
+    for a in s.batch:
+        count *= bounds(a.extent)[0] or 1
+    for a, _ in s.spatial:
+        count *= -(-size(a.extent) // step)
+    return count
 
 
 @lru_cache
@@ -184,7 +194,7 @@ def _imbalance(units: int) -> float:
 def direct_cost(s: Sliding, target: Target) -> float:
     """The cycles of the plain sum, tile by tile in registers."""
     lanes = target.lanes(32)
-    places = size(product([*(a.extent for a in s.batch), *(a.extent for a, _ in s.spatial)]))
+    places = _places(s, 1)
     vectors = -(-size(s.column.extent) // lanes)
     depth = float(size(s.channel.extent))
     for a, tap in s.spatial:
