@@ -270,7 +270,7 @@ def _nan_extreme(name: str) -> Handler:
         found = call_function(trace, function, (filled,), over)
         none = call_function(trace, np.all, (missing,), over)
         found = np.where(none, np.asarray(np.nan, x.dtype), found)
-        return result(trace, found.value)
+        return result(trace, tracer(trace, "numpy.where", found).value)
 
     return handler
 
@@ -292,7 +292,7 @@ def _nan_variance(root: bool) -> Handler:
         count = call_function(trace, np.sum, (there, axis), {"keepdims": kept(keepdims)})
         found = np.where(count - ddof > 0, found, np.asarray(np.nan, found.dtype))
         found = np.sqrt(found) if root else found
-        return result(trace, found.value)
+        return result(trace, tracer(trace, "numpy.where", found).value)
 
     return handler
 

@@ -16,23 +16,11 @@ from tilewright.graph.ir import Graph, TensorType
 from tilewright.tensor.ir import Dim, Expr, Var, as_expr
 from tilewright.tensor.simplify import dim, substitute
 
-from .arrange import ARRANGE
-from .calculus import CALCULUS
-from .choice import CHOICE, CREATION, is_symbolic
-from .indexing import INDEXING
-from .linear import LINEAR
-from .order import ORDER
-from .reductions import REDUCTIONS
-from .shapes import SHAPES
-from .trace import Handler, Restart, Trace
+from .choice import CREATION, is_symbolic
+from .table import FUNCTIONS, REFUSED
+from .trace import Restart, Trace
 from .tracer import Size, Tracer, bind, element_type, name_of
-from .ufuncs import UFUNCS, elementwise
-
-FUNCTIONS: Mapping[object, Handler] = {
-    "ufunc": elementwise, **REDUCTIONS, **SHAPES, **INDEXING, **LINEAR, **CHOICE,
-    **ORDER, **CALCULUS, **ARRANGE,
-}  # fmt: skip
-"""What NumPy's functions become while they are traced, by the function itself."""
+from .ufuncs import UFUNCS
 
 _MOST_RESTARTS = 1000
 
@@ -112,7 +100,7 @@ def _trace_once(
 ) -> Traced:
     name = getattr(function, "__name__", "function")
     env: dict[str, int] = {}
-    trace = Trace(name, env, FUNCTIONS, UFUNCS)
+    trace = Trace(name, env, FUNCTIONS, UFUNCS, REFUSED)
     rest = iter(names)
 
     def shape_of(array: np.ndarray, label: str) -> tuple[Dim, ...]:

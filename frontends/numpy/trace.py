@@ -55,6 +55,7 @@ class Trace:
         env: the symbols' values in the call that is traced, by name.
         functions: what NumPy's functions become.
         ufuncs: what a ufunc's loop becomes, by the ufunc's name.
+        refused: of NumPy's functions that are refused, by public name, the code and the reason.
     """
 
     def __init__(
@@ -63,11 +64,13 @@ class Trace:
         env: Mapping[str, int],
         functions: Mapping[object, Handler],
         ufuncs: Mapping[str, Handler],
+        refused: Mapping[str, tuple[str, str]],
     ) -> None:
         self.name = name
         self.env = env
         self.functions = functions
         self.ufuncs = ufuncs
+        self.refused = refused
         self.builder = GraphBuilder(name)
         self.guards: dict[Expr, bool] = {}
 
@@ -171,6 +174,11 @@ class Trace:
     def refuse(self, message: str, code: str = "TW-E0320") -> NoReturn:
         """Raises that the arguments do not go with the function, as NumPy would."""
         raise InputError(f"{self.name}: {message}, at {self.place()}", code=code)
+
+    def missing(self, name: str) -> NoReturn:
+        """Raises that a function of NumPy is not there, with the reason where one is known."""
+        code, reason = self.refused.get(name, ("TW-E0241", ""))
+        self.unsupported(f"{name}: {reason}" if reason else name, code)
 
     def unsupported(self, what: str, code: str = "TW-E0241") -> NoReturn:
         """Raises that something of NumPy is not there."""

@@ -488,7 +488,7 @@ def call_function(trace: Trace, func: object, args: Sequence[Any], kwargs: dict[
     name = name_of(func)
     found = trace.functions.get(func)
     if found is None:
-        return trace.unsupported(name)
+        return trace.missing(name)
     return bind(trace, name, found, args, kwargs)
 
 

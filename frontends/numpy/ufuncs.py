@@ -36,7 +36,7 @@ def elementwise(trace: Trace, ufunc: np.ufunc, *inputs: Any, **kwargs: Any) -> A
         return call_function(trace, name, inputs, {k: v for k, v in kwargs.items() if k == "axis"})
     loop = trace.ufuncs.get(name)
     if loop is None:
-        return trace.unsupported(who)
+        return trace.missing(who)
     if len(inputs) != ufunc.nin:
         trace.unsupported(f"{who} with {len(inputs)} positional arguments", "TW-E0245")
     operands = [np.asarray(x) if _is_plain(x) else x for x in inputs]
