@@ -244,6 +244,8 @@ class Arithmetic(Addresser):
             return self._bitcast(args[0], dtype)
         if name == "fma":
             return self._exact_fma(*args)
+        if name == "mad":
+            return self.fma(*args)
         native = _NATIVE_CALLS.get(name)
         if native is None:
             raise InternalError(f"{name}: no expansion for the cpu backend", code="TW-E0941")

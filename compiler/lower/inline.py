@@ -38,7 +38,9 @@ from ..tensor.simplify import (
     symbols,
 )
 
-CHEAP_CALLS = frozenset({"bitcast", "floor", "ceil", "round", "trunc", "fma", "isnan", "isinf"})
+CHEAP_CALLS = frozenset(
+    {"bitcast", "floor", "ceil", "round", "trunc", "fma", "mad", "isnan", "isinf"}
+)
 
 
 @dataclass(frozen=True, slots=True)

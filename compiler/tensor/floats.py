@@ -61,11 +61,16 @@ def fma(a: Expr, b: Expr, c: Expr | float) -> Expr:
     return Call("fma", (a, b, _like(a, c)), a.dtype)
 
 
+def mad(a: Expr, b: Expr, c: Expr | float) -> Expr:
+    """``a * b + c``, rounded once or twice: for terms whose last bit does not matter."""
+    return Call("mad", (a, b, _like(a, c)), a.dtype)
+
+
 def horner(x: Expr, coefficients: Sequence[float]) -> Expr:
-    """``c0 + c1 * x + c2 * x ** 2 + ...`` by Horner's rule, one fma for each degree."""
+    """``c0 + c1 * x + c2 * x ** 2 + ...`` by Horner's rule, one mad for each degree."""
     total: Expr = Const(coefficients[-1], x.dtype)
     for c in reversed(coefficients[:-1]):
-        total = fma(total, x, c)
+        total = mad(total, x, c)
     return total
 
 
@@ -133,7 +138,7 @@ def scaled_index(x: Expr, factor: float, form: Format, bias: int) -> tuple[Expr,
     rounding nor a conversion instruction is needed; ``|x * factor|`` must stay below 2 ** 21.
     """
     offset = form.const(form.magic + bias)
-    shifted = fma(x, form.const(factor), offset)
+    shifted = mad(x, form.const(factor), offset)
     power = from_bits(Binary("shl", bits_of(shifted), form.integer(form.mantissa)), form)
     return shifted - offset, power
 

@@ -273,6 +273,8 @@ INTRINSICS: dict[str, Intrinsic] = {
         _entry("trunc", 1, np.trunc),
         _entry("round", 1, np.rint),
         _entry("fma", 3, _fma, exact_type=True),
+        # The same, but rounded twice on machines without the instruction.
+        _entry("mad", 3, _fma, exact_type=True),
         _entry("copysign", 2, np.copysign),
         _entry("bitcast", 1, np.positive, result="any", floats_only=False, exact_type=True),
         # Short forms over native ones.
