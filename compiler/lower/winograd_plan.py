@@ -127,8 +127,10 @@ def _transform_cycles(program: LinearProgram, dims: int) -> float:
     """The cycles of one tile's transform for one vector of channels."""
     operations = sum(len(step) for step in program.steps)
     done, left = len(program.outputs), program.inputs
-    total = sum(operations * done**d * left ** (dims - 1 - d) for d in range(dims))
-    return total / FMA_PORTS + (left**dims + done**dims) * 1.5
+    total = 0.0
+    for d in range(dims):
+        total += operations * int(done**d) * int(left ** (dims - 1 - d))
+    return total / FMA_PORTS + (int(left**dims) + int(done**dims)) * 1.5
 
 
 def _plans(work: _Sizes, target: Target) -> Iterator[Plan]:

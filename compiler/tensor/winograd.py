@@ -18,7 +18,7 @@ from functools import lru_cache
 
 Matrix = tuple[tuple[Fraction, ...], ...]
 
-_POINTS = tuple(map(Fraction, (0, 1, -1, 2, -2, Fraction(1, 2), Fraction(-1, 2))))
+_POINTS = tuple(Fraction(x) for x in ("0", "1", "-1", "2", "-2", "1/2", "-1/2"))
 """Evaluation points, best first: small ones, and in pairs of opposite sign, which share sums."""
 
 

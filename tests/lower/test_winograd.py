@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,20 +33,19 @@ def conv(
     lo: tuple[int, ...] = (1, 1),
     hi: tuple[int, ...] = (1, 1),
     epilogue: str = "",
-    **attrs: tuple[int, ...] | int,
+    strides: tuple[int, ...] = (1, 1),
+    dilations: tuple[int, ...] = (1, 1),
+    groups: int = 1,
 ) -> Graph:
     """A convolution with, as ``epilogue`` says: bias, residual, relu, sum kept as well."""
 
     def make(b: GraphBuilder) -> Value | tuple[Value, ...]:
         channels = x[-1]
         assert isinstance(channels, int)
-        groups = attrs.get("groups", 1)
-        assert isinstance(groups, int)
         given = b.input("x", f32(*x))
         weights = b.input("w", f32(*taps, channels // groups, columns))
-        ones = (1,) * len(taps)
-        all_attrs = {"strides": ones, "dilations": ones, "groups": 1, **attrs}
-        y = b.add("conv", given, weights, lo=lo, hi=hi, **all_attrs)
+        y = b.add("conv", given, weights, strides=strides[: len(taps)], lo=lo, hi=hi,
+                  dilations=dilations[: len(taps)], groups=groups)  # fmt: skip
         if "bias" in epilogue:
             y = b.add("add", y, b.input("b", f32(columns)))
         if "residual" in epilogue:
@@ -85,7 +85,8 @@ def double(graph: Graph) -> Graph:
         names[v] = builder.constant(np.asarray(a, np.float64))
     for node in graph.nodes:
         inputs = [names[v] for v in node.inputs]
-        names[node.outputs[0]] = builder.add(node.op, *inputs, **node.attrs)
+        attrs: dict[str, Any] = dict(node.attrs)
+        names[node.outputs[0]] = builder.add(node.op, *inputs, **attrs)
     for k, v in enumerate(graph.outputs):
         builder.output(names[v], f"out{k}")
     return builder.finish()
