@@ -11,6 +11,7 @@ import pytest
 from tests.ops.agreement import assert_agree, reference
 from tilewright.graph.interpret import interpret
 
+from .agreement import assert_close
 from .cases import CASES, FAMILIES, MODELS, dealt
 from .elf import undefined_symbols
 from .machines import FOREIGN, emit_cases, need, run_cases
@@ -49,15 +50,3 @@ def test_code_for_another_machine_computes_the_reference_there(target: str, tmp_
             for expected in reference(op, sample):
                 assert_agree(op, sample, next(found), np.asarray(expected))
         assert not list(found)
-
-
-def assert_close(name: str, have: np.ndarray, want: np.ndarray) -> None:
-    assert have.shape == want.shape, name
-    if want.dtype.kind in "iu":
-        np.testing.assert_array_equal(have, want, err_msg=name)
-        return
-    # Narrow floats: sums are added up in f32 and rounded once, here and there.
-    tolerance = {"float32": 2e-6, "float16": 2e-3, "bfloat16": 1.6e-2}[want.dtype.name]
-    x, y = have.astype(np.float64), want.astype(np.float64)
-    scale = float(np.abs(y[np.isfinite(y)]).max())
-    np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance * scale, err_msg=name)
