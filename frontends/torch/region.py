@@ -84,8 +84,8 @@ class Variant:
         executable: what runs; None where native code has nothing to do.
         constants: the positions of the arguments that are constants in it.
         ids, versions, places: of those arguments, as they were.
-        tensors: the positions of the arguments that it reads, with the dtype of each.
-        sizes: the positions of the symbolic integers that follow them.
+        inputs: the positions of the arguments that it reads, with the dtype of each; None: a
+            symbolic integer.
         watches: weak references to the constants, which drop the variant with any of them.
         calls: how many calls it has served.
         threads: how many threads it may use now.
@@ -97,8 +97,7 @@ class Variant:
     ids: tuple[int, ...]
     versions: tuple[int, ...]
     places: tuple[int, ...]
-    tensors: tuple[tuple[int, torch.dtype], ...]
-    sizes: tuple[int, ...]
+    inputs: tuple[tuple[int, torch.dtype | None], ...]
     watches: tuple[Any, ...] = ()
     calls: int = 0
     threads: int = 0
@@ -156,8 +155,12 @@ class Runner:
         shapes: list[Any] = []
         inputs = []
         copies = []
-        for position, dtype in variant.tensors:
+        for position, dtype in variant.inputs:
             x = args[position]
+            if dtype is None:
+                inputs.append(0)
+                shapes.append((x, 0))
+                continue
             if x.dtype is not dtype or not x.is_cpu:
                 raise self._misfit(position, x)
             if not x.is_contiguous():
@@ -170,9 +173,6 @@ class Runner:
                 address = x.data_ptr()
             inputs.append(address)
             shapes.append(x.shape)
-        for position in variant.sizes:
-            inputs.append(0)
-            shapes.append((args[position], 0))
         key = tuple(shapes)
         layout = variant.layouts.get(key)
         if layout is None:
@@ -251,9 +251,7 @@ class Runner:
         if positions != self._positions or (*before,) == now:
             return False
         pairs = (zip(*state, strict=True) for state in (before, now))
-        self._demoted.update(
-            p for p, was, new in zip(positions, *pairs, strict=True) if was != new
-        )
+        self._demoted.update(p for p, was, new in zip(positions, *pairs, strict=True) if was != new)
         self._select_constants()
         return True
 
@@ -270,7 +268,7 @@ class Runner:
         constants = self._pick(args)
         before = tuple(map(_versions, constants)), tuple(map(_places, constants))
         known: dict[str, Any] = {}
-        tensors, sizes = [], []
+        inputs: list[tuple[int, torch.dtype | None]] = []
         bound = self._bound()
         for position, node in enumerate(self._placeholders):
             value = node.meta.get("val")
@@ -278,19 +276,17 @@ class Runner:
                 self._check_constant(position, args[position])
                 known[node.name] = args[position]
             elif isinstance(value, torch.Tensor) and node.users:
-                tensors.append((position, value.dtype))
+                inputs.append((position, value.dtype))
             elif isinstance(value, torch.SymInt) and str(value.node.expr) not in bound:
-                sizes.append(position)
+                inputs.append((position, None))
             else:
                 known[node.name] = None  # its users read its value from what torch has found
         native = region.results.native
         captured = Captured(region.module, region.name, known, native, region.symbols)
         executable = self._compile(import_captured(captured)) if native else None
-        if executable is None:
-            tensors, sizes = [], []
         made = Variant(
-            executable, self._positions, tuple(map(id, constants)), *before, tuple(tensors),
-            tuple(sizes), threads=0 if executable is None else executable.threads,
+            executable, self._positions, tuple(map(id, constants)), *before, tuple(inputs),
+            threads=0 if executable is None else executable.threads,
         )  # fmt: skip
         made.watches = tuple(weakref.ref(c, _dropper(self, made)) for c in constants)
         return made
