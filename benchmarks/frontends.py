@@ -39,7 +39,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from export_models import MODELS, Model, declare_operators, export, ids
+from export_models import (  # type: ignore[import-not-found]
+    MODELS,
+    Model,
+    declare_operators,
+    export,
+    ids,
+)
 from torch import nn
 
 import tilewright

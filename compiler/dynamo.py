@@ -8,7 +8,7 @@ from typing import Any
 
 from tilewright.api import compile as compile_graph
 from tilewright.errors import OptionError
-from tilewright.frontends import FRONTENDS
+from tilewright.frontends import CAPTURES
 from tilewright.options import from_environment
 from tilewright.stages import load_function
 
@@ -50,7 +50,7 @@ def compile_captured(
         )
     threads = from_environment(None, **chosen).threads
     make = partial(compile_graph, **chosen)
-    function: Callable[..., Any] = load_function(FRONTENDS, "dynamo")(
+    function: Callable[..., Any] = load_function(CAPTURES["dynamo"])(
         module, example_inputs, make, threads
     )
     return function

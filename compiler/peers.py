@@ -18,8 +18,9 @@ import numpy as np
 
 from tilewright.api import import_graph
 from tilewright.errors import OptionError
-from tilewright.frontends import FRONTENDS
+from tilewright.frontends import frontend_of
 from tilewright.graph.interpret import interpret
+from tilewright.stages import load_function
 
 Feed = Mapping[str, np.ndarray]
 Run = Callable[[Feed], Sequence[np.ndarray]]
@@ -134,14 +135,14 @@ def run_reference(
 
 @contextmanager
 def as_file(model: str) -> Iterator[Path]:
-    """The ONNX file of a model; a network of the zoo is written to a temporary one."""
-    if not model.startswith("zoo:"):
+    """The file of a model, for other runtimes; one that only has a name is written."""
+    frontend = frontend_of(model)
+    if frontend is None or not frontend.writes:
         yield Path(model)
         return
-    module, function = FRONTENDS["zoo"].split(":")
     with TemporaryDirectory(prefix="tilewright-") as folder:
-        path = Path(folder) / f"{model.removeprefix('zoo:')}.onnx"
-        path.write_bytes(getattr(import_module(module), function)(model).SerializeToString())
+        path = Path(folder) / f"{model.removeprefix(frontend.scheme)}.onnx"
+        path.write_bytes(load_function(frontend.writes)(model))
         yield path
 
 

@@ -34,9 +34,9 @@ PIPELINE: dict[str, str] = {
 """The compiler's functions, imported when they are asked for: half of all imports are theirs."""
 
 
-def load_function(table: dict[str, str], name: str) -> Callable[..., Any]:
-    """The function of that name in a table of ``module:function``; its module is imported."""
-    module, function = table[name].split(":")
+def load_function(place: str) -> Callable[..., Any]:
+    """The function at a place written ``module:function``; its module is imported."""
+    module, function = place.split(":")
     found: Callable[..., Any] = getattr(import_module(module), function)
     return found
 

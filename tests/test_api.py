@@ -21,6 +21,7 @@ from tilewright import api, stages
 from tilewright.dtype import f32
 from tilewright.errors import ModelError, OptionError
 from tilewright.frontends.onnx import import_onnx
+from tilewright.models import model_key
 from tilewright.runtime.executable import Executable
 
 from .readme_model import write_model
@@ -47,14 +48,15 @@ def model(tmp_path: Path) -> Path:
 def builds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The graphs that were compiled, by name, in order."""
     made: list[str] = []
-    whole = stages.load_function(stages.PIPELINE, "build")
+    build = stages.PIPELINE["build"]
+    whole = stages.load_function(build)
 
     def counted(graph: object, *rest: object) -> object:
         made.append(graph.name)  # type: ignore[attr-defined]
         return whole(graph, *rest)
 
-    def load(table: dict[str, str], name: str) -> object:
-        return counted if name == "build" else stages.load_function(table, name)
+    def load(place: str) -> object:
+        return counted if place == build else stages.load_function(place)
 
     monkeypatch.setattr(api, "load_function", load)
     return made
@@ -213,15 +215,13 @@ def test_a_changed_file_does_not_hit(model: Path, builds: list[str]) -> None:
 def test_a_file_that_changes_while_it_is_compiled_is_not_kept(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key = api._model_key
-
     def then_changed(*arguments: object) -> str | None:
-        found = key(*arguments)  # type: ignore[arg-type]
+        found = model_key(*arguments)  # type: ignore[arg-type]
         scale_weights(model, 2.0)
         return found
 
     original = model.read_bytes()
-    monkeypatch.setattr(api, "_model_key", then_changed)
+    monkeypatch.setattr(api, "model_key", then_changed)
     tilewright.compile(model)
     monkeypatch.undo()
     model.write_bytes(original)

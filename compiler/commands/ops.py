@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tilewright.errors import UnsupportedError
-from tilewright.frontends import SUPPORTED
+from tilewright.frontends import FRONTENDS
 from tilewright.graph.ir import Graph, Node
 from tilewright.ops import OPS
 
@@ -53,14 +53,16 @@ def _print_tables() -> None:
         table.add_row(op.name, op.kind, ", ".join(op.attrs), op.summary)
     console.print(f"{len(OPS)} primitive operators")
     console.print(table, markup=False)
-    for frontend, place in SUPPORTED.items():
-        module, names = place.split(":")
+    for name, frontend in FRONTENDS.items():
+        if not frontend.operators:
+            continue
+        module, names = frontend.operators.split(":")
         try:
             supported = sorted(getattr(import_module(module), names))
         except ModuleNotFoundError as missing:
-            console.print(f"\n{frontend}: needs {missing.name}, which is not installed")
+            console.print(f"\n{name}: needs {missing.name}, which is not installed")
             continue
-        console.print(f"\n{len(supported)} operators of {frontend} become them")
+        console.print(f"\n{len(supported)} operators of {name} become them")
         console.print(", ".join(supported), markup=False)
 
 

@@ -21,6 +21,9 @@ from ..errors import OutputError
 from ..options import Options
 
 _LAYOUT = "v1"
+_SETTLED_NS = 60 * 10**9
+"""How long after a change a file is known by its times: longer than what was written through a
+mapping stays out of them, until it is on disk."""
 _DIGEST_BYTES = 32
 _PIECE_BYTES = 4 << 20
 _TOUCH_SECONDS = 60.0
@@ -37,25 +40,23 @@ def digest_key(*parts: str | bytes) -> str:
     return state.hexdigest()
 
 
-def file_digest(path: Path) -> str:
+def _digest_of(descriptor: int, size: int) -> str:
     """A digest of a file's content, its pieces read and digested by two threads.
 
-    A model is hundreds of megabytes and must be known before anything is looked up: this is most
-    of the time of a compilation that the cache answers. The file is read, not mapped, because a
-    mapping would count as memory in use.
-
-    Raises:
-        OSError: it cannot be read.
+    The file is read, not mapped, because a mapping would count as memory in use.
     """
-    with path.open("rb") as file:
-        descriptor = file.fileno()
-        starts = range(0, os.fstat(descriptor).st_size, _PIECE_BYTES)
 
-        def digest(start: int) -> bytes:
-            return hashlib.sha256(os.pread(descriptor, _PIECE_BYTES, start)).digest()
+    def digest(start: int) -> bytes:
+        return hashlib.sha256(os.pread(descriptor, _PIECE_BYTES, start)).digest()
 
-        with ThreadPoolExecutor(min(2, len(os.sched_getaffinity(0)))) as workers:
-            return digest_key(*workers.map(digest, starts))
+    with ThreadPoolExecutor(min(2, len(os.sched_getaffinity(0)))) as workers:
+        return digest_key(*workers.map(digest, range(0, size, _PIECE_BYTES)))
+
+
+def _identity(descriptor: int) -> tuple[int, ...]:
+    """What differs once a file was written to or another one has taken its name."""
+    s = os.fstat(descriptor)
+    return s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,40 @@ class Cache:
             return False
         self._account(len(content) + _DIGEST_BYTES)
         return True
+
+    def file_digest(self, path: Path) -> str | None:
+        """A digest of a file's content; None where it cannot be read.
+
+        A model is hundreds of megabytes and must be known before anything is looked up, so large
+        files are read once: their digest is kept under what the system says changes with them.
+        Files are not known by it that changed within the last minute, since a write may leave the
+        time as it is until what another wrote is on disk, nor those of read-only file systems,
+        whose times may be made up.
+        """
+        try:
+            # A pipe would be waited for, and its content gone once it is read.
+            if not path.is_file():
+                return None
+            with path.open("rb") as file:
+                return self._file_digest(file.fileno())
+        except (OSError, ValueError):
+            return None
+
+    def _file_digest(self, descriptor: int) -> str:
+        identity = _identity(descriptor)
+        _, _, size, modified, changed = identity
+        settled = time.time_ns() - max(modified, changed) > _SETTLED_NS
+        read_only = os.fstatvfs(descriptor).f_flag & os.ST_RDONLY
+        if not settled or read_only or size < _PIECE_BYTES:
+            return _digest_of(descriptor, size)
+        key = digest_key("file", repr(identity))
+        known = self.get(key)
+        if known is not None:
+            return known.decode()
+        digest = _digest_of(descriptor, size)
+        if _identity(descriptor) == identity:
+            self.put(key, digest.encode())
+        return digest
 
     def find(self, key: str) -> Path | None:
         """The file kept under a key by ``publish``, or None; its reader checks its content."""

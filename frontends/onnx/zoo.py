@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,9 @@ import onnx
 from onnx import numpy_helper
 
 from tilewright.errors import ModelError, OptionError
+from tilewright.graph.ir import Graph
+
+from .importer import import_onnx
 
 PREFIX = "zoo:"
 VERSION = 1
@@ -65,6 +68,22 @@ def load_zoo(name: str) -> onnx.ModelProto:
             code="TW-E0105",
         )
     return _with_weights(onnx.load(path), name)
+
+
+def import_zoo(
+    name: str,
+    *,
+    shapes: Mapping[str, Sequence[int | str]] | None = None,
+    dim_ranges: Mapping[str, tuple[int, int | None]] | None = None,
+) -> Graph:
+    """Imports a network of the zoo; see ``load_zoo`` and ``import_onnx``."""
+    return import_onnx(load_zoo(name), shapes=shapes, dim_ranges=dim_ranges)
+
+
+def zoo_bytes(name: str) -> bytes:
+    """A network of the zoo as the bytes of an ONNX file."""
+    data: bytes = load_zoo(name).SerializeToString()
+    return data
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from .importer import import_exported, import_module, import_torch
+from .importer import import_exported, import_module
+from .sources import content_of, import_source, open_source
 
-__all__ = ["import_exported", "import_module", "import_torch"]
+__all__ = ["content_of", "import_exported", "import_module", "import_source", "open_source"]

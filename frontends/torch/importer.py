@@ -19,36 +19,6 @@ from .symbols import Least, conditions_of, declared_least, symbols_of
 from .types import GapError
 
 
-def import_torch(
-    source: Any, example_inputs: object = None, dynamic_shapes: object = None
-) -> Graph:
-    """Imports an exported program, or a module after exporting it.
-
-    Raises:
-        ModelError: the source is neither, or example inputs do not go with it.
-        UnsupportedError: what it needs is not all supported; lists every gap.
-    """
-    if isinstance(source, torch.export.ExportedProgram):
-        if example_inputs is not None or dynamic_shapes is not None:
-            raise ModelError(
-                "an exported program has its inputs and dynamic shapes; give them to torch.export",
-                code="TW-E0160",
-            )
-        return import_exported(source)
-    if not isinstance(source, torch.nn.Module):
-        raise ModelError(
-            f"compile takes a torch.nn.Module or an ExportedProgram, not {type(source).__name__}",
-            code="TW-E0160",
-        )
-    if example_inputs is None:
-        raise ModelError(
-            f"compiling the module {type(source).__name__} needs example_inputs: a tuple of"
-            " arguments, which tell the shapes and dtypes",
-            code="TW-E0160",
-        )
-    return import_module(source, example_inputs, dynamic_shapes)
-
-
 def import_module(
     module: torch.nn.Module, example_inputs: object, dynamic_shapes: object = None
 ) -> Graph:

@@ -13,7 +13,6 @@ import pytest
 from onnx import TensorProto, helper
 
 from tilewright.errors import InputError, ModelError, OptionError, UnsupportedError
-from tilewright.frontends import FRONTENDS
 from tilewright.frontends.onnx import import_onnx
 from tilewright.graph.ir import Graph
 from tilewright.tensor.ir import Var
@@ -322,11 +321,3 @@ def test_a_gap_inside_of_a_branch_is_named() -> None:
 def test_importing_the_table_of_frontends_does_not_import_onnx() -> None:
     code = "import sys, tilewright.frontends; sys.exit('onnx' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-@pytest.mark.parametrize("entry", FRONTENDS.values())
-def test_every_frontend_of_the_table_is_there(entry: str) -> None:
-    module, name = entry.split(":")
-    if module.endswith(".torch"):
-        pytest.importorskip("torch")
-    assert callable(getattr(importlib.import_module(module), name))
