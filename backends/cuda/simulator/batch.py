@@ -69,7 +69,8 @@ class Window:
     def index(self, offset: Array, lanes: Array | None) -> Array:
         """Where the bytes at an offset of each lane's piece are."""
         owner = self.owner if lanes is None else self.owner[lanes]
-        return owner * self.stride + (offset - FIRST_OFFSET)
+        index: Array = owner * self.stride + (offset - FIRST_OFFSET)
+        return index
 
 
 class Batch:

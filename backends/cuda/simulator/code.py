@@ -184,7 +184,7 @@ class Assembly:
         for parameter in entry.parameters:
             start = sum_aligned(self._offsets.get("", 0), parameter.align)
             self._offsets[parameter.name] = start
-            self._offsets[""] = start + parameter.bytes
+            self._offsets[""] = start + parameter.size
         self.frame = self.enter(entry, None)
         self.instruction: Instruction
         self.carry = self.slot(SCALARS["b8"])
@@ -298,7 +298,7 @@ class Assembly:
         tables = [self.module.variables, *(f.variables for f in functions)]
         for number, variables in enumerate(tables):
             for variable in variables.values():
-                if variable.space == "shared" and variable.bytes and variable.name in named:
+                if variable.space == "shared" and variable.size and variable.name in named:
                     owner = "" if number == 0 else functions[number - 1].name
                     self._places[owner, variable.name] = self._place(variable)
 
@@ -322,14 +322,14 @@ class Assembly:
     def _place(self, variable: Variable) -> int:
         if variable.space not in ("shared", "local"):
             raise self.fail(f"the address of {variable.name} in .{variable.space} is not modelled")
-        if variable.space == "shared" and not variable.bytes:
+        if variable.space == "shared" and not variable.size:
             # All of them are the same memory: what the launch asks for beyond the static part.
             if self.dynamic is None:
                 start = sum_aligned(self._tops["shared"], 1024)
                 self.dynamic = Region(variable.name, start, start)
             return self.dynamic.start
         start = sum_aligned(self._tops[variable.space], max(variable.align, 16))
-        region = Region(f".{variable.space} {variable.name}", start, start + variable.bytes)
+        region = Region(f".{variable.space} {variable.name}", start, start + variable.size)
         regions = self.shared if variable.space == "shared" else self.local
         regions.append(region)
         # A guard zone of whole rows of banks keeps bank conflicts as they are without it.

@@ -31,7 +31,7 @@ class Copy:
 
     @property
     def size(self) -> int:
-        return self.data.shape[1] * self.data.itemsize
+        return int(self.data.shape[1] * self.data.itemsize)
 
 
 class AsyncCopies:

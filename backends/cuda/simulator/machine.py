@@ -257,11 +257,11 @@ class Machine:
         self.reduce(parts, released)
         if batch.races is not None and batch.races.known is not None:
             arrived = [(part & lanes, w.known) for w, part in parts if w.known is not None]
-            waiting = released.copy()
+            resting = released.copy()
             for w, part in parts:
                 if w.barrier.arrive:
-                    waiting &= ~part
-            batch.races.counted_barrier(batch, arrived, waiting)
+                    resting &= ~part
+            batch.races.counted_barrier(batch, arrived, resting)
         else:
             self.synchronise(released)
         for waiting, part in parts:

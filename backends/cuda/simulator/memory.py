@@ -122,11 +122,13 @@ class Bytes:
 
     def load(self, index: Array, width: int) -> Array:
         """The elements of ``width`` bytes that start at the indices, as unsigned numbers."""
-        return np.asarray(self._data[width])[index >> _SHIFT[width]]
+        values: Array = self._data[width][index >> _SHIFT[width]]
+        return values
 
     def load_vector(self, index: Array, width: int, count: int) -> Array:
         """``count`` elements from each index on, along the last axis."""
-        return self._data[width].reshape(-1, count)[index >> _SHIFT[width * count]]
+        rows: Array = self._data[width].reshape(-1, count)[index >> _SHIFT[width * count]]
+        return rows
 
     def store(self, index: Array, width: int, values: Array) -> None:
         """Writes elements; of lanes with one index the last one wins."""

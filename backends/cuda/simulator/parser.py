@@ -256,7 +256,7 @@ class _FunctionParser:
             self.found.append((self.instruction(text, scope, line), scope))
         elif text.startswith(".reg"):
             self.declare(text, scope, line)
-        elif not text.startswith((".pragma", ".loc", ".file")):
+        elif _IGNORED.match(text) is None:
             variable = read_variable(text, line)
             self.variables[variable.name] = variable
 

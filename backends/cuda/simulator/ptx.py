@@ -126,25 +126,25 @@ class Variable:
     """A declared piece of memory.
 
     Attributes:
-        bytes: its size; 0 for the dynamic part of shared memory.
+        size: in bytes; 0 for the dynamic part of shared memory.
         initial: the bytes it starts with; None where it starts without.
     """
 
     name: str
     space: Space
     align: int
-    bytes: int
+    size: int
     initial: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A parameter; ``scalar`` is that of an element where ``bytes`` is more than it takes."""
+    """A parameter; ``scalar`` is that of an element where ``size`` is more than it takes."""
 
     name: str
     scalar: Scalar
     align: int
-    bytes: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True)

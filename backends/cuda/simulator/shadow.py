@@ -156,27 +156,23 @@ class SharedShadow:
         Raises:
             SimulationError: a race (TW-E1005), or bytes that are still on their way (TW-E1006).
         """
-        lanes = batch.index()
         cells = self.cells(index, access.size)
-        me = _of(self.me, lanes, cells.ndim)
-        mine = me | (self.now << _TIME)
         match access.kind:
             case "store":
-                self.write(batch, access, cells, lanes, me, mine)
+                self.write(batch, access, cells)
             case "atomic":
-                self.change(batch, access, cells, lanes, me, mine)
+                self.change(batch, access, cells)
             case _:
-                self.read(batch, access, cells, lanes, me, mine)
+                self.read(batch, access, cells)
 
-    def read(
-        self,
-        batch: Batch,
-        access: Access,
-        cells: Array,
-        lanes: Array | None,
-        me: Array,
-        mine: Array,
-    ) -> None:
+    def who(self, batch: Batch, cells: Array) -> tuple[Array | None, Array, Array]:
+        """(the active lanes, their threads, their entries), to be compared with the cells'."""
+        lanes = batch.index()
+        me = _of(self.me, lanes, cells.ndim)
+        return lanes, me, me | (self.now << _TIME)
+
+    def read(self, batch: Batch, access: Access, cells: Array) -> None:
+        lanes, me, mine = self.who(batch, cells)
         writer = self.writer[cells]
         fresh = self.fresh(writer, lanes)
         if fresh.any():
@@ -195,15 +191,8 @@ class SharedShadow:
         else:
             self.last[cells[other]] = mine[other]
 
-    def write(
-        self,
-        batch: Batch,
-        access: Access,
-        cells: Array,
-        lanes: Array | None,
-        me: Array,
-        mine: Array,
-    ) -> None:
+    def write(self, batch: Batch, access: Access, cells: Array) -> None:
+        lanes, me, mine = self.who(batch, cells)
         writer = self.writer[cells]
         fresh = self.fresh(writer, lanes)
         self.suspects = self.collided = None
@@ -232,16 +221,9 @@ class SharedShadow:
                 if wrong.any():
                     raise self.race(batch, access, cells, entry, wrong, "writes", "read")
 
-    def change(
-        self,
-        batch: Batch,
-        access: Access,
-        cells: Array,
-        lanes: Array | None,
-        me: Array,
-        mine: Array,
-    ) -> None:
+    def change(self, batch: Batch, access: Access, cells: Array) -> None:
         """An atomic change, which is no race with other atomic changes."""
+        lanes, me, mine = self.who(batch, cells)
         writer = self.writer[cells]
         fresh = self.fresh(writer, lanes)
         several = np.zeros(cells.shape, np.bool_)

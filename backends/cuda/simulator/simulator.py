@@ -146,10 +146,10 @@ class Simulator:
         ptx = parse(text)
         addresses = {}
         for variable in ptx.variables.values():
-            if variable.space in ("global", "const"):
+            if variable.initial is not None:
                 name = f".{variable.space} {variable.name}"
-                address = self.memory.allocate(variable.bytes, name, variable.align)
-                self.memory.write(address, np.frombuffer(variable.initial or b"", np.uint8))
+                address = self.memory.allocate(variable.size, name, variable.align)
+                self.memory.write(address, np.frombuffer(variable.initial, np.uint8))
                 addresses[variable.name] = address
         kernels = {
             f.name: Kernel(f, assemble(ptx, f, addresses))
@@ -279,15 +279,15 @@ def argument_bytes(function: Function, parameter: Parameter, value: Argument) ->
         data = value.tobytes()
     elif isinstance(value, float):
         data = (
-            np.asarray(value, f"f{parameter.bytes}").tobytes() if parameter.bytes in (4, 8) else b""
+            np.asarray(value, f"f{parameter.size}").tobytes() if parameter.size in (4, 8) else b""
         )
     else:
-        bits = parameter.bytes * 8
+        bits = parameter.size * 8
         fits = -(1 << (bits - 1)) <= value < 1 << bits
-        data = (value % (1 << bits)).to_bytes(parameter.bytes, "little") if fits else b""
-    if len(data) != parameter.bytes:
+        data = (value % (1 << bits)).to_bytes(parameter.size, "little") if fits else b""
+    if len(data) != parameter.size:
         raise SimulationError(
-            f"launch of {function.name!r}: {value!r} does not fit the {parameter.bytes} bytes of "
+            f"launch of {function.name!r}: {value!r} does not fit the {parameter.size} bytes of "
             f"{parameter.name}",
             code="TW-E1013",
         )

@@ -213,9 +213,9 @@ def _unpack(code: Assembly, instruction: Instruction, result: Scalar, source: Sc
 
 def _convert_address(code: Assembly, instruction: Instruction) -> Step:
     """cvta: between addresses of a space and generic ones."""
-    spaces = ("global", "shared", "local", "const", "param")
+    spaces: tuple[Space, ...] = ("global", "shared", "local", "const", "param")
     found = [m.split("::")[0] for m in instruction.modifiers]
-    space: Space = next(s for s in spaces if s in found)  # type: ignore[assignment]
+    space = next(s for s in spaces if s in found)
     scalar = SCALARS["b64"]
     target = code.write(instruction.operands[0], scalar)
     source = code.read(instruction.operands[1], scalar)

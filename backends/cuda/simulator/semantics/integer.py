@@ -72,7 +72,7 @@ def quotient(a: Array, b: Array) -> Array:
     safe = np.where(zero, b.dtype.type(1), b)
     out = a // safe
     rest = a - out * safe
-    out = out + ((rest != 0) & ((rest < 0) != (safe < 0))).astype(b.dtype)
+    out = out + ((rest != 0) & ((a < 0) != (safe < 0))).astype(b.dtype)
     return np.where(zero, ~b.dtype.type(0), out)
 
 

@@ -153,7 +153,7 @@ def _load_parameter(
             if slot is not None
         ]
         return sequence(steps)
-    size = next(p.bytes for p in code.entry.parameters if p.name == name)
+    size = next(p.size for p in code.entry.parameters if p.name == name)
     if address.offset < 0 or address.offset + scalar.bytes * len(parts) > size:
         raise code.fail(f"the parameter has {size} bytes")
     at = start + address.offset

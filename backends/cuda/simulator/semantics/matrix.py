@@ -254,8 +254,8 @@ def _store_tiles(code: Assembly, instruction: Instruction) -> Step:
         lanes = batch.index()
         parts = [batch.whole(batch.r[s]) for s in slots]
         pairs = np.stack(parts if lanes is None else [p[lanes] for p in parts])
-        rows = pairs.reshape(tiles, -1, WARP).swapaxes(0, 1)
-        rows = np.ascontiguousarray(rows).view(np.uint16).reshape(-1, tiles, 8, 8)
+        grouped = np.ascontiguousarray(pairs.reshape(tiles, -1, WARP).swapaxes(0, 1))
+        rows = grouped.view(np.uint16).reshape(-1, tiles, 8, 8)
         if transposed:
             rows = rows.swapaxes(2, 3)
         batch.shared.bytes.store_vector(index, 2, np.ascontiguousarray(rows))

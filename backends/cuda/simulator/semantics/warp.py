@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -203,7 +204,7 @@ def _match(code: Assembly, instruction: Instruction) -> Step:
     return step
 
 
-_REDUCTIONS: Mapping[str, tuple[Callable[..., Array], Callable[[np.dtype[np.generic]], int]]] = {
+_REDUCTIONS: Mapping[str, tuple[Callable[..., Array], Callable[[np.dtype[Any]], int]]] = {
     "add": (np.add.reduce, lambda dtype: 0),
     "min": (np.minimum.reduce, lambda dtype: int(np.iinfo(dtype).max)),
     "max": (np.maximum.reduce, lambda dtype: int(np.iinfo(dtype).min)),
