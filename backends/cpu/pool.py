@@ -13,7 +13,7 @@ Why this is right. The word ``work`` packs two 32-bit counts, ``slots`` (workers
 join, high half) and ``remaining`` (chunks not yet claimed, low half).
 
 - A chunk is claimed by a compare-and-swap that takes one off ``remaining``, never below 0. The
-  descriptor (fn, env, n, chunk, chunks) is read only after a claim succeeded. A job cannot end
+  descriptor (fn, env, n, chunks) is read only after a claim succeeded. A job cannot end
   before each claimed chunk is reported in ``completed``, and the next job is not published before
   this one ended; so whoever holds an unreported chunk reads the descriptor of the job that the
   chunk belongs to, and env is alive. A worker reports once, after its last chunk.
@@ -28,6 +28,8 @@ join, high half) and ``remaining`` (chunks not yet claimed, low half).
   changes ``work``, then ``epoch``, then looks at ``sleepers``, which the worker raised before
   it slept. One of the two sees the other. Were a wake-up lost, the caller would still finish.
   ``waiting`` and ``completed`` are the same pattern with the roles exchanged.
+- Chunks differ by at most one iteration, the longer ones first, and there are four for each hand
+  (or one for each iteration): what is left to wait for at the end is short.
 - The caller holds ``busy`` from before publishing until after the end. Who finds it taken
   (another Python thread, or a region inside a region) runs its range inline.
 
@@ -55,7 +57,7 @@ TEXT = """\
   i32, [60 x i8],                    ; 4: sleepers
   i32, i32, [56 x i8],               ; 6: completed (futex)   7: waiting
   i32, i32, i32, [52 x i8],          ; 9: busy   10: workers   11: full (no more threads to get)
-  ptr, ptr, i64, i64, i32, [28 x i8] ; 13: fn   14: env   15: n   16: chunk   17: chunks
+  ptr, ptr, i64, i32, [36 x i8]      ; 13: fn   14: env   15: n   16: chunks
 }
 
 @name = private constant [11 x i8] c"tilewright\\00"
@@ -116,22 +118,26 @@ entry:
   %fn.p = getelementptr %pool, ptr %pool, i64 0, i32 13
   %env.p = getelementptr %pool, ptr %pool, i64 0, i32 14
   %n.p = getelementptr %pool, ptr %pool, i64 0, i32 15
-  %chunk.p = getelementptr %pool, ptr %pool, i64 0, i32 16
-  %chunks.p = getelementptr %pool, ptr %pool, i64 0, i32 17
+  %chunks.p = getelementptr %pool, ptr %pool, i64 0, i32 16
   %fn = load ptr, ptr %fn.p
   %env = load ptr, ptr %env.p
   %n = load i64, ptr %n.p
-  %chunk = load i64, ptr %chunk.p
   %chunks32 = load i32, ptr %chunks.p
   %chunks = zext i32 %chunks32 to i64
+  %size = udiv i64 %n, %chunks
+  %longer = urem i64 %n, %chunks
   br label %run
 run:
   %left = phi i64 [ %claimed, %entry ], [ %next, %run ]
   %count = phi i32 [ 0, %entry ], [ %count1, %run ]
   %index = sub i64 %chunks, %left
-  %begin = mul i64 %index, %chunk
-  %stop = add i64 %begin, %chunk
-  %end = call i64 @llvm.umin.i64(i64 %stop, i64 %n)
+  %whole = mul i64 %index, %size
+  %extra = call i64 @llvm.umin.i64(i64 %index, i64 %longer)
+  %begin = add i64 %whole, %extra
+  %is.longer = icmp ult i64 %index, %longer
+  %one = zext i1 %is.longer to i64
+  %stop = add i64 %begin, %size
+  %end = add i64 %stop, %one
   call void %fn(ptr %env, i64 %begin, i64 %end)
   %count1 = add i32 %count, 1
   %next = call i64 @claim(ptr %pool, i64 0)
@@ -227,8 +233,7 @@ out:
 }
 
 ; Runs the job with the caller's help; holds busy.
-define internal void @run(ptr %pool, ptr %fn, ptr %env, i64 %n, i64 %chunk, i32 %chunks,
-                          i32 %helpers) {
+define internal void @run(ptr %pool, ptr %fn, ptr %env, i64 %n, i32 %chunks, i32 %helpers) {
 entry:
   %epoch.p = getelementptr %pool, ptr %pool, i64 0, i32 2
   %sleepers.p = getelementptr %pool, ptr %pool, i64 0, i32 4
@@ -237,12 +242,10 @@ entry:
   %fn.p = getelementptr %pool, ptr %pool, i64 0, i32 13
   %env.p = getelementptr %pool, ptr %pool, i64 0, i32 14
   %n.p = getelementptr %pool, ptr %pool, i64 0, i32 15
-  %chunk.p = getelementptr %pool, ptr %pool, i64 0, i32 16
-  %chunks.p = getelementptr %pool, ptr %pool, i64 0, i32 17
+  %chunks.p = getelementptr %pool, ptr %pool, i64 0, i32 16
   store ptr %fn, ptr %fn.p
   store ptr %env, ptr %env.p
   store i64 %n, ptr %n.p
-  store i64 %chunk, ptr %chunk.p
   store i32 %chunks, ptr %chunks.p
   store atomic i32 0, ptr %completed.p monotonic, align 64
   %slots = zext i32 %helpers to i64
@@ -337,14 +340,9 @@ publish:
   %helpers64 = zext i32 %helpers to i64
   %hands = add i64 %helpers64, 1
   %parts = shl i64 %hands, 2
-  %n.up = add i64 %n, %parts
-  %n.up1 = sub i64 %n.up, 1
-  %chunk = udiv i64 %n.up1, %parts
-  %n.chunk = add i64 %n, %chunk
-  %n.chunk1 = sub i64 %n.chunk, 1
-  %chunks64 = udiv i64 %n.chunk1, %chunk
+  %chunks64 = call i64 @llvm.umin.i64(i64 %n, i64 %parts)
   %chunks = trunc i64 %chunks64 to i32
-  call void @run(ptr %pool, ptr %fn, ptr %env, i64 %n, i64 %chunk, i32 %chunks, i32 %helpers)
+  call void @run(ptr %pool, ptr %fn, ptr %env, i64 %n, i32 %chunks, i32 %helpers)
   store atomic i32 0, ptr %busy.p release, align 64
   br label %out
 unlock.inline:
