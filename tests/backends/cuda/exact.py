@@ -170,7 +170,7 @@ def _root(form: Format, exact: Fraction, value: float, direction: str) -> int:
     if exact < 0:
         return form.encode(math.nan)
     # Far more digits than any format has; a root that ends there is exact.
-    scale = 1 << 400
+    scale = 1 << 1200
     digits = math.isqrt(exact.numerator * scale * scale // exact.denominator)
     root = Fraction(digits, scale)
     if root * root != exact:

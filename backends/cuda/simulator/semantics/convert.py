@@ -126,6 +126,9 @@ def _from_integer(instruction: Instruction, result: Scalar, source: Scalar) -> F
         # whether there are any.
         negative = values < 0
         magnitude = np.where(negative, ~bits + np.uint64(1), bits)
+        if result.name == "f64":
+            exact = _cut_to_f64(magnitude, negative, rounding)
+            return narrow(np.where(negative, -exact, exact), result)
         large = magnitude >= np.uint64(1 << 53)
         sticky = (magnitude & np.uint64(0x7FF)) != 0
         folded = ((magnitude >> np.uint64(11)) | sticky).astype(np.float64) * 2048.0
@@ -133,6 +136,16 @@ def _from_integer(instruction: Instruction, result: Scalar, source: Scalar) -> F
         return narrow(np.where(negative, -exact, exact), result, rounding)
 
     return function
+
+
+def _cut_to_f64(magnitude: Array, negative: Array, rounding: str) -> Array:
+    """Unsigned 64-bit numbers as f64, rounded as their signed values are; not to nearest."""
+    length = np.frexp((magnitude >> np.uint64(11)).astype(np.float64))[1]
+    drop = np.maximum(length - 42, 0).astype(np.uint64)
+    kept = (magnitude >> drop) << drop
+    up = (rounding == "rp") & ~negative | (rounding == "rm") & negative
+    step = np.where(up & (kept != magnitude), np.ldexp(1.0, drop.astype(np.int64)), 0.0)
+    return kept.astype(np.float64) + step
 
 
 def _between_floats(instruction: Instruction, result: Scalar, source: Scalar) -> Function:
