@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -113,12 +114,23 @@ def composites_kept() -> Iterator[dict[Any, Callable[..., Any]]]:
     """Has AOTAutograd leave whole what converters take whole, as ``run_decompositions`` does.
 
     Yields:
-        The table to give it: ``decompositions()`` without the composite overloads, whose meaning
+        The table to give it: ``decompositions()`` without composite overloads, whose meaning
         while tracing is changed instead.
     """
-    composites, others = _split_decomp_table_to_cia_and_python_decomp(dict(decompositions()))
-    with _override_composite_implicit_decomp(composites):
-        yield others
+    kept, others = _composites()
+    with _override_composite_implicit_decomp(dict(kept)):
+        yield dict(others)
+
+
+@cache
+def _composites() -> tuple[Mapping[Any, Any], Mapping[Any, Any]]:
+    """The composite overloads that converters take, and the decompositions of all that are not.
+
+    Other composites need no entry: tracing takes them apart by itself.
+    """
+    kept, others = _split_decomp_table_to_cia_and_python_decomp(dict(decompositions()))
+    ours = {_overload(name) for name in CONVERTERS}
+    return {o: f for o, f in kept.items() if o in ours}, others
 
 
 def interval(name: str, values: Any) -> Var:
