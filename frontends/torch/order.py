@@ -229,6 +229,28 @@ def mode(ctx: Context, x: Value, axis: int = -1, keepdim: bool = False) -> tuple
 # ------------------------------------------------------------------ searches
 
 
+def nonzero_static(ctx: Context, x: Value, *, size: Dim, fill_value: int = -1) -> Value:
+    """The coordinates of the first elements that are not zero, then a filling."""
+    count = product(x.shape)
+    flat = ctx.reshape(ctx.cast(x, dt.bool_), (count,))
+    ones = ctx.cast(flat, dt.i64)
+    before = ctx.op("cumulative", ones, op="sum", axis=0, exclusive=True, reverse=False)
+    # Elements that are zero, or too many, are written behind the end.
+    end = ctx.scalar(size, dt.i64)
+    target = ctx.op("where", flat, ctx.op("min", before, end), end)
+    room = ctx.full((canonical(as_expr(size) + 1),), 0, dt.i64)
+    written = ctx.op("scatter_elements", room, target, ctx.iota(count), axis=0, reduction="none")
+    places = ctx.slice_axis(written, 0, 0, size)
+    filled = ctx.op("lt", ctx.iota(size), ctx.reduce(ones, "sum", (0,), keepdims=True))
+    columns: list[Value] = []
+    for extent in reversed(x.shape):
+        number = ctx.op("max", ctx.scalar(extent, dt.i64), 1)
+        at = ctx.op("where", filled, ctx.op("mod", places, number), ctx.scalar(fill_value, dt.i64))
+        columns.insert(0, ctx.unsqueeze(at, (1,)))
+        places = ctx.op("floordiv", places, number)
+    return ctx.concat(columns, 1) if columns else ctx.full(ctx.shape, 0, dt.i64)
+
+
 def searchsorted(
     ctx: Context,
     rows: Value,
@@ -293,6 +315,7 @@ CONVERTERS: dict[str, Converter] = {
     "mode.default": mode,
     "nanmedian.default": _median(skip_nan=True),
     "nanmedian.dim": _median(skip_nan=True),
+    "nonzero_static.default": nonzero_static,
     "searchsorted.Scalar": searchsorted,
     "searchsorted.Tensor": searchsorted,
     "sort.default": sort,

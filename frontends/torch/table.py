@@ -22,8 +22,6 @@ DECOMPOSED: tuple[str, ...] = (
     "_batch_norm_with_update_functional.default",
     "_native_batch_norm_legit.default",
     "_native_batch_norm_legit_functional.default",
-    "adaptive_max_pool2d.default",
-    "adaptive_max_pool3d.default",
     "col2im.default",
     "dist.default",
     "embedding_dense_backward.default",

@@ -104,6 +104,44 @@ def _places(ctx: Context, x: Value, largest: Value, windows: _Windows) -> Value:
         return positions_of_maxima(ctx.builder, x, largest, windows.attrs())
 
 
+def adaptive_max(ctx: Context, x: Value, output_size: Sequence[Dim]) -> tuple[Value, Value | None]:
+    """The maximum of windows that cut the last axes into so many parts, and its place."""
+    rank = len(output_size)
+    lead = len(x.shape) - rank
+    olds = ctx.ints(x.shape[lead:], "sizes of an adaptive pool")
+    news = ctx.ints(output_size, "sizes of an adaptive pool")
+    tables = [_parts(old, new) for old, new in zip(olds, news, strict=True)]
+    parts = x
+    for i, table in enumerate(tables):
+        parts = ctx.op("gather", parts, ctx.literal(table), axis=lead + 2 * i)
+    order = [*range(lead), *range(lead, lead + 2 * rank, 2), *range(lead + 1, lead + 2 * rank, 2)]
+    widths = [table.shape[1] for table in tables]
+    flat = ctx.reshape(ctx.transpose(parts, order), (*ctx.shape, math.prod(widths)))
+    last = len(flat.shape) - 1
+    largest = ctx.reduce(flat, "max", (last,))
+    if 1 not in ctx.wanted:
+        return largest, None
+    rest = ctx.op("argreduce", flat, op="max", axis=last, keepdims=False, last=False)
+    place: Value | None = None
+    for i in reversed(range(rank)):
+        tap = ctx.op("mod", rest, widths[i])
+        rest = ctx.op("floordiv", rest, widths[i])
+        part = ctx.along(ctx.op("mul", ctx.iota(news[i]), widths[i]), last, lead + i)
+        entries = ctx.literal(tables[i].reshape(-1) * math.prod(olds[i + 1 :]))
+        step = ctx.op("gather", entries, ctx.op("add", part, tap), axis=0)
+        place = step if place is None else ctx.op("add", place, step)
+    return largest, place
+
+
+def _parts(old: int, new: int) -> np.ndarray:
+    """Row i holds the places from i*old//new up to the part's end, the last one repeated."""
+    starts = [i * old // new for i in range(new)]
+    ends = [-(-(i + 1) * old // new) for i in range(new)]
+    width = max((e - s for s, e in zip(starts, ends, strict=True)), default=1)
+    rows = [[min(s + k, e - 1) for k in range(width)] for s, e in zip(starts, ends, strict=True)]
+    return np.asarray(rows, np.int64).reshape(new, width)
+
+
 def _avg_pool(
     rank: int,
     ctx: Context,
@@ -239,6 +277,8 @@ def _interpolated(
 CONVERTERS: dict[str, Converter] = {
     **{f"avg_pool{n}d.default": partial(_avg_pool, n) for n in (1, 2, 3)},
     **{f"max_pool{n}d_with_indices.default": partial(_max_pool, n) for n in (2, 3)},
+    "adaptive_max_pool2d.default": adaptive_max,
+    "adaptive_max_pool3d.default": adaptive_max,
     "upsample_bilinear2d.default": bilinear,
     "upsample_bilinear2d.vec": bilinear,
     "upsample_nearest1d.vec": nearest,
