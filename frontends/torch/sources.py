@@ -15,7 +15,7 @@ from tilewright.graph.ir import Graph
 
 from .export import export
 from .importer import import_exported
-from .symbols import Least, declared_least
+from .symbols import Least, conditions_text, declared_least, symbols_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +100,16 @@ def content_of(source: Exported) -> str | None:
     """A text that differs where the program, its weights or this torch do; None without data.
 
     What decides a program is its code with all arguments, the types of its inputs, the ranges of
-    its symbols, its signature and its tensors; comments, which tell source lines, are left out.
+    its symbols, their names and conditions, its signature and its tensors; comments, which tell source lines, are left out.
     """
     program = source.program
     code = re.sub(r"(?m)^\s*#.*\n", "", str(program))
     state = hashlib.sha256()
-    least = sorted(source.least.items())
-    for part in (torch.__version__, code, program.call_spec, source.name, least):
+    symbols = [(k, v.name, v.lo, v.hi) for k, v in symbols_of(program, source.least).items()]
+    conditions = conditions_text(program)
+    for part in (
+        torch.__version__, code, program.call_spec, source.name, symbols, conditions
+    ):  # fmt: skip
         _update(state, str(part).encode())
     tensors = {**program.state_dict, **program.constants}
     for name, held in sorted(tensors.items()):

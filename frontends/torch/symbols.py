@@ -69,8 +69,9 @@ def conditions_of(
     """
     environment = _environment(program)
     if environment is None or not environment.var_to_sources:
-        for code in getattr(program, "_guards_code", ()):
-            raise GapError(f"the condition {code} of a program that was saved")
+        text = conditions_text(program)
+        if text:
+            raise GapError(f"the conditions {text} of a program that was saved")
         return ()
     found = {}
     for guard in environment.guards:
@@ -80,6 +81,11 @@ def conditions_of(
         elif not condition.value:
             raise GapError(f"the condition {guard.expr}, which holds for no sizes in range")
     return tuple(found)
+
+
+def conditions_text(program: torch.export.ExportedProgram) -> str:
+    """What ``conditions_of`` states, in torch's words; also for a program that was saved."""
+    return ", ".join(getattr(program, "_guards_code", None) or ())
 
 
 def _condition(e: Any, symbols: Mapping[str, Var]) -> Expr:
