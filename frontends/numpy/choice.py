@@ -84,6 +84,8 @@ def call_function_ufunc(trace: Trace, ufunc: np.ufunc, *operands: Any) -> Any:
 def _astype(trace: Trace, x: Any, dtype: Any, /, *, copy: Any = True, device: Any = None) -> Any:
     a = tracer(trace, "numpy.astype", x)
     wanted = element_type(trace, "numpy.astype", dtype)
+    if not copy and wanted is a.value.dtype:
+        return a
     return Tracer(trace, trace.cast(a.value, wanted), scalar=a.scalar)
 
 
@@ -113,6 +115,9 @@ def _nan_to_num(
     neginf: Any = None,
 ) -> Any:  # fmt: skip
     a = tracer(trace, "numpy.nan_to_num", x)
+    if not copy:
+        found = _nan_to_num(trace, a, True, nan, posinf, neginf)
+        return trace.functions["write"](trace, "numpy.nan_to_num", a, found)
     if not a.value.dtype.is_float:
         return _copy(trace, a)
     info = np.finfo(a.dtype)
@@ -298,8 +303,10 @@ def _linspace(
     return result if dtype is None else call_function(trace, np.astype, (result, dtype), {})
 
 
-def _array(trace: Trace, object: Any, dtype: Any = None, **_: Any) -> Any:  # noqa: A002
+def _array(trace: Trace, object: Any, dtype: Any = None, *, copy: Any = True, **_: Any) -> Any:  # noqa: A002
     x = tracer(trace, "numpy.array", object)
+    if isinstance(object, Tracer) and not copy:
+        return _as_array(trace, x, dtype)
     if isinstance(object, Tracer):
         x = _copy(trace, x)
     return x if dtype is None else _astype(trace, x, dtype)

@@ -19,7 +19,7 @@ from tilewright.tensor.simplify import dim, substitute
 from .choice import CREATION, is_symbolic
 from .table import FUNCTIONS, REFUSED
 from .trace import Restart, Trace
-from .tracer import Size, Tracer, bind, element_type, name_of
+from .tracer import Family, Size, Tracer, bind, element_type, name_of
 from .ufuncs import UFUNCS
 
 _MOST_RESTARTS = 1000
@@ -121,7 +121,7 @@ def _trace_once(
                 kind = element_type(trace, f"argument {label}", x.dtype)
                 array = np.asarray(x)
                 value = trace.builder.input(label, TensorType(kind, shape_of(array, label)))
-                return Tracer(trace, value, scalar=isinstance(x, np.generic), shared=True)
+                return Tracer(trace, value, scalar=isinstance(x, np.generic), family=Family(True))
             case list():
                 return [symbolic(i) for i in x]
             case tuple():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,14 +25,32 @@ from .tracer import Tracer, dim_of, has_traced, operand, stacked, tracer
 WHO = "indexing"
 
 
-def _getitem(trace: Trace, x: Tracer, key: Any) -> Any:
+@dataclass(frozen=True, slots=True)
+class Region:
+    """The part of an array that a key selects.
+
+    Attributes:
+        starts, sizes, steps: a slice for each axis of the array.
+        shape: after slicing, with new axes and without those of integers.
+        gathers: index arrays, by axis of that shape.
+    """
+
+    starts: tuple[Dim, ...]
+    sizes: tuple[Dim, ...]
+    steps: tuple[int, ...]
+    shape: tuple[Dim, ...]
+    gathers: Mapping[int, Any]
+
+
+def region(trace: Trace, x: Tracer, key: Any) -> Region:
+    """What a key selects; refuses what lies outside."""
     items = _items(trace, x, key if isinstance(key, tuple) else (key,))
     advanced = any(isinstance(i, Tracer | np.ndarray) for i in items)
     starts: list[Dim] = []
     sizes: list[Dim] = []
     steps: list[int] = []
-    shape: list[Dim] = []  # after slicing, with new axes and without those of integers
-    gathers: dict[int, Any] = {}  # index arrays by axis of that shape
+    shape: list[Dim] = []
+    gathers: dict[int, Any] = {}
     axis = 0
     for item in items:
         if item is None:
@@ -58,19 +77,24 @@ def _getitem(trace: Trace, x: Tracer, key: Any) -> Any:
         sizes.append(count)
         steps.append(step)
         shape.append(count)
+    return Region(tuple(starts), tuple(sizes), tuple(steps), tuple(shape), gathers)
+
+
+def _getitem(trace: Trace, x: Tracer, key: Any) -> Any:
+    part = region(trace, x, key)
     value = x.value
-    whole = all(s == 0 for s in starts) and steps == [1] * x.ndim and tuple(sizes) == x.dims
+    whole = all(s == 0 for s in part.starts) and set(part.steps) <= {1} and part.sizes == x.dims
     if not whole:
-        value = trace.add(
-            "slice", value, starts=tuple(starts), sizes=tuple(sizes), steps=tuple(steps)
-        )
-    if tuple(shape) != value.shape:
-        value = reshaped(trace, value, shape)
-    if gathers:
-        value = _gather(trace, value, gathers)
+        value = trace.add("slice", value, starts=part.starts, sizes=part.sizes, steps=part.steps)
+    if part.shape != value.shape:
+        value = reshaped(trace, value, part.shape)
+    if part.gathers:
+        value = _gather(trace, value, dict(part.gathers))
         return Tracer(trace, value, scalar=not value.shape)
+    if not part.shape and ... not in _plain(key):
+        return Tracer(trace, value, scalar=True)
     found = view(x, value)
-    found.scalar = not shape and ... not in _plain(key)
+    found.origin = x, key
     return found
 
 

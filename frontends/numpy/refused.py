@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 _SIZE = "the size of its result depends on data, which exists only when the compiled code runs"
-_WRITES = "it writes into its argument; build a new array with np.where, np.concatenate or np.pad"
+_WRITES = "it writes what depends on how many elements of a mask are true; use np.where"
 _FACTOR = "factorisations of matrices have no compiled form yet"
 _COMPLEX = "it gives complex numbers"
 _PYTHON = "it calls a Python function for each element or row; write it with whole arrays"
@@ -24,7 +24,7 @@ _REASONS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "TW-E0244": (
         _WRITES,
-        ("copyto", "fill_diagonal", "place", "put", "put_along_axis", "putmask"),
+        ("place",),
     ),
 }  # fmt: skip
 

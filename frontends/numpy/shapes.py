@@ -30,9 +30,8 @@ from .tracer import (
 
 
 def view(x: Tracer, value: Value) -> Tracer:
-    """A result that NumPy gives as a view: from then on neither is written in place."""
-    x.shared = True
-    return Tracer(x.tracing, value, shared=True)
+    """A result that NumPy gives as a view: neither is written while both exist."""
+    return x.view(value)
 
 
 def dims_from(trace: Trace, who: str, shape: Any) -> tuple[Dim, ...]:

@@ -23,10 +23,11 @@ from .shapes import SHAPES
 from .trace import Handler
 from .tracer import name_of
 from .ufuncs import UFUNCS, elementwise
+from .writing import WRITING
 
 FUNCTIONS: Mapping[object, Handler] = {
     "ufunc": elementwise, **REDUCTIONS, **SHAPES, **INDEXING, **LINEAR, **CHOICE, **ORDER,
-    **CALCULUS, **ARRANGE,
+    **CALCULUS, **ARRANGE, **WRITING,
 }  # fmt: skip
 """What NumPy's functions become while they are traced, by the function itself."""
 

@@ -6,6 +6,7 @@ import inspect
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
+from weakref import ReferenceType, ref
 
 import numpy as np
 
@@ -152,6 +153,21 @@ class Size:
         return f"Size({self.tracing.hint(self.dim)})"
 
 
+class Family:
+    """Arrays that share memory in NumPy: one, its views, and theirs.
+
+    Attributes:
+        outside: whether it is memory of the caller's.
+        members: those that still exist, among references to others that do not.
+    """
+
+    __slots__ = ("members", "outside")
+
+    def __init__(self, outside: bool) -> None:
+        self.outside = outside
+        self.members: list[ReferenceType[Tracer]] = []
+
+
 class Tracer:
     """A symbolic array.
 
@@ -161,10 +177,11 @@ class Tracer:
         weak: int, float or bool for what would be a Python number (a quotient of sizes).
         scalar: whether NumPy would give a scalar and not a 0-d array.
         sizes: of what is weak, the sizes that it is computed from.
-        shared: whether other arrays may be views of it, or it of them or of the caller's.
+        family: the arrays over the same memory, if there may be others.
+        origin: of what an index selects, the array and the key.
     """
 
-    __slots__ = ("scalar", "shared", "sizes", "tracing", "value", "weak")
+    __slots__ = ("__weakref__", "family", "origin", "scalar", "sizes", "tracing", "value", "weak")
     __hash__ = None  # type: ignore[assignment]
     __array_priority__ = 1000
 
@@ -175,14 +192,38 @@ class Tracer:
         *,
         weak: Weak = None,
         scalar: bool = False,
-        shared: bool = False,
+        family: Family | None = None,
     ) -> None:
         self.tracing = trace
         self.value = value
         self.weak = weak
         self.scalar = scalar or weak is not None
-        self.shared = shared
         self.sizes: tuple[Dim, ...] = ()
+        self.family = family
+        self.origin: tuple[Tracer, Any] | None = None
+        if family is not None:
+            family.members.append(ref(self))
+
+    @property
+    def shared(self) -> bool:
+        """Whether the caller, or another array that still exists, would see what is written."""
+        return not self.seen_by(self)
+
+    def seen_by(self, *arrays: Tracer) -> bool:
+        """Whether nobody but these arrays would see what is written."""
+        family = self.family
+        if family is None:
+            return True
+        family.members = [m for m in family.members if m() is not None]
+        known = {id(a) for a in arrays}
+        return not family.outside and all(id(m()) in known for m in family.members)
+
+    def view(self, value: Value) -> Tracer:
+        """An array over the same memory."""
+        if self.family is None:
+            self.family = Family(outside=False)
+            self.family.members.append(ref(self))
+        return Tracer(self.tracing, value, family=self.family)
 
     # ---------------------------------------------------------- what it is
 
@@ -288,7 +329,10 @@ class Tracer:
         self._concrete("an index of a Python sequence or range()")
 
     def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
-        self._concrete("np.asarray() or a NumPy function without a traced form")
+        self._concrete(
+            "np.asarray(), a NumPy function without a traced form, or writing into an array that"
+            " is not traced (make it with np.zeros_like(x) or another function of x)"
+        )
 
     def item(self, *args: Any) -> Any:
         """Refused: the data is not there yet."""
@@ -299,11 +343,7 @@ class Tracer:
         self._concrete(".tolist()")
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self.tracing.unsupported(
-            "writing into a traced array (x[...] = value); build a new one with np.where,"
-            " np.concatenate or np.pad",
-            "TW-E0244",
-        )
+        call_function(self.tracing, operator.setitem, (self, key, value), {})
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or not hasattr(np.ndarray, name):
@@ -340,23 +380,11 @@ class Tracer:
     def _in_place(self, ufunc: np.ufunc, other: object) -> Any:
         if self.weak:
             return self.apply(ufunc, other)
-        if self.shared:
-            self.tracing.unsupported(
-                f"in-place {ufunc.__name__} on an argument or a view; write y = x ... instead",
-                "TW-E0244",
-            )
         result = self.apply(ufunc, other)
         if self.scalar:
             return result
-        target = self.dtype
-        if not np.can_cast(result.dtype, target, "same_kind"):
-            self.tracing.refuse(
-                f"in-place {ufunc.__name__}: cannot cast {result.dtype} to {target}"
-            )
-        if self.tracing.broadcast(ufunc.__name__, [result.dims, self.dims]) != self.dims:
-            self.tracing.refuse(f"in-place {ufunc.__name__}: the result would be larger")
-        self.value = self.tracing.cast(result.value, self.value.dtype)
-        return self
+        name = f"in-place {ufunc.__name__}"
+        return self.tracing.functions["write"](self.tracing, name, self, result)
 
     def __pos__(self) -> Any:
         return np.positive(self)
@@ -391,9 +419,20 @@ class Tracer:
         given = axes[0] if len(axes) == 1 else axes or None
         return call_function(self.tracing, np.transpose, (self, given), {})
 
-    def astype(self, dtype: Any, *args: Any, **kwargs: Any) -> Any:
+    def astype(
+        self, dtype: Any, order: str = "K", casting: str = "unsafe", subok: bool = True,
+        copy: bool = True,
+    ) -> Any:  # fmt: skip
         """numpy.ndarray.astype."""
-        return call_function(self.tracing, np.astype, (self, dtype), {})
+        if not np.can_cast(self.dtype, dtype, casting):  # type: ignore[arg-type]
+            self.tracing.refuse(f"astype: cannot cast {self.dtype} to {dtype} by {casting!r}")
+        return call_function(self.tracing, np.astype, (self, dtype), {"copy": copy})
+
+    def conj(self) -> Any:
+        """The array itself: no complex numbers are supported."""
+        return self
+
+    conjugate = conj
 
     def flatten(self, order: str = "C") -> Any:
         """numpy.ndarray.flatten."""
@@ -401,8 +440,12 @@ class Tracer:
         return Tracer(self.tracing, result.value)
 
     def fill(self, value: Any) -> None:
-        """Refused: writes in place."""
-        self.__setitem__(..., value)
+        """numpy.ndarray.fill."""
+        self[...] = value
+
+    def sort(self, axis: int = -1, kind: Any = None, order: Any = None, **_: Any) -> None:
+        """numpy.ndarray.sort."""
+        self[...] = np.sort(self, axis)
 
 
 _OPERANDS = (Tracer, Size, bool, int, float, complex, np.generic, np.ndarray)
@@ -410,8 +453,6 @@ _OPERANDS = (Tracer, Size, bool, int, float, complex, np.generic, np.ndarray)
 
 def _method(name: str, function: Handler) -> Callable[..., Any]:
     def method(self: Tracer, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(function, np.ufunc):
-            return function(self, *args, **kwargs)
         return call_function(self.tracing, function, (self, *args), kwargs)
 
     method.__name__ = name
@@ -433,15 +474,10 @@ def _in_place(ufunc: np.ufunc) -> Callable[..., Any]:
     return method
 
 
-_METHODS: dict[str, Handler] = {
-    name: getattr(np, name)
-    for name in (
-        "all", "any", "argmax", "argmin", "argpartition", "argsort", "clip", "conj", "conjugate",
-        "copy", "cumprod", "cumsum", "diagonal", "dot", "max", "mean", "min", "prod", "ravel",
-        "repeat", "round", "searchsorted", "squeeze", "std", "sum", "swapaxes", "take", "trace",
-        "var",
-    )
-}  # fmt: skip
+_METHODS = (
+    "all any argmax argmin argpartition argsort clip copy cumprod cumsum diagonal dot max mean min"
+    " prod ravel repeat round searchsorted squeeze std sum swapaxes take trace var"
+)
 _OPERATORS = {
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "truediv": np.true_divide,
     "floordiv": np.floor_divide, "mod": np.remainder, "pow": np.power, "matmul": np.matmul,
@@ -453,8 +489,8 @@ _COMPARISONS = {
     "eq": np.equal, "ne": np.not_equal,
 }  # fmt: skip
 
-for _name, _function in _METHODS.items():
-    setattr(Tracer, _name, _method(_name, _function))
+for _name in _METHODS.split():
+    setattr(Tracer, _name, _method(_name, getattr(np, _name)))
 for _name, _ufunc in _OPERATORS.items():
     setattr(Tracer, f"__{_name}__", _operator(_ufunc))
     setattr(Tracer, f"__r{_name}__", _operator(_ufunc, swap=True))
@@ -495,7 +531,16 @@ def call_function(trace: Trace, func: object, args: Sequence[Any], kwargs: dict[
 def bind(
     trace: Trace, name: str, handler: Handler, args: Sequence[Any], kwargs: dict[str, Any]
 ) -> Any:
-    """Calls a handler; arguments that it does not take are a gap, named."""
+    """Calls a handler; arguments that it does not take are a gap, named.
+
+    What is given as ``out`` is written, and returned.
+    """
+    if kwargs.get("out") is not None:
+        rest, mask = {k: v for k, v in kwargs.items() if k != "out"}, True
+        if handler is trace.functions["ufunc"]:
+            mask = rest.pop("where", True)
+        found = bind(trace, name, handler, args, rest)
+        return trace.functions["out"](trace, name, kwargs["out"], found, mask)
     code = handler.__code__
     known = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     extra = [k for k in kwargs if k not in known and not code.co_flags & 0x08]

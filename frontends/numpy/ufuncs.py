@@ -30,6 +30,11 @@ def elementwise(trace: Trace, ufunc: np.ufunc, *inputs: Any, **kwargs: Any) -> A
     who = f"numpy.{name}"
     for key, value in kwargs.items():
         default = value is None or (key == "where" and value is True) or key == "casting"
+        if key == "where" and not default:
+            trace.unsupported(
+                f"{who} with where and no out: the rest would not be initialised; use np.where",
+                "TW-E0245",
+            )
         if key not in ("dtype", "axis") and not default and (key, value) != ("order", "K"):
             trace.unsupported(f"{who} with the argument {key}", "TW-E0245")
     if name in _PRODUCTS:

@@ -31,13 +31,26 @@ def add_to_view(x: Any) -> Any:
     return z
 
 
+def write_beside_a_view(x: Any) -> Any:
+    y = x * 2
+    z = y.T
+    z[0] = 1
+    return y
+
+
+def write_into_a_plain_array(x: Any) -> Any:
+    y = np.zeros(4)
+    y[...] = x[0]
+    return y
+
+
 UNSUPPORTED: list[tuple[Callable[..., Any], str, str]] = [
     (lambda x: np.fft.fft(x + 1), "TW-E0241", "fft"),
     (lambda x: np.linalg.inv(x + 1), "TW-E0241", "numpy.linalg.inv"),
     (lambda x: np.nextafter(x, x), "TW-E0241", "numpy.nextafter"),
     (lambda x: np.unique(x + 1), "TW-E0242", "numpy.unique: the size of its result"),
     (lambda x: np.nonzero(x + 1), "TW-E0242", "numpy.nonzero"),
-    (lambda x: np.put(x, [0], 1), "TW-E0244", "numpy.put: it writes"),
+    (lambda x: np.put(x, [0], 1), "TW-E0244", "numpy.put: writing"),
     (lambda x: np.apply_along_axis(np.sum, 0, x), "TW-E0241", "each element or row"),
     (lambda x: x.tobytes(), "TW-E0241", "numpy.ndarray.tobytes"),
     (lambda x: x if x.sum() > 0 else -x, "TW-E0242", "condition"),
@@ -50,7 +63,12 @@ UNSUPPORTED: list[tuple[Callable[..., Any], str, str]] = [
     (add_in_place, "TW-E0244", "in-place add"),
     (add_to_view, "TW-E0244", "in-place add"),
     (lambda x: np.quantile(x, 0.5, method="weibull"), "TW-E0245", "weibull"),
-    (lambda x: np.add(x, 1, out=np.empty((3, 4), "f4")), "TW-E0245", "out"),
+    (lambda x: np.add(x, 1, out=np.empty((3, 4), "f4")), "TW-E0244", "numpy.add: writing"),
+    (lambda x: np.add(x, 1, out=x), "TW-E0244", "argument"),
+    (lambda x: np.add(x, 1, where=x > 0), "TW-E0245", "out"),
+    (write_beside_a_view, "TW-E0244", "array with a view"),
+    (write_into_a_plain_array, "TW-E0242", "np.zeros_like(x)"),
+    (lambda x: x.copy().__setitem__(x > 0, x[0]), "TW-E0242", "np.where"),
     (lambda x: np.quantile(x, x[0, 0]), "TW-E0242", "numpy.quantile"),
     (lambda x: x + 1j, "TW-E0246", "complex"),
     (lambda x: x.astype(object), "TW-E0246", "object"),
