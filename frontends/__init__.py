@@ -1,7 +1,7 @@
 """Importers: the table of frontends, which says what each one takes; nothing is imported for it.
 
 To add an operator for all of them: one entry in a file of ``compiler/ops``, and for each frontend
-one line in the mapping that ``operators`` names here.
+one line in the mapping that ``operators`` or ``TRACED`` names here.
 """
 
 from __future__ import annotations
@@ -87,6 +87,11 @@ FRONTENDS: Mapping[str, Frontend] = MappingProxyType({
         operators="tilewright.frontends.onnx.table:CONVERTERS",
     ),
 })  # fmt: skip
+
+TRACED: Mapping[str, str] = MappingProxyType({
+    "numpy": "tilewright.frontends.numpy.table:SUPPORTED",
+})  # fmt: skip
+"""Of each library whose functions are traced as they are called, the mapping of those known."""
 
 CAPTURES: dict[str, str] = {
     "dynamo": "tilewright.frontends.torch.dynamo:compile_captured",

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tilewright.errors import UnsupportedError
-from tilewright.frontends import FRONTENDS
+from tilewright.frontends import FRONTENDS, TRACED
 from tilewright.graph.ir import Graph, Node
 from tilewright.ops import OPS
 
@@ -53,10 +53,9 @@ def _print_tables() -> None:
         table.add_row(op.name, op.kind, ", ".join(op.attrs), op.summary)
     console.print(f"{len(OPS)} primitive operators")
     console.print(table, markup=False)
-    for name, frontend in FRONTENDS.items():
-        if not frontend.operators:
-            continue
-        module, names = frontend.operators.split(":")
+    tables = {name: f.operators for name, f in FRONTENDS.items() if f.operators}
+    for name, place in {**tables, **TRACED}.items():
+        module, names = place.split(":")
         try:
             supported = sorted(getattr(import_module(module), names))
         except ModuleNotFoundError as missing:
