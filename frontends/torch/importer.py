@@ -15,7 +15,7 @@ from tilewright.tensor.ir import Expr
 
 from .capture import Captured, Output, decompositions, import_captured
 from .export import export, recurrent_shapes
-from .symbols import Least, conditions_of, declared_least, symbols_of
+from .symbols import Least, conditions_of, conditions_text, declared_least, symbols_of
 from .types import GapError
 
 
@@ -63,7 +63,7 @@ def import_exported(
     symbols = symbols_of(lowered, least or {})
     conditions: tuple[Expr, ...] = ()
     try:
-        conditions = conditions_of(lowered, symbols)
+        conditions = conditions_of(lowered, conditions_text(program), symbols)
     except GapError as gap:
         refused.append((gap.reason, lowered.graph.output_node()))
     return import_captured(

@@ -99,8 +99,9 @@ def _first_line(error: Exception) -> str:
 def content_of(source: Exported) -> str | None:
     """A text that differs where the program, its weights or this torch do; None without data.
 
-    What decides a program is its code with all arguments, the types of its inputs, the ranges of
-    its symbols, their names and conditions, its signature and its tensors; comments, which tell source lines, are left out.
+    What decides a program is its code with all arguments, the types of its inputs, the names and
+    ranges of its symbols and the conditions on them, its signature and its tensors; comments,
+    which tell source lines, are left out.
     """
     program = source.program
     code = re.sub(r"(?m)^\s*#.*\n", "", str(program))

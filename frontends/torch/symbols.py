@@ -57,24 +57,26 @@ def symbols_of(program: torch.export.ExportedProgram, least: Least) -> dict[str,
 
 
 def conditions_of(
-    program: torch.export.ExportedProgram, symbols: Mapping[str, Var]
+    program: torch.export.ExportedProgram, stated: str, symbols: Mapping[str, Var]
 ) -> tuple[Expr, ...]:
     """What must hold between sizes for the program to be what the module does.
 
     Torch takes the course that a module's Python takes for the sizes of the example; with
     ``Dim.AUTO`` it notes what decided it.
 
+    Args:
+        program: after its decomposition, which states the conditions over its symbols anew.
+        stated: the ``conditions_text`` of the program before.
+
     Raises:
-        GapError: a condition is not stated in integers, or was lost where the program was saved.
+        GapError: a condition is not stated in integers, or was lost on the way.
     """
     environment = _environment(program)
-    if environment is None or not environment.var_to_sources:
-        text = conditions_text(program)
-        if text:
-            raise GapError(f"the conditions {text} of a program that was saved")
-        return ()
+    guards = [] if environment is None else environment.guards
+    if stated and not guards:
+        raise GapError(f"the conditions {stated}, which torch does not state anew")
     found = {}
-    for guard in environment.guards:
+    for guard in guards:
         condition = simplify(_condition(environment.replace(guard.expr), symbols))
         if not isinstance(condition, Const):
             found[condition] = None
@@ -84,7 +86,7 @@ def conditions_of(
 
 
 def conditions_text(program: torch.export.ExportedProgram) -> str:
-    """What ``conditions_of`` states, in torch's words; also for a program that was saved."""
+    """What must hold between sizes, in torch's words."""
     return ", ".join(getattr(program, "_guards_code", None) or ())
 
 
