@@ -7,10 +7,13 @@ from typing import cast
 
 from tilewright.errors import TargetError
 
-from .backend import Backend
+from .backend import Backend, Exporter
 
 BACKENDS: dict[str, str] = {"cpu": "tilewright.backends.cpu"}
 """The module of each backend, which holds it as ``BACKEND``."""
+
+EXPORTERS: dict[str, str] = {"cpu": "tilewright.backends.cpu.export"}
+"""The module of each backend whose code runs without us, which holds it as ``EXPORTER``."""
 
 
 def load_backend(name: str) -> Backend:
@@ -23,3 +26,18 @@ def load_backend(name: str) -> Backend:
     if module is None:
         raise TargetError(f"backend {name!r}: there are {', '.join(BACKENDS)}", code="TW-E0404")
     return cast(Backend, import_module(module).BACKEND)
+
+
+def find_exporter(name: str) -> Exporter:
+    """What writes the code of a backend to files that need no Tilewright.
+
+    Raises:
+        TargetError: the backend has no such files (TW-E0406).
+    """
+    module = EXPORTERS.get(name)
+    if module is None:
+        raise TargetError(
+            f"backend {name!r}: its code is not exported; {', '.join(EXPORTERS)} code is",
+            code="TW-E0406",
+        )
+    return cast(Exporter, import_module(module).EXPORTER)

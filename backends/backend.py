@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
+
+import numpy as np
 
 from tilewright.runtime.cache import Cache
 from tilewright.runtime.executable import Entry
@@ -77,3 +80,16 @@ class Backend(Protocol):
             cache: where code of the runtime itself is kept.
             threads: how many threads a call may use; None: what the system allows.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class Exporter:
+    """What makes files of a backend's code that need no Tilewright where they are used.
+
+    Attributes:
+        suffixes: what names of such files end in, for a target.
+        export: from what is compiled, its constants and a file's name to files and their contents.
+    """
+
+    suffixes: Callable[[Target], tuple[str, ...]]
+    export: Callable[[Unit, np.ndarray, Path], dict[Path, bytes]]

@@ -33,11 +33,13 @@ if TYPE_CHECKING:
     from .jit import jit
     from .runtime.executable import Executable
     from .runtime.program import TensorSpec
+    from .standalone import export
 
 _LAZY = {
     "Executable": "tilewright.runtime.executable",
     "TensorSpec": "tilewright.runtime.program",
     "compile": "tilewright.api",
+    "export": "tilewright.standalone",
     "jit": "tilewright.jit",
     "load": "tilewright.api",
 }
@@ -58,6 +60,7 @@ __all__ = [
     "UnsupportedError",
     "__version__",
     "compile",
+    "export",
     "jit",
     "load",
 ]

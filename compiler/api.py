@@ -14,9 +14,11 @@ from tilewright.backends.backend import Backend
 from tilewright.errors import OptionError
 from tilewright.graph.ir import Graph
 from tilewright.models import find_model, keep_model, model_key
-from tilewright.options import from_environment
+from tilewright.options import Options, from_environment
 from tilewright.runtime import artifact
+from tilewright.runtime.artifact import Artifact
 from tilewright.runtime.cache import NO_CACHE, open_cache
+from tilewright.runtime.compiled import Compiled
 from tilewright.runtime.executable import Executable
 from tilewright.sources import Source, source_of
 from tilewright.stages import (
@@ -59,7 +61,7 @@ def compile(  # noqa: A001
         example_inputs: arguments, as a tuple or by name, for a source that is a function of them
             and not yet a program.
         dynamic_shapes: which of their sizes may differ, in the words of the source's framework.
-        target: ``native`` (this CPU) or a level (``x86-64-v3``).
+        target: ``native`` (this CPU) or a target that it can run (``x86-64-v3``).
         math: ``fast`` (the default) allows Winograd's method for convolutions of float32, whose
             results differ from the plain sum's by up to about 2e-5 of the largest one, and which
             spreads an infinity or a nan to neighbouring places; ``strict`` forbids it.
@@ -76,10 +78,10 @@ def compile(  # noqa: A001
     options = from_environment(
         None, target=target, math=math, threads=threads, cache=cache, debug=debug
     )
-    log = Log(progress)
-    store = open_cache(options)
     backend = load_backend(backend_of(options.target))
-    wanted = backend.resolve(options.target)
+    # Not after compiling for minutes what could not be run.
+    backend.check(backend.resolve(options.target))
+    log = Log(progress)
     opened = source_of(
         source,
         log,
@@ -88,21 +90,54 @@ def compile(  # noqa: A001
         shapes=shapes,
         dim_ranges=dim_ranges,
     )
+    found, again = _build(opened, options, log)
+    entry = backend.load(found.target, found.objects, open_cache(options), options.threads)
+    _report(options.debug, log, again)
+    return Executable(found, entry, again.stages())
+
+
+def build(
+    source: Any,
+    *,
+    target: str | None = None,
+    math: str | None = None,
+    shapes: Shapes | None = None,
+    dim_ranges: DimRanges | None = None,
+    cache: bool | None = None,
+    progress: Progress | None = None,
+) -> Compiled:
+    """Compiles a model for a target that need not be this machine: to be saved or looked at.
+
+    Args:
+        source, target, math, shapes, dim_ranges, cache, progress: as ``compile`` takes them.
+
+    Raises:
+        ModelError, UnsupportedError, OptionError, TargetError: see their classes.
+    """
+    options = from_environment(None, target=target, math=math, cache=cache)
+    log = Log(progress)
+    opened = source_of(source, log, shapes=shapes, dim_ranges=dim_ranges)
+    found, again = _build(opened, options, log)
+    return Compiled(found, again.stages())
+
+
+def _build(opened: Source, options: Options, log: Log) -> tuple[Artifact, _Again]:
+    """The compiled model, from the cache where it is there, and what its texts are made of."""
+    store = open_cache(options)
+    backend = load_backend(backend_of(options.target))
+    wanted = backend.resolve(options.target)
     key = model_key(store, opened, wanted, options.math)
     found = None if key is None else find_model(store, key, opened)
     made: Built | None = None
     if found is None:
         # No name for the graph: its weights are to go when they are packed.
-        build = load_function(PIPELINE["build"])
-        made = build(_imported(opened, log), wanted, backend, store, log, options.math)
+        function = load_function(PIPELINE["build"])
+        made = function(_imported(opened, log), wanted, backend, store, log, options.math)
         assert made is not None
         found = made.artifact
         if key is not None:
             keep_model(store, key, opened, found)
-    entry = backend.load(found.target, found.objects, store, options.threads)
-    again = _Again(opened, wanted, options.math, backend, made)
-    _report(options.debug, log, again)
-    return Executable(found, entry, again.stages())
+    return found, _Again(opened, wanted, options.math, backend, made)
 
 
 def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Executable:

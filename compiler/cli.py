@@ -1,4 +1,4 @@
-"""The command line: ``tilewright compile | run | bench | inspect | ops | doctor``.
+"""The command line: ``tilewright compile | export | run | bench | inspect | ops | doctor``.
 
 Exit codes: 0 ok, 1 results differ, 2 wrong usage or input, 3 unsupported model, 4 internal error.
 Every error is one paragraph on standard error; TILEWRIGHT_DEBUG=1 adds the traceback.
@@ -22,6 +22,7 @@ INTERRUPTED = 130
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "compile": ("tilewright.commands.compile:compile_model", "Compile a model to a .tw file."),
+    "export": ("tilewright.commands.export:export", "Export a model for C or WebAssembly."),
     "run": ("tilewright.commands.run:run", "Run a model on random or given inputs."),
     "bench": ("tilewright.commands.bench:bench", "Measure models, also against other runtimes."),
     "inspect": ("tilewright.commands.stages:inspect", "Show a model at any stage of compilation."),
@@ -62,8 +63,8 @@ class Commands(click.Group):
 def tilewright() -> None:
     """Compile deep-learning models to native code, run and measure them.
 
-    A MODEL is an ONNX file, a compiled .tw file, or zoo:NAME for a network that comes with the
-    onnx package and needs no download.
+    A MODEL is an ONNX file, a .pt2 file of torch.export.save, a compiled .tw file, or zoo:NAME for
+    a network that comes with the onnx package and needs no download.
     """
 
 

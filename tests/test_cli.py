@@ -66,7 +66,7 @@ def test_compile_writes_a_file_that_run_takes(
     layer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     artifact = tmp_path / "layer.tw"
-    assert command("compile", layer, "-o", str(artifact), "--threads", "1") == 0
+    assert command("compile", layer, "-o", str(artifact)) == 0
     assert "x: f32[N, 16]" in capsys.readouterr().out
     assert command("run", str(artifact), "--dim", "N=3") == 0
     assert "3x8" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -43,12 +44,13 @@ ALLOWED: dict[str, set[str]] = {
     "sources": BASE | {"graph.ir", "runtime", "frontends", "stages"},
     "models": BASE | {"runtime", "sources", "stages", "target"},
     "api": PROGRAM | {"graph.ir", "backends", "models", "sources", "stages"},
+    "standalone": PROGRAM | {"api", "backends", "sources", "stages"},
     "jit": PIPELINE | {"api"},
     "dynamo": BASE | {"api", "frontends", "options", "stages"},
     "bench": GRAPH,
     "peers": GRAPH | {"api", "frontends", "stages"},
     "footprint": {"api", "peers"},
-    "commands": PIPELINE | {"api", "bench", "peers"},
+    "commands": PIPELINE | {"api", "bench", "peers", "standalone"},
     "cli": BASE | {"options"},
     "__main__": {"cli"},
     "": BASE,
@@ -65,8 +67,12 @@ THIRD_PARTY = {
 }
 """Packages that only some layers may import."""
 
+ENTRIES = {"dynamo", "jit"}
+"""What the entry points of one framework lead to; only these name a frontend."""
+
 FACE = {
     "api",
+    "standalone",
     "models",
     "sources",
     "jit",
@@ -212,3 +218,33 @@ def test_private_names_are_not_imported(path: Path) -> None:
         if name[0] == "tilewright" and name[-1].startswith("_") and not name[-1].startswith("__")
     ]
     assert not private
+
+
+def texts_and_names(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """The strings of a file that are no docstrings, and the names in its code."""
+    told = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}
+    for node in ast.walk(tree):
+        match node:
+            case ast.Constant(value=str(text)) if id(node) not in told:
+                yield node.lineno, text
+            case ast.Name(id=text) | ast.Attribute(attr=text):
+                yield node.lineno, text.replace("_", " ")
+            case ast.FunctionDef(name=text) | ast.ClassDef(name=text) | ast.arg(arg=text):
+                yield node.lineno, text.replace("_", " ")
+
+
+OUTSIDE = [p for p in sources() if p.relative_to(ROOT).parts[0] != "frontends"]
+
+
+@pytest.mark.parametrize("path", OUTSIDE, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_frontend_is_named_outside_its_folder(path: Path) -> None:
+    layer = layer_of(module_of(path))
+    if layer in ENTRIES | {"errors"}:  # the list of all error codes says what each one is about
+        return
+    inside = [".".join(n[1:]) for _, _, n in imports(path) if n[:2] == ("tilewright", "frontends")]
+    packages = {p.name for p in (ROOT / "frontends").iterdir() if p.is_dir()}
+    assert not [n for n in inside if packages & set(n.split("."))]
+    # A file's suffix is the user's word for it; NumPy's own name is not that of its frontend.
+    framework = re.compile(r"(?<!\.)\b(onnx|torch|pytorch|aten)\b", re.IGNORECASE)
+    named = [f"line {n}: {t}" for n, t in texts_and_names(tree_of(path)) if framework.search(t)]
+    assert not named

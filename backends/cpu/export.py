@@ -19,12 +19,12 @@ from pathlib import Path
 import llvmlite.binding as llvm
 import numpy as np
 
-from tilewright.errors import TargetError
 from tilewright.runtime.program import ALIGNMENT, Program, TensorSpec
+from tilewright.target import Target
 from tilewright.tensor.ir import Var
 from tilewright.tensor.text import text as expression_text
 
-from ..backend import Unit
+from ..backend import Exporter, Unit
 from ..llvm.emit import emit_module
 from .compile import emit_object, parse
 from .program import ENTRY, emit_program, emit_sizes
@@ -36,25 +36,19 @@ _C_TYPES = {
 }  # fmt: skip
 
 
+def suffixes(target: Target) -> tuple[str, ...]:
+    """What a model is exported as: an object, for WebAssembly also a module."""
+    return (".o", ".wasm") if target.architecture == "wasm32" else (".o",)
+
+
 def export(unit: Unit, constants: np.ndarray, path: Path) -> dict[Path, bytes]:
     """The files that a model is exported as, with their contents.
 
     Args:
         unit: the model for its target.
         constants: the bytes that the program refers to.
-        path: the file to write; its suffix says what: ``.o`` or ``.wasm``, its stem names the
-            functions.
-
-    Raises:
-        TargetError: the target has no such files (TW-E0406).
+        path: the file to write, with one of the suffixes; its stem names the functions.
     """
-    kinds = (".o", ".wasm") if unit.target.architecture == "wasm32" else (".o",)
-    if path.suffix not in kinds:
-        raise TargetError(
-            f"{path}: code for {unit.target.name} is exported as a file that ends in "
-            f"{' or '.join(kinds)}",
-            code="TW-E0406",
-        )
     name = re.sub(r"\W", "_", path.stem, flags=re.ASCII)
     name = f"_{name}" if name[:1].isdigit() or not name else name
     code = emit_object(export_module(unit, constants, name), unit.target)
@@ -182,3 +176,6 @@ def _array(spec: TensorSpec) -> str:
 def _plain(text: str) -> str:
     """Text that cannot end the comment that it stands in, whatever the model's names are."""
     return text.replace("*/", "* /").replace("\n", " ")
+
+
+EXPORTER = Exporter(suffixes, export)

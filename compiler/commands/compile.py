@@ -9,7 +9,7 @@ import click
 
 from tilewright.errors import OptionError
 
-from .model import ARTIFACT, MATH, NO_CACHE, RANGE, SHAPE, TARGET, THREADS, is_artifact, ready
+from .model import ARTIFACT, MATH, NO_CACHE, RANGE, SHAPE, TARGET, built, is_artifact
 
 
 @click.command("compile", epilog="Example: tilewright compile zoo:resnet50 -o resnet50.tw")
@@ -19,7 +19,6 @@ from .model import ARTIFACT, MATH, NO_CACHE, RANGE, SHAPE, TARGET, THREADS, is_a
 )
 @TARGET
 @MATH
-@THREADS
 @SHAPE
 @RANGE
 @NO_CACHE
@@ -35,7 +34,6 @@ def compile_model(
     output: Path,
     target: str | None,
     math: str | None,
-    threads: int | None,
     shapes: tuple[tuple[str, tuple[int | str, ...]], ...],
     ranges: tuple[tuple[str, tuple[int, int | None]], ...],
     no_cache: bool,
@@ -48,13 +46,12 @@ def compile_model(
     if is_artifact(model):
         raise OptionError(f"{model} is compiled already", code="TW-E0821")
     began = time.perf_counter()
-    exe = ready(
+    exe = built(
         model,
         shapes=dict(shapes),
         ranges=dict(ranges),
         target=target,
         math=math,
-        threads=threads,
         cache=not no_cache,
     )
     exe.save(output, stages=stages)

@@ -15,6 +15,8 @@ from rich.console import Console
 from tilewright import api
 from tilewright.errors import OptionError
 from tilewright.graph.ir import Graph
+from tilewright.runtime import artifact
+from tilewright.runtime.compiled import Compiled
 from tilewright.runtime.executable import Executable
 
 ARTIFACT = ".tw"
@@ -90,7 +92,7 @@ RANGE = click.option(
 TARGET = click.option(
     "--target",
     metavar="NAME",
-    help="CPU to compile for: native (the default), x86-64-v2, x86-64-v3 or x86-64-v4.",
+    help="What to compile for: native (the default), x86-64-v3, aarch64, ...; doctor lists all.",
 )
 MATH = click.option(
     "--math",
@@ -124,12 +126,7 @@ def ready(
 ) -> Executable:
     """The model, loaded if it is compiled already and else compiled, with progress shown."""
     if is_artifact(model):
-        if shapes or ranges or target or math:
-            raise OptionError(
-                f"{model} is compiled already; shapes, ranges, target and math are chosen when it"
-                " is",
-                code="TW-E0821",
-            )
+        _refuse_choices(model, shapes, ranges, target, math)
         return api.load(model, threads=threads)
     with progress() as tell:
         return api.compile(
@@ -144,6 +141,39 @@ def ready(
         )
 
 
+def built(
+    model: str,
+    *,
+    shapes: Mapping[str, tuple[int | str, ...]] | None = None,
+    ranges: Mapping[str, tuple[int, int | None]] | None = None,
+    target: str | None = None,
+    math: str | None = None,
+    cache: bool = True,
+) -> Compiled:
+    """The model compiled for any target and not loaded: to be looked at or saved."""
+    if is_artifact(model):
+        _refuse_choices(model, shapes, ranges, target, math)
+        return Compiled(artifact.read(model))
+    with progress() as tell:
+        return api.build(
+            model,
+            target=target,
+            math=math,
+            shapes=shapes or None,
+            dim_ranges=ranges or None,
+            cache=None if cache else False,
+            progress=lambda stage: tell(f"{model}: {stage}"),
+        )
+
+
+def _refuse_choices(model: str, *choices: object) -> None:
+    if any(choices):
+        raise OptionError(
+            f"{model} is compiled already; shapes, ranges, target and math are chosen when it is",
+            code="TW-E0821",
+        )
+
+
 def graph_of(model: str, shapes: Mapping[str, tuple[int | str, ...]] | None = None) -> Graph:
     """The graph of a model that is not compiled yet.
 
@@ -152,7 +182,8 @@ def graph_of(model: str, shapes: Mapping[str, tuple[int | str, ...]] | None = No
     """
     if is_artifact(model):
         raise OptionError(
-            f"{model} is compiled and does not hold the model's graph; give the ONNX file",
+            f"{model} is compiled and does not hold the model's graph; give what it was "
+            f"compiled from",
             code="TW-E0822",
         )
     return api.import_graph(model, shapes or None)

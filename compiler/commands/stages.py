@@ -8,11 +8,11 @@ import click
 
 from tilewright.graph import text as graph_text
 from tilewright.runtime.artifact import replace_file
-from tilewright.runtime.executable import Executable
+from tilewright.runtime.compiled import Compiled
 from tilewright.runtime.program import CallKernel, kernel_names, walk_steps
 from tilewright.tensor.text import text as tensor_text
 
-from .model import RANGE, SHAPE, TARGET, graph_of, is_artifact, ready
+from .model import RANGE, SHAPE, TARGET, built, graph_of, is_artifact
 
 STAGES = ("graph", "passes", "compute", "loops", "schedule", "program", "llvm", "asm")
 
@@ -42,7 +42,7 @@ def inspect(
         # Needs no more than the importer, so it also shows what cannot be compiled.
         found = graph_text.text(graph_of(model, dict(shapes)))
     else:
-        exe = ready(model, shapes=dict(shapes), ranges=dict(ranges), target=target)
+        exe = built(model, shapes=dict(shapes), ranges=dict(ranges), target=target)
         found = _summary(exe) if stage is None else exe.text(stage)
     if output is None:
         click.echo(found)
@@ -51,7 +51,7 @@ def inspect(
         put(0, found.encode())
 
 
-def _summary(exe: Executable) -> str:
+def _summary(exe: Compiled) -> str:
     program = exe.program
     calls = sum(isinstance(s, CallKernel) for s in walk_steps(program.steps))
     arena = program.arena_bytes

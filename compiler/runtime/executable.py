@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from ..dtype import DType, i64
 from ..errors import InputError, InternalError, OptionError
-from ..target import Target
-from . import artifact
-from . import text as program_text
 from .artifact import Artifact
 from .buffer import (
     BorrowError,
@@ -30,14 +27,13 @@ from .buffer import (
     exporter,
     library_of,
 )
+from .compiled import Compiled, Stages
 from .program import LetElement, Program, TensorSpec, walk_steps
 from .shapes import Plan, Planner
 
 _ENTRY = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)
 _MOST_PLANS = 256
 _READY = 0x101  # NumPy's flags C_CONTIGUOUS and ALIGNED
-
-Stages = Mapping[str, str | Callable[[], str]]
 
 
 class Entry(Protocol):
@@ -90,7 +86,7 @@ class _CallContext:
         self.plan = plan
 
 
-class Executable:
+class Executable(Compiled):
     """A model ready to run.
 
     Args:
@@ -110,7 +106,7 @@ class Executable:
             )
         if constants.nbytes and address_of(constants) % 64:
             raise InternalError(f"program {program.name}: constants not aligned", code="TW-E0912")
-        self._built = built
+        super().__init__(built, stages)
         self._entry = entry
         self._call = _ENTRY(entry.address)
         self._context = entry.context
@@ -122,38 +118,6 @@ class Executable:
         self._most_free = 2 * (os.cpu_count() or 1)
         self._positions = {s.name: i for i, s in enumerate(program.inputs)}
         self._dtypes = tuple(s.dtype.numpy for s in program.inputs)
-        self._stages: dict[str, str | Callable[[], str]] = {
-            **(stages or {}),
-            **built.stages,
-            "program": lambda: program_text.text(program),
-        }
-
-    # -------------------------------------------------------------- what it is
-
-    @property
-    def name(self) -> str:
-        """The model's name."""
-        return self._built.program.name
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """Name, dtype and shape of each input, in calling order."""
-        return self._built.program.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """Name, dtype and shape of each output, in order."""
-        return self._built.program.outputs
-
-    @property
-    def program(self) -> Program:
-        """What runs."""
-        return self._built.program
-
-    @property
-    def target(self) -> Target:
-        """What the code was generated for."""
-        return self._built.target
 
     @property
     def threads(self) -> int:
@@ -165,51 +129,6 @@ class Executable:
         if not 1 <= count <= 1024:
             raise OptionError(f"threads: {count} is not in 1..1024", code="TW-E0801")
         self._entry.threads = count
-
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """The names that ``text`` knows."""
-        return tuple(self._stages)
-
-    def text(self, stage: str) -> str:
-        """The text of a stage of its making.
-
-        Raises:
-            OptionError: there is no such stage, or it was not kept in the file that this was
-                loaded from (TW-E0803).
-        """
-        found = self._stages.get(stage)
-        if found is None:
-            raise OptionError(
-                f"stage {stage!r}: there are {', '.join(self._stages)}", code="TW-E0803"
-            )
-        return found if isinstance(found, str) else found()
-
-    def save(self, path: str | os.PathLike[str], stages: Sequence[str] = ()) -> None:
-        """Writes a ``.tw`` file that ``load`` reads without compiling.
-
-        Args:
-            path: where; an existing file is replaced in one step.
-            stages: names of stages whose texts are kept in the file.
-
-        Raises:
-            OutputError: the place cannot be written or is full; nothing is left behind.
-        """
-        built = self._built
-        kept = {name: self.text(name) for name in stages}
-        artifact.write(
-            path,
-            Artifact(
-                built.program, built.target, built.objects, built.constants, built.versions, kept
-            ),
-        )
-
-    def __str__(self) -> str:
-        inputs = ", ".join(map(str, self.inputs))
-        return f"{self.name}({inputs}) -> ({', '.join(map(str, self.outputs))})"
-
-    def __repr__(self) -> str:
-        return f"<Executable {self} for {self.target.name}>"
 
     def __del__(self) -> None:
         entry = getattr(self, "_entry", None)
