@@ -18,10 +18,12 @@ number while all threads agree. In the order of what happens to a kernel:
     faults      the errors                       simulator    memory, modules, launches
 """
 
+from .counters import Counters, Traffic
 from .faults import Place, PtxError, SimulationError
 from .simulator import Kernel, LoadedModule, Options, Simulator
 
 __all__ = [
+    "Counters",
     "Kernel",
     "LoadedModule",
     "Options",
@@ -29,4 +31,5 @@ __all__ = [
     "PtxError",
     "SimulationError",
     "Simulator",
+    "Traffic",
 ]
