@@ -95,7 +95,7 @@ def peer_version(name: str) -> str | None:
 
 
 def open_peer(name: str, path: Path, threads: int) -> Peer:
-    """Gets a peer ready to run an ONNX file.
+    """Gets a peer ready to run a file of the format that runtimes share.
 
     Raises:
         OptionError: there is no such peer, or it is not installed (TW-E0824), or it does not

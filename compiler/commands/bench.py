@@ -161,7 +161,7 @@ def bench(
     wrong: list[tuple[str, str, Agreement]] = []
     for model in models:
         if peers and is_artifact(model):
-            raise click.UsageError(f"{model}: peers need the ONNX file, not a compiled one")
+            raise click.UsageError(f"{model}: peers need the model itself, not a compiled file")
         with ExitStack() as stack:
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="tilewright-")))
             session = _open(model, folder, dict(shapes), dict(dims), target, seed)

@@ -18,6 +18,7 @@ from tilewright.backends.cpu.emulators import EMULATORS, WASM_RUNTIME, missing_t
 from tilewright.backends.cpu.target import TARGET_NAMES
 from tilewright.backends.cpu.threads import cpu_quota, default_threads
 from tilewright.errors import InternalError, TargetError
+from tilewright.frontends import FRONTENDS
 from tilewright.graph.build import GraphBuilder
 from tilewright.graph.ir import Graph, TensorType
 from tilewright.options import Options, from_environment
@@ -27,7 +28,7 @@ from tilewright.target import Target
 from tilewright.tensor.ir import symbol
 from tilewright.version import __version__
 
-_PACKAGES = ("numpy", "llvmlite", "onnx", "ml_dtypes", "click", "rich")
+_PACKAGES = ("numpy", "llvmlite", "ml_dtypes", "click", "rich")
 
 
 @click.command(epilog="Example: tilewright doctor")
@@ -40,13 +41,22 @@ def doctor() -> None:
     click.echo(f"{'self-test':15} ok: a small model compiled and ran in {took:.2f} s")
 
 
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
 def _facts(options: Options) -> Iterator[tuple[str, str]]:
     backend = load_backend(api.backend_of(options.target))
     packages = ", ".join(f"{name} {metadata.version(name)}" for name in _PACKAGES)
+    frontends = sorted({name for f in FRONTENDS.values() for name in f.packages})
     tools = ", ".join(f"{name} {version}" for name, version in backend.versions.items())
     yield "tilewright", __version__
     yield "python", f"{platform.python_version()} on {platform.platform()}"
     yield "packages", f"{packages} ({tools})"
+    yield "frontends", ", ".join(f"{name} {_version(name)}" for name in frontends)
     try:
         yield from _target_facts(backend.resolve(options.target))
     except TargetError as error:

@@ -48,7 +48,7 @@ def parse_input(value: str) -> tuple[str, Path]:
 @click.option(
     "--check",
     type=click.Choice(["onnxruntime", "reference"]),
-    help="Compare with ONNX Runtime, or with NumPy; exit 1 where they differ.",
+    help="Compare with another runtime, or with NumPy; exit 1 where they differ.",
 )
 @click.option(
     "--tolerance",
@@ -87,7 +87,7 @@ def run(
     that nothing settles are 1 where they come first in a shape and else 16; --dim chooses.
     """
     if check and is_artifact(model):
-        raise click.UsageError("--check needs the ONNX file, not a compiled one")
+        raise click.UsageError("--check needs the model itself, not a compiled file")
     began = time.perf_counter()
     exe = ready(
         model,

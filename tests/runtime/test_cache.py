@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -132,6 +134,8 @@ def test_clear_removes_everything_and_says_how_much(tmp_path: Path) -> None:
 
 WRITER = """
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from tilewright.runtime.cache import Cache, digest_key
 cache = Cache(Path(sys.argv[1]), 40_000)
@@ -153,3 +157,106 @@ def test_processes_that_share_a_full_cache_never_read_a_wrong_entry(tmp_path: Pa
     cache.evict()
     assert cache.stats().bytes <= 40_000
     assert not [p for p in files(tmp_path) if p.name.startswith(".")]
+
+
+# ------------------------------------------------------------------ digests of files
+
+
+@pytest.fixture
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A large file that, as the tests' clock has it, was written long ago."""
+    path = tmp_path / "weights"
+    path.write_bytes(bytes(5 << 20))
+    later = time.time_ns() + 3600 * 10**9
+    monkeypatch.setattr("tilewright.runtime.cache.time.time_ns", lambda: later)
+    return path
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The places that were read, each once for every reading."""
+    found: list[int] = []
+    read = os.pread
+
+    def counted(descriptor: int, count: int, start: int) -> bytes:
+        found.append(start)
+        return read(descriptor, count, start)
+
+    monkeypatch.setattr("tilewright.runtime.cache.os.pread", counted)
+    return found
+
+
+def test_a_large_file_is_read_once(tmp_path: Path, weights: Path, reads: list[int]) -> None:
+    digests = {Cache(tmp_path / "cache", 10_000).file_digest(weights) for _ in range(3)}
+    assert len(digests) == 1
+    assert sorted(reads) == [0, 4 << 20]
+
+
+def test_a_file_under_another_name_is_the_same(
+    tmp_path: Path, weights: Path, reads: list[int]
+) -> None:
+    cache = Cache(tmp_path / "cache", 10_000)
+    before = cache.file_digest(weights)
+    copy = tmp_path / "copy"
+    copy.write_bytes(weights.read_bytes())
+    assert cache.file_digest(copy) == before
+    assert len(reads) == 4
+
+
+def _written(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(1 << 20)
+        file.write(b"x")
+
+
+def _replaced(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_bytes(b"x" * path.stat().st_size)
+    other.replace(path)
+
+
+@pytest.mark.parametrize("change", [_written, _replaced])
+def test_a_changed_file_is_read_again_though_its_time_is_put_back(
+    change: Callable[[Path], None], tmp_path: Path, weights: Path
+) -> None:
+    cache = Cache(tmp_path / "cache", 10_000)
+    before, times = cache.file_digest(weights), weights.stat()
+    change(weights)
+    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert (weights.stat().st_size, weights.stat().st_mtime_ns) == (
+        times.st_size,
+        times.st_mtime_ns,
+    )
+    assert cache.file_digest(weights) != before
+
+
+def test_a_file_that_changed_lately_is_not_known_by_its_times(
+    tmp_path: Path, reads: list[int]
+) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(bytes(5 << 20))
+    cache = Cache(tmp_path / "cache", 10_000)
+    for _ in range(2):
+        cache.file_digest(path)
+    assert len(reads) == 4
+
+
+def test_without_a_cache_every_file_is_read(weights: Path, reads: list[int]) -> None:
+    assert NO_CACHE.file_digest(weights) == NO_CACHE.file_digest(weights) is not None
+    assert len(reads) == 4
+
+
+def test_a_damaged_digest_is_found_anew(tmp_path: Path, weights: Path) -> None:
+    cache = Cache(tmp_path / "cache", 10_000)
+    before = cache.file_digest(weights)
+    (entry,) = files(tmp_path / "cache")
+    entry.write_bytes(b"0" * len(entry.read_bytes()))
+    assert cache.file_digest(weights) == before
+
+
+def test_what_cannot_be_read_has_no_digest(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache", 10_000)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (tmp_path, tmp_path / "nothing", pipe, Path("a\0b")):
+        assert cache.file_digest(path) is None
