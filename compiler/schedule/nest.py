@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from ..errors import ScheduleError
 from ..tensor.ir import (
     Alloc,
+    Binary,
     Block,
     Buffer,
     Dim,
@@ -15,6 +16,7 @@ from ..tensor.ir import (
     Func,
     If,
     Let,
+    Load,
     Prefetch,
     Stmt,
     Store,
@@ -35,6 +37,7 @@ __all__ = [
     "map_block",
     "simplify_block",
     "simplify_func",
+    "simplify_update",
     "stores",
     "substitute_block",
 ]
@@ -192,7 +195,9 @@ def simplify_block(block: Block, ranges: Ranges) -> Block:
                 result.append(For(stmt.var, extent, body, stmt.kind, start))
             case Store():
                 indices = tuple(simplify(i, ranges) for i in stmt.indices)
-                result.append(Store(stmt.buffer, indices, simplify(stmt.value, ranges)))
+                old = Load(stmt.buffer, stmt.indices)
+                value = simplify_update(stmt.value, old, ranges)
+                result.append(Store(stmt.buffer, indices, value))
             case If():
                 cond = simplify(stmt.cond, ranges)
                 match getattr(cond, "value", None):
@@ -211,6 +216,16 @@ def simplify_block(block: Block, ranges: Ranges) -> Block:
             case Alloc():
                 result.append(stmt)
     return tuple(result)
+
+
+def simplify_update(value: Expr, old: Expr, ranges: Ranges) -> Expr:
+    """Simplifies what is stored in place of ``old``; an update ``op(old, rest)`` stays one.
+
+    Integers would lose that form: ``old + (a - b)`` is the sum ``old + a - b`` of three terms.
+    """
+    if isinstance(value, Binary) and (value.a is old or value.b is old):
+        return Binary(value.op, simplify(value.a, ranges), simplify(value.b, ranges))
+    return simplify(value, ranges)
 
 
 def _simple_dim(d: Dim, ranges: Ranges) -> Dim:

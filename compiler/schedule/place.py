@@ -53,6 +53,7 @@ from .nest import (
     loop_range,
     loops,
     map_block,
+    simplify_update,
     stores,
 )
 
@@ -328,7 +329,10 @@ def _shrink(
             raise fail(step, func, f"an element of {old.name!r} depends on another")
         marks: dict[Expr, Expr] = {x: Var(f".own{k}", x.dtype) for k, x in enumerate(own)}
         back = {m: x for x, m in marks.items()}
-        inside = simplify(substitute(substitute(e, marks), shift), ranges)
+        shifted = substitute(substitute(e, marks), shift)
+        inside = simplify(shifted, ranges)
+        for mark in back:
+            inside = simplify_update(shifted, mark, ranges)
         guards = [
             (v, lt(start + v, whole))
             for v, (start, extent, whole) in moved.items()

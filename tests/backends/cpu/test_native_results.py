@@ -71,3 +71,14 @@ def test_powers_of_whole_numbers_are_by_squaring() -> None:
     b.output(b.add("pow", b.input("x", kind), b.input("y", kind)))
     rng = np.random.default_rng(1)
     assert_agrees(b, rng.integers(-5, 6, 40), rng.integers(-3, 9, 40))
+
+
+def test_sums_and_products_of_whole_numbers_take_terms_of_several_parts() -> None:
+    for op in ("sum", "prod"):
+        for part in ("add", "sub", "mul"):
+            b = GraphBuilder("terms")
+            x, y = (b.input(n, TensorType(dt.i64, (3, 20))) for n in "xy")
+            terms = b.add(part, x, y)
+            b.output(b.add("reduce", terms, op=op, axes=(1,), keepdims=False), "y")
+            numbers = np.random.default_rng(0).integers(-9, 9, (2, 3, 20))
+            assert_agrees(b, numbers[0], numbers[1])
