@@ -146,7 +146,7 @@ CODES: Mapping[str, str] = {
     "TW-E0322": "a traced function returns what is no array",
     "TW-E0323": "an argument of a traced function is no array",
     "TW-E0401": "the target is not known",
-    "TW-E0402": "this CPU is older than any target",
+    "TW-E0402": "this CPU is older than any target, or of another kind than native code is for",
     "TW-E0403": "the code needs features that this CPU lacks",
     "TW-E0404": "the backend is not known",
     "TW-E0405": "the code is for another kind of machine",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -56,7 +57,8 @@ def operators(family: int) -> Case:
     for s, (op, sample) in enumerate(dealt(family)):
         given = [b.input(f"x{s}_{k}", type_of(x)) for k, x in enumerate(sample.inputs)]
         inputs += sample.inputs
-        for k, value in enumerate(b.add_many(op.name, *given, **dict(sample.attrs))):
+        attrs: dict[str, Any] = dict(sample.attrs)
+        for k, value in enumerate(b.add_many(op.name, *given, **attrs)):
             b.output(value, f"y{s}_{k}")
     return Case(b.finish(), tuple(inputs))
 

@@ -170,7 +170,8 @@ class Instance:
         self.imports = [i.name for i in module.imports]
         exports = wasmtime.Instance(self.store, module, []).exports(self.store)
         self.memory: Any = exports["memory"]
-        self.sizes, self.run = (exports[f] for f in functions_of(name))
+        functions: list[Any] = [exports[f] for f in functions_of(name)]
+        self.sizes, self.run = functions
         heap: Any = exports["__heap_base"]
         self.top = int(heap.value(self.store))
 
