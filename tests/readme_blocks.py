@@ -1,6 +1,7 @@
 """The code blocks of the README, for its test and for CI.
 
-python tests/readme_blocks.py python           all Python blocks as one program
+python tests/readme_blocks.py python           the Python blocks that do without PyTorch, as one
+                                               program
 python tests/readme_blocks.py console          all commands, one a line
 """
 
@@ -29,6 +30,11 @@ class Block:
     text: str
 
     @property
+    def needs_torch(self) -> bool:
+        """Whether a Python block can run only where PyTorch is installed."""
+        return self.language == "python" and "torch" in self.text
+
+    @property
     def lines(self) -> tuple[str, ...]:
         """What a console block has one type, line by line."""
         return tuple(
@@ -53,7 +59,7 @@ def blocks(path: Path = README) -> list[Block]:
 def main(language: str) -> None:
     """Prints the blocks of one language."""
     for block in blocks():
-        if block.language == language:
+        if block.language == language and not block.needs_torch:
             print("\n".join(block.commands) if language == "console" else block.text)
 
 

@@ -47,10 +47,19 @@ def test_every_block_is_of_a_kind_that_is_run() -> None:
 
 
 def test_python_blocks_run_in_order(folder: Path) -> None:
-    program = "\n".join(b.text for b in blocks() if b.language == "python")
+    program = "\n".join(b.text for b in blocks() if b.language == "python" and not b.needs_torch)
     done = execute([sys.executable, "-W", "error", "-c", program], folder)
     assert done.returncode == 0, done.stderr
     assert "TW-E0302" in done.stdout
+
+
+def test_python_blocks_with_pytorch_run_in_order(folder: Path) -> None:
+    pytest.importorskip("torch")
+    program = "\n".join(b.text for b in blocks() if b.needs_torch)
+    assert 'backend="tilewright"' in program
+    done = execute([sys.executable, "-c", program], folder)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "torch_model.tw").exists()
 
 
 @pytest.mark.parametrize("command", OURS)
