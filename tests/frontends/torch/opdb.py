@@ -14,6 +14,7 @@ exported and compiled as one program, which costs less by far than one each.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import multiprocessing
 import os
@@ -24,36 +25,22 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
-from itertools import groupby
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Lock
-from typing import get_args
+from typing import Any
 
-from .opdb_samples import DTYPES, Key, Outcome, Result, operators, outcomes_of, samples_of
+from .opdb_ratchet import OUTCOMES, RATCHET, Key, Result, lost, read_ratchet, write_ratchet
 
-RATCHET = Path(__file__).with_name("opdb.txt")
+SAMPLES = f"{__package__}.opdb_samples"
+"""Loaded where samples run only: torch's database takes seconds to import."""
 TOGETHER = 48
 SECONDS_TO_START = 120.0
 SECONDS_PER_SAMPLE = 60.0
 BYTES_PER_PROCESS = 24 << 30
 """Address space of a process: a sample that runs away fails, and the machine goes on."""
-
-
-# ------------------------------------------------------------------ which samples
-
-
-def all_keys(patterns: Sequence[str] = (), first: int | None = None) -> list[Key]:
-    """Every sample, or the first of each operator and type, in a fixed order."""
-    return [
-        Key(op, dtype, place)
-        for op in sorted(operators())
-        if not patterns or any(p in op for p in patterns)
-        for dtype in DTYPES
-        for place in range(len(samples_of(op, dtype).first(first)))
-    ]
 
 
 # ------------------------------------------------------------------ processes
@@ -111,9 +98,10 @@ class Worker:
 def _work(pipe: Connection) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (BYTES_PER_PROCESS, BYTES_PER_PROCESS))
     warnings.simplefilter("ignore")
+    samples: Any = importlib.import_module(SAMPLES)
     pipe.send("ready")
     while True:
-        pipe.send(outcomes_of(pipe.recv()))
+        pipe.send(samples.outcomes_of(pipe.recv()))
 
 
 def run(keys: Iterable[Key], jobs: int = 1, log: Path | None = None) -> list[Result]:
@@ -159,67 +147,6 @@ def _write_log(log: Path | None, results: Sequence[Result]) -> None:
                 file.write(json.dumps([*astuple(r.key), r.outcome, r.detail]) + "\n")
 
 
-# ------------------------------------------------------------------ the ratchet
-
-
-def read_ratchet(path: Path = RATCHET) -> dict[Key, str]:
-    """What became of each sample when the file was written."""
-    found: dict[Key, str] = {}
-    for line in path.read_text().splitlines():
-        if not line or line.startswith("#"):
-            continue
-        head, _, rest = line.partition(": ")
-        op, dtype = head.split()
-        for part in rest.split("; "):
-            outcome, _, places = part.partition(" ")
-            for place in _places(places):
-                found[Key(op, dtype, place)] = outcome
-    return found
-
-
-def _places(text: str) -> Iterator[int]:
-    for piece in text.split(","):
-        first, _, last = piece.partition("-")
-        yield from range(int(first), int(last or first) + 1)
-
-
-def write_ratchet(outcomes: dict[Key, str], path: Path = RATCHET) -> None:
-    """Writes one line per operator and type: ``add f32: pass 0-9,11; refused 10``."""
-    counts = Counter(outcomes.values())
-    lines = [
-        "# What became of each sample of torch's operator database: places by outcome.",
-        "# Written by: python -m tests.frontends.torch.opdb --update",
-        f"# {', '.join(f'{counts[o]} {o}' for o in get_args(Outcome) if counts[o])}",
-    ]
-    order = list(DTYPES)
-    keys = sorted(outcomes, key=lambda k: (k.op, order.index(k.dtype), k.place))
-    for (op, dtype), group in groupby(keys, key=lambda k: (k.op, k.dtype)):
-        places: dict[str, list[int]] = {}
-        for key in group:
-            places.setdefault(outcomes[key], []).append(key.place)
-        parts = (f"{o} {_ranges(places[o])}" for o in get_args(Outcome) if o in places)
-        lines.append(f"{op} {dtype}: {'; '.join(parts)}")
-    path.write_text("\n".join(lines) + "\n")
-
-
-def _ranges(places: Sequence[int]) -> str:
-    pieces = []
-    for _, group in groupby(enumerate(places), key=lambda pair: pair[1] - pair[0]):
-        numbers = [place for _, place in group]
-        pieces.append(f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}")
-    return ",".join(pieces)
-
-
-def lost(results: Sequence[Result], ratchet: dict[Key, str]) -> list[Result]:
-    """The samples that passed and do not any more, and all that are wrong or crash."""
-    return [
-        r
-        for r in results
-        if r.outcome in ("wrong", "crash")
-        or (ratchet.get(r.key) == "pass" and r.outcome != "pass")
-    ]
-
-
 # ------------------------------------------------------------------ the command line
 
 
@@ -230,14 +157,15 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--first", type=int, help="only so many samples per operator and type")
     parser.add_argument("--jobs", type=int, default=1, help="how many processes run at once")
     parser.add_argument("--log", type=Path, help="a file of results to go on from and add to")
-    parser.add_argument("--list", choices=get_args(Outcome), action="append", default=[])
+    parser.add_argument("--list", choices=OUTCOMES, action="append", default=[])
     parser.add_argument("--reasons", action="store_true", help="count the reasons of refusals")
     parser.add_argument("--update", action="store_true", help=f"write {RATCHET.name}")
     options = parser.parse_args(arguments)
     # The order of sets of strings in the database depends on it.
     os.environ["PYTHONHASHSEED"] = "0"
-    keys = all_keys(options.pattern, options.first)
-    samples_of.cache_clear()  # the processes make their own
+    samples: Any = importlib.import_module(SAMPLES)
+    keys = samples.all_keys(options.pattern, options.first)
+    samples.samples_of.cache_clear()  # the processes make their own
     results = run(keys, options.jobs, options.log)
     shown = {"wrong", "crash", *options.list}
     for r in results:
@@ -247,7 +175,7 @@ def main(arguments: Sequence[str]) -> int:
         _print_reasons(results)
     counts = Counter(r.outcome for r in results)
     judged = sum(counts[o] for o in ("pass", "refused", "wrong", "crash"))
-    print("  ".join(f"{o}: {counts[o]}" for o in get_args(Outcome)), f"of {len(results)}")
+    print("  ".join(f"{o}: {counts[o]}" for o in OUTCOMES), f"of {len(results)}")
     print(f"{counts['pass'] / max(judged, 1):.1%} of the {judged} that torch exports pass")
     ratchet = read_ratchet() if RATCHET.exists() else {}
     gone = lost(results, ratchet)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from unittest import mock
 
 import ml_dtypes
@@ -26,10 +26,9 @@ from tilewright.errors import InternalError, TilewrightError, UnsupportedError
 from tilewright.frontends.torch import import_exported
 from tilewright.frontends.torch.types import array_of
 
-Outcome = Literal["pass", "refused", "inexportable", "random", "wrong", "crash"]
-DTYPES: dict[str, torch.dtype] = {
-    "f32": torch.float32, "i64": torch.int64, "bool": torch.bool,
-}  # fmt: skip
+from .opdb_ratchet import DTYPES, Key, Result
+
+TYPES = {"f32": torch.float32, "i64": torch.int64, "bool": torch.bool}
 
 UNINITIALISED = frozenset({
     "empty", "empty_like", "empty_permuted", "empty_strided", "new_empty", "new_empty_strided",
@@ -39,27 +38,6 @@ UNINITIALISED = frozenset({
 PLACES = {"argsort": (0, 1), "kthvalue": (1, 2), "sort": (1, 1), "topk": (1, 2)}
 """Operators that may take any of several equal elements: which result says the places that they
 took, and which argument the axis. Such places are compared by the elements there."""
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Key:
-    """One sample: the operator's full name with its variant, a name of DTYPES, and its place."""
-
-    op: str
-    dtype: str
-    place: int
-
-    def __str__(self) -> str:
-        return f"{self.op} {self.dtype} {self.place}"
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What became of one sample, and why it did not pass."""
-
-    key: Key
-    outcome: Outcome
-    detail: str = ""
 
 
 # ------------------------------------------------------------------ samples
@@ -80,8 +58,8 @@ class _Samples:
     def __init__(self, op: str, dtype: str) -> None:
         info = operators()[op]
         torch.manual_seed(0)
-        known = DTYPES[dtype] in info.supported_dtypes("cpu")
-        self._rest = iter(info.sample_inputs("cpu", DTYPES[dtype]) if known else ())
+        known = TYPES[dtype] in info.supported_dtypes("cpu")
+        self._rest = iter(info.sample_inputs("cpu", TYPES[dtype]) if known else ())
         self._made: list[Any] = []
 
     def first(self, count: int | None) -> list[Any]:
@@ -96,6 +74,17 @@ class _Samples:
 def samples_of(op: str, dtype: str) -> _Samples:
     """The samples of one operator."""
     return _Samples(op, dtype)
+
+
+def all_keys(patterns: Sequence[str] = (), first: int | None = None) -> list[Key]:
+    """Every sample, or the first of each operator and type, in a fixed order."""
+    return [
+        Key(op, dtype, place)
+        for op in sorted(operators())
+        if not patterns or any(p in op for p in patterns)
+        for dtype in DTYPES
+        for place in range(len(samples_of(op, dtype).first(first)))
+    ]
 
 
 @dataclass(frozen=True, slots=True)
