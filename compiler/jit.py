@@ -16,6 +16,7 @@ import numpy as np
 from tilewright.api import compile as compile_graph
 from tilewright.errors import InputError
 from tilewright.frontends.numpy.importer import Result, Traced, trace_function
+from tilewright.runtime.buffer import BorrowError, borrow, exporter, library_of
 from tilewright.runtime.executable import Executable
 from tilewright.tensor.ir import Var
 from tilewright.tensor.simplify import evaluate
@@ -37,12 +38,14 @@ class Variant:
     Attributes:
         traced: the graph, with the conditions on sizes.
         executable: what runs.
-        single: the leaf where the function returns one array, which needs no unpacking.
+        single: whether the function returns one array, which needs no unpacking.
+        library: the one library that all arrays among the arguments come from, if not NumPy.
     """
 
     traced: Traced
     executable: Executable
     single: bool
+    library: str
 
     def serves(self, shapes: Sequence[tuple[int, ...]]) -> bool:
         """Whether arrays of these shapes lead to the same graph."""
@@ -64,7 +67,9 @@ class Variant:
 class Jitted(Generic[P, R]):
     """A function of NumPy arrays that runs as native code.
 
-    Arrays and NumPy scalars among the arguments, also in tuples, lists and dicts, are data; all
+    Arrays and NumPy scalars among the arguments, also in tuples, lists and dicts, are data, and
+    so are tensors of other libraries in CPU memory, which are read in place by DLPack; where all
+    data are tensors of one library (torch), so are the arrays of the result. All
     else (Python numbers, strings, dtypes, functions) is part of the program. The function runs
     once in Python for each combination of dtypes, ranks and such arguments, with sizes symbolic.
     Sizes 0 and 1 are programs of their own, since broadcasting depends on them, and so is each
@@ -122,6 +127,9 @@ class Jitted(Generic[P, R]):
         if variant is None:
             variant = self._find(exact, arrays, args, kwargs)
         outputs = variant.executable(*arrays)
+        if variant.library:
+            export = exporter(variant.library)
+            outputs = outputs if export is None else tuple(map(export, outputs))
         if variant.single:
             return cast("R", outputs[0])
         return cast("R", _unpacked(variant.traced.result, outputs))
@@ -150,12 +158,26 @@ class Jitted(Generic[P, R]):
             for name, item in x.items():
                 key.append(_Static(name))
                 self._flatten(item, key, arrays)
+        elif _is_tensor(x):
+            array = self._borrowed(x)
+            key += (kind, library_of(x), array.dtype, array.shape)
+            arrays.append(array)
         else:
-            raise InputError(
-                f"{self._name}: an argument is a {kind.__module__}.{kind.__qualname__}; give NumPy"
-                " arrays, numbers, strings, or tuples, lists and dicts of them",
-                code="TW-E0323",
+            raise self._unknown(
+                x,
+                "give NumPy arrays, tensors of another library, numbers, strings, or tuples, lists"
+                " and dicts of them",
             )
+
+    def _borrowed(self, x: Any) -> np.ndarray:
+        try:
+            return borrow(x)
+        except BorrowError as error:
+            raise self._unknown(x, f"which cannot be read in place: {error}") from error
+
+    def _unknown(self, x: object, why: str) -> InputError:
+        kind = f"{type(x).__module__}.{type(x).__qualname__}"
+        return InputError(f"{self._name}: an argument is a {kind}; {why}", code="TW-E0323")
 
     @property
     def _name(self) -> str:
@@ -185,13 +207,17 @@ class Jitted(Generic[P, R]):
     def _compile(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Variant:
         # Sorted, as the key is: the arrays come in this order.
         named = {name: kwargs[name] for name in sorted(kwargs)}
+        libraries: set[str] = set()
+        args = [_as_arrays(x, libraries) for x in args]
+        named = {name: _as_arrays(x, libraries) for name, x in named.items()}
         names = _names(self._function, args, named)
         traced = trace_function(self._function, args, named, names, self._dynamic)
         executable = compile_graph(traced.graph, target=self._target, threads=self._threads)
         self.executables = (*self.executables, executable)
         result = traced.result
         single = isinstance(result, Result) and result.kind == "array" and result.output == 0
-        return Variant(traced, executable, single)
+        library = libraries.pop() if len(libraries) == 1 else "numpy"
+        return Variant(traced, executable, single, "" if library == "numpy" else library)
 
 
 class _Static:
@@ -211,6 +237,29 @@ class _Static:
             and type(self.value) is type(other.value)
             and bool(self.value == other.value)
         )
+
+
+def _is_tensor(x: object) -> bool:
+    return hasattr(x, "__dlpack__") and hasattr(x, "__dlpack_device__") and not isinstance(
+        x, np.ndarray
+    )  # fmt: skip
+
+
+def _as_arrays(x: Any, libraries: set[str]) -> Any:
+    """An argument with arrays in place of tensors; collects where data come from."""
+    match x:
+        case np.ndarray() | np.generic():
+            libraries.add("numpy")
+        case tuple() | list():
+            return type(x)(_as_arrays(item, libraries) for item in x)
+        case dict():
+            return {name: _as_arrays(item, libraries) for name, item in x.items()}
+        case _ if _is_tensor(x) and not isinstance(x, _STATIC):
+            libraries.add(library_of(x))
+            return borrow(x)
+        case _:
+            pass
+    return x
 
 
 def _names(
@@ -272,7 +321,14 @@ def _unpacked(result: Any, outputs: Sequence[np.ndarray]) -> Any:
 
 
 @overload
-def jit(function: Callable[P, R], /) -> Jitted[P, R]: ...
+def jit(
+    function: Callable[P, R],
+    /,
+    *,
+    target: str | None = None,
+    threads: int | None = None,
+    dynamic: bool = True,
+) -> Jitted[P, R]: ...
 
 
 @overload
