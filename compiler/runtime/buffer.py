@@ -168,12 +168,15 @@ def borrow(tensor: SupportsDlpack) -> np.ndarray:
 
     Raises:
         BorrowError: the tensor is not in CPU memory, has an element type that is not supported,
-            or its library refuses to export it.
+            is negated lazily, or its library refuses to export it.
     """
     try:
         kind, _ = tensor.__dlpack_device__()
         if kind not in _CPU_DEVICES:
             raise BorrowError(f"it is on DLPack device {kind}, not in CPU memory")
+        # A view whose elements are to be negated is exported as if they were not.
+        if getattr(tensor, "is_neg", bool)():
+            raise BorrowError("its elements are negated only when they are read; resolve that")
         capsule = tensor.__dlpack__()
     except BorrowError:
         raise

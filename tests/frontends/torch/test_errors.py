@@ -1,0 +1,155 @@
+"""Bad modules and bad calls end in a coded error that names the cause and the user's line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tilewright as tw
+from tilewright.errors import InputError, ModelError, UnsupportedError
+
+torch = pytest.importorskip("torch")
+nn = torch.nn
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+class Apply(nn.Module):  # type: ignore[misc, name-defined]
+    """A function as a module."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *args: Any) -> Any:
+        return self.function(*args)
+
+
+def branch(x: Any) -> Any:
+    if x.sum() > 0:
+        return x + 1
+    return x
+
+
+def repeat(x: Any) -> Any:
+    while x.sum() < 10:
+        x = x + 1
+    return x
+
+
+def count(x: Any) -> Any:
+    return torch.zeros(int(x.sum()))
+
+
+# ------------------------------------------------------------------ compiling
+
+
+@pytest.mark.parametrize(
+    ("function", "line"),
+    [
+        (branch, "if x.sum() > 0:"),
+        (repeat, "while x.sum() < 10:"),
+        (count, "return torch.zeros(int(x.sum()))"),
+    ],
+)
+def test_control_flow_on_data_is_refused_with_its_line(
+    function: Callable[[Any], Any], line: str
+) -> None:
+    with pytest.raises(ModelError) as caught:
+        tw.compile(Apply(function), (torch.ones(3),))
+    assert caught.value.code == "TW-E0163"
+    assert __file__ in str(caught.value) and f"`{line}`" in str(caught.value)
+
+
+def test_an_exception_in_a_module_is_told_with_its_line() -> None:
+    def fail(x: Any) -> Any:
+        raise ValueError(f"no {x.shape[0]} today")
+
+    with pytest.raises(ModelError) as caught:
+        tw.compile(Apply(fail), (torch.ones(3),))
+    assert caught.value.code == "TW-E0161"
+    assert "`raise ValueError(" in str(caught.value) and "no 3 today" in str(caught.value)
+
+
+def test_what_a_user_calls_static_is_not_made_dynamic() -> None:
+    rows = torch.export.Dim("rows")
+    with pytest.raises(ModelError, match="TW-E0161.*rows"):
+        tw.compile(Apply(lambda x: x.reshape(4, -1).sum() * (x.shape[0] == 4)),
+                   (torch.ones(4, 3),), dynamic_shapes=(({0: rows},),))  # fmt: skip
+
+
+def test_parameters_on_another_device_are_refused() -> None:
+    with torch.device("meta"):
+        module = nn.Linear(3, 2)
+    with pytest.raises(UnsupportedError, match="p_weight: tensors on meta; move the module to"):
+        tw.compile(module, (torch.ones(4, 3, device="meta"),))
+    with pytest.raises(ModelError, match="TW-E0161.*same device"):
+        tw.compile(module, (torch.ones(4, 3),))
+
+
+def test_complex_parameters_are_refused() -> None:
+    module = nn.Linear(3, 2).to(torch.complex64)
+    with pytest.raises(UnsupportedError) as caught:
+        tw.compile(Apply(lambda x: module(x).real), (torch.ones(4, 3, dtype=torch.complex64),))
+    assert any("tensors of torch.complex64" in gap.what for gap in caught.value.gaps)
+
+
+def test_sparse_parameters_are_refused() -> None:
+    module = Apply(lambda x: x * 2)
+    module.register_buffer("held", torch.eye(3).to_sparse())
+    module.function = lambda x: torch.mm(module.held, x)
+    with pytest.raises(UnsupportedError, match="held: tensors of layout torch.sparse_coo"):
+        tw.compile(module, (torch.ones(3, 3),))
+
+
+# ------------------------------------------------------------------ calling
+
+
+@pytest.fixture(scope="module")
+def linear() -> tw.Executable:
+    rows = torch.export.Dim("rows", min=2, max=8)
+    return tw.compile(nn.Linear(3, 2), (torch.ones(4, 3),), dynamic_shapes=({0: rows},))
+
+
+CALLS: list[tuple[str, Callable[[], Any], str]] = [
+    ("more than declared", lambda: torch.ones(9, 3), "TW-E0306.*rows is 9.*2 to 8"),
+    ("fewer than declared", lambda: torch.ones(1, 3), "TW-E0306.*rows is 1.*2 to 8"),
+    ("another size", lambda: torch.ones(4, 4), "TW-E0304.*dim 1 is 4, expected 3"),
+    ("another rank", lambda: torch.ones(3), "TW-E0303.*rank 1, expected rank 2"),
+    ("another dtype", lambda: torch.ones(4, 3, dtype=torch.float64), "TW-E0302.*float64"),
+    ("complex", lambda: torch.ones(4, 3, dtype=torch.complex64), "TW-E0308"),
+    ("sparse", lambda: torch.eye(3).to_sparse(), "TW-E0308.*layout"),
+    ("another device", lambda: torch.ones(4, 3, device="meta"), "TW-E0308.*meta"),
+    ("negated", lambda: torch.ones(4, 3, dtype=torch.complex64).conj().imag, "TW-E0308.*negated"),
+    ("in training", lambda: torch.ones(4, 3, requires_grad=True), "TW-E0308.*detach"),
+]
+
+
+@pytest.mark.parametrize(("make", "said"), [c[1:] for c in CALLS], ids=[c[0] for c in CALLS])
+def test_an_argument_that_does_not_fit_is_refused(
+    linear: tw.Executable, make: Callable[[], Any], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        linear(make())
+
+
+def test_tensors_come_out_where_tensors_go_in(linear: tw.Executable) -> None:
+    (got,) = linear(torch.ones(4, 3))
+    assert type(got) is torch.Tensor and got.shape == (4, 2)
+
+
+def test_sizes_that_decided_the_course_are_checked() -> None:
+    def longer(x: Any, y: Any) -> Any:
+        return x.sum() if x.shape[0] > y.shape[0] else y.sum()
+
+    auto = {0: torch.export.Dim.AUTO}
+    executable = tw.compile(
+        Apply(longer), (torch.ones(4, 2), torch.ones(3, 2)), dynamic_shapes=((auto, auto),)
+    )
+    x = np.ones((5, 2), np.float32)
+    np.testing.assert_array_equal(executable(x, x[:2])[0], 10)
+    with pytest.raises(InputError, match="TW-E0312.*args_1_0 < args_0_0"):
+        executable(x, x)
