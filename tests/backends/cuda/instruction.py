@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.backends.cuda.simulator import Simulator
+from tilewright.backends.cuda.simulator import Options, Simulator
 
 Array = np.ndarray[Any, np.dtype[Any]]
+SEEN: dict[Case, None] = {}
+"""What has been run, for NVIDIA's assembler to look at; see conftest.py."""
 HEAD = ".version 8.7\n.target sm_90\n.address_size 64\n"
 
 
@@ -97,6 +99,7 @@ def kernel(case: Case, name: str, mode: str) -> str:
 
 def apply(case: Case, operands: Sequence[Array]) -> list[Array]:
     """The results' bits for arrays of operands' bits; checks that all ways of running agree."""
+    SEEN[case] = None
     simulator = Simulator()
     module = simulator.load(
         HEAD + "".join(kernel(case, mode, mode) for mode in ("lanes", "guarded", "uniform"))
@@ -117,11 +120,24 @@ def apply(case: Case, operands: Sequence[Array]) -> list[Array]:
     for result, guarded in zip(results, launch("guarded", count, given), strict=True):
         odd = np.arange(count) % 2 == 1
         np.testing.assert_array_equal(guarded, np.where(odd, result, 0))
-    for at in range(0, len(operands[0]), max(1, len(operands[0]) // 7)):
+    for at in range(0, len(operands[0]), max(1, len(operands[0]) // 3)):
         single = launch("uniform", 1, [o[at] for o in padded])
         for result, one in zip(results, single, strict=True):
             assert one[0] == result[at], (case.text, [hex(int(o[at])) for o in padded])
     return [r[: len(operands[0])] for r in results]
+
+
+def across(case: Case, operands: Sequence[Array], options: Options | None = None) -> list[Array]:
+    """The results of an instruction in which lanes take part together; 128 threads a block."""
+    SEEN[case] = None
+    simulator = Simulator(options)
+    module = simulator.load(HEAD + kernel(case, "across", "lanes"))
+    count = len(operands[0])
+    given = [simulator.place(o) for o in operands]
+    dtypes = [np.dtype(np.uint32 if b == 1 else f"u{b // 8}") for b in case.results]
+    places = [simulator.allocate(d.itemsize * count) for d in dtypes]
+    simulator.launch(module.kernel("across"), -(-count // 128), min(128, count), (*places, *given))
+    return [simulator.copy_out(p, (count,), d) for p, d in zip(places, dtypes, strict=True)]
 
 
 def values(bits: int, seed: int = 0, count: int = 180) -> Array:

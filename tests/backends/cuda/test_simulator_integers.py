@@ -419,6 +419,10 @@ def test_integers_convert_by_wrapping_or_saturation(to: str, of: str) -> None:
     check(f"cvt.{to}.{of} %d, %a", result, (source,), lambda a: kept(value(a)))
     low = -(1 << (narrow - 1)) if to[0] == "s" else 0
     high = low + (1 << narrow) - 1
+    first = -(1 << (wide - 1)) if of[0] == "s" else 0
+    if low <= first and first + (1 << wide) - 1 <= high:
+        # PTX has .sat only where it can change something.
+        return
     check(
         f"cvt.sat.{to}.{of} %d, %a",
         result,

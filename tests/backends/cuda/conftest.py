@@ -1,0 +1,27 @@
+"""Every instruction that a test runs must be one that NVIDIA's assembler takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from . import instruction
+from .assembler import PTXAS, complaints
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _assembled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Assembles what the module's tests have run, where ptxas is installed."""
+    instruction.SEEN.clear()
+    yield
+    if PTXAS is None or not instruction.SEEN:
+        return
+    texts = [
+        instruction.kernel(case, f"k{number}", "lanes")
+        for number, case in enumerate(instruction.SEEN)
+    ]
+    folder: Path = tmp_path_factory.mktemp("ptxas")
+    found = complaints(instruction.HEAD + "".join(texts), "sm_90", folder)
+    assert not found, found[:2000]
