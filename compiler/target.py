@@ -24,6 +24,8 @@ class Target:
         abi: LLVM's name of the calling convention, where the triple does not settle it.
         relocation: how code refers to data: ``pic`` (it may lie anywhere) or ``static``.
         attributes: LLVM's attributes of every function.
+        scales: where the machine chooses the length of its vectors: the least and the largest
+            length that the code is right for, in units of LLVM's vscale; 0 stands for any.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Target:
     abi: str = ""
     relocation: str = "pic"
     attributes: str = "nounwind"
+    scales: tuple[int, int] = (0, 0)
 
     @property
     def architecture(self) -> str:

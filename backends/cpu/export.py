@@ -19,7 +19,7 @@ from pathlib import Path
 import llvmlite.binding as llvm
 import numpy as np
 
-from tilewright.runtime.program import ALIGNMENT, Program, TensorSpec
+from tilewright.runtime.program import ALIGNMENT, TensorSpec
 from tilewright.target import Target
 from tilewright.tensor.ir import Var
 from tilewright.tensor.text import text as expression_text
@@ -69,7 +69,7 @@ def export_module(unit: Unit, constants: np.ndarray, name: str) -> llvm.ModuleRe
         emit_program(unit.program),
         emit_sizes(unit.program, functions_of(name)[0]),
     )
-    module = parse(_entry_text(unit.program, constants, name), unit.target)
+    module = parse(_entry_text(unit, constants, name), unit.target)
     for text in texts:
         module.link_in(parse(text, unit.target))
     for function in module.functions:
@@ -78,7 +78,8 @@ def export_module(unit: Unit, constants: np.ndarray, name: str) -> llvm.ModuleRe
     return module
 
 
-def _entry_text(program: Program, constants: np.ndarray, name: str) -> str:
+def _entry_text(unit: Unit, constants: np.ndarray, name: str) -> str:
+    program = unit.program
     sizes, run = functions_of(name)
     size = constants.nbytes
     data = "\\" + constants.tobytes().hex("\\") if size else ""
@@ -103,7 +104,9 @@ define i32 @{run}(ptr %inputs, ptr %outputs, ptr %workspace, ptr %dims) nounwind
   %ctx = alloca {{ ptr, ptr, i64 }}, align 8
   %bad = call i32 @{sizes}(ptr %dims, ptr %sizes)
   %good = icmp eq i32 %bad, 0
-  br i1 %good, label %call, label %refuse
+  br i1 %good, label %vectors, label %refuse
+vectors:
+{_check_scale(unit.target)}
 call:
   store {{ ptr, ptr, i64 }} {{ ptr @parallel, ptr null, i64 1 }}, ptr %ctx
   %result = call i32 @{ENTRY}(ptr %ctx, ptr %inputs, ptr %outputs, ptr @constants,
@@ -111,8 +114,23 @@ call:
   ret i32 %result
 refuse:
   ret i32 %bad
+unfit:
+  ret i32 -3
 }}
 """
+
+
+def _check_scale(target: Target) -> str:
+    """Leaves where the machine's vectors are of a length that the code is not right for."""
+    least, largest = target.scales
+    if not least and not largest:
+        return "  br i1 true, label %call, label %unfit"
+    return f"""\
+  %scale = call i64 @llvm.vscale.i64()
+  %long = icmp uge i64 %scale, {least}
+  %short = icmp ule i64 %scale, {largest or 1 << 20}
+  %fits = and i1 %long, %short
+  br i1 %fits, label %call, label %unfit"""
 
 
 # ------------------------------------------------------------------ the header
@@ -126,7 +144,8 @@ def header(unit: Unit, name: str) -> str:
     lines = [
         f"/* {name}, compiled for {unit.target.name} by Tilewright. Functions start no thread and",
         "   return 0 for success, -2 if a dim is outside its range, -1 if a dim would be divided",
-        "   by 0, and else the number of a size that the model computed and is out of range. */",
+        "   by 0, -3 if the vectors of this machine do not have the length that the code is for,",
+        "   and else the number of a size that the model computed and that is out of range. */",
         f"#ifndef {guard}",
         f"#define {guard}",
         "",

@@ -79,6 +79,7 @@ def _riscv(name: str, bits: int, features: str) -> Target:
         fma=True,
         gather=True,
         abi="lp64d",
+        scales=(bits // 64, 0),
     )
 
 
@@ -114,6 +115,7 @@ TARGETS: Mapping[str, Target] = {
             masked=True,
             gather=True,
             attributes="nounwind vscale_range(2,2)",
+            scales=(2, 2),
         ),
         # Vectors of 128 bits are there wherever the vector extension is; longer ones by name.
         _riscv("riscv64", 128, "+v"),

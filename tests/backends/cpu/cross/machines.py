@@ -10,7 +10,7 @@ import re
 import struct
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -72,31 +72,8 @@ def run_cases(target: str, folder: Path, calls: Calls) -> Results:
 def _run_emulated(
     target: str, folder: Path, cases: Mapping[str, Case], calls: Calls
 ) -> dict[str, list[bytes]]:
-    emulator = EMULATORS[target]
-    program = folder / "program"
-    source = folder / "models.c"
-    source.write_text(_table(cases))
-    objects = [str(_code(folder, name)) for name in cases]
-    flags = [
-        *emulator.flags,
-        "-static",
-        "-O1",
-        "-Wall",
-        "-Werror",
-        f"-I{DRIVER.parent}",
-        f"-I{folder}",
-    ]
-    link = [emulator.compiler, *flags, str(source), *objects, "-o", str(program)]
-    done = subprocess.run(link, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    with (folder / "inputs").open("wb") as file:
-        for name, case in cases.items():
-            file.write(np.array(calls[name]["dims"], np.int64).tobytes())
-            for x in case.inputs:
-                data = np.ascontiguousarray(x).tobytes()
-                file.write(struct.pack("<q", len(data)) + data)
-    run = [*emulator.command, str(program), str(folder / "inputs"), str(folder / "outputs")]
-    done = subprocess.run(run, capture_output=True, text=True, check=False, timeout=300)
+    link_program(target, folder, cases, calls)
+    done = start_program(EMULATORS[target].command, folder)
     assert done.returncode == 0, f"{done.returncode}: {done.stdout}{done.stderr}"
     found = {}
     with (folder / "outputs").open("rb") as file:
@@ -105,6 +82,31 @@ def _run_emulated(
                 file.read(struct.unpack("<q", file.read(8))[0]) for _ in case.graph.outputs
             ]
     return found
+
+
+def link_program(target: str, folder: Path, cases: Mapping[str, Case], calls: Calls) -> None:
+    """Links the code in the folder to a program, and writes the file of inputs that it reads."""
+    emulator = EMULATORS[target]
+    source = folder / "models.c"
+    source.write_text(_table(cases))
+    flags = [*emulator.flags, "-static", "-O1", "-Wall", "-Werror", f"-I{DRIVER.parent}"]
+    objects = [str(_code(folder, name)) for name in cases]
+    link = [emulator.compiler, *flags, f"-I{folder}", str(source), *objects]
+    link += ["-o", str(folder / "program")]
+    done = subprocess.run(link, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with (folder / "inputs").open("wb") as file:
+        for name, case in cases.items():
+            file.write(np.array(calls[name]["dims"], np.int64).tobytes())
+            for x in case.inputs:
+                data = np.ascontiguousarray(x).tobytes()
+                file.write(struct.pack("<q", len(data)) + data)
+
+
+def start_program(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Runs the program in the folder to its end."""
+    run = [*command, *(str(folder / name) for name in ("program", "inputs", "outputs"))]
+    return subprocess.run(run, capture_output=True, text=True, check=False, timeout=300)
 
 
 @cache

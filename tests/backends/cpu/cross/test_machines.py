@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import tilewright as tw
 from tests.ops.agreement import assert_agree, reference
+from tilewright.backends.cpu.emulators import EMULATORS
 from tilewright.graph.interpret import interpret
 
 from .agreement import assert_close
 from .cases import CASES, FAMILIES, MODELS, dealt
 from .elf import undefined_symbols
-from .machines import FOREIGN, emit_cases, need, run_cases
+from .machines import FOREIGN, emit_cases, link_program, need, run_cases, start_program
 
 # What LLVM may call for a copy or a fill; every C library has them, and so has every kernel.
 ALLOWED = {"memcpy", "memmove", "memset"}
@@ -50,3 +52,26 @@ def test_code_for_another_machine_computes_the_reference_there(target: str, tmp_
             for expected in reference(op, sample):
                 assert_agree(op, sample, next(found), np.asarray(expected))
         assert not list(found)
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize(
+    ("target", "command"),
+    [
+        ("aarch64-sve256", ("qemu-aarch64", "-cpu", "max,sve128=on,sve256=off")),
+        ("aarch64-sve256", ("qemu-aarch64", "-cpu", "max,sve512=on")),
+        ("riscv64-zvl256b", ("qemu-riscv64", "-cpu", "rv64,v=true,vlen=128")),
+    ],
+)
+def test_code_for_vectors_of_another_length_says_so_and_computes_nothing(
+    target: str, command: tuple[str, ...], tmp_path: Path
+) -> None:
+    need(target)
+    case = MODELS["quantised"]()
+    tw.export(case.graph, tmp_path / "quantised.o", target=target)
+    calls = {"quantised": {"dims": [len(case.inputs[0])]}}
+    link_program(target, tmp_path, {"quantised": case}, calls)
+    assert start_program(EMULATORS[target].command, tmp_path).returncode == 0
+    done = start_program(command, tmp_path)
+    assert done.returncode == 1
+    assert "run returned: -3" in done.stderr
