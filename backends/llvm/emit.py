@@ -18,6 +18,7 @@ from tilewright.errors import InternalError
 from tilewright.target import Target
 from tilewright.tensor.ir import (
     Alloc,
+    Barrier,
     Block,
     Buffer,
     Dim,
@@ -278,7 +279,7 @@ def _indexed_by_variables(body: Block) -> frozenset[str]:
                 inner = fixed | {stmt.var} if known else fixed
                 for s in stmt.body:
                     visit(s, inner)
-            case Let() | Alloc() | Prefetch():
+            case Let() | Alloc() | Prefetch() | Barrier():
                 pass
             case _:
                 for s in (*stmt.then, *stmt.orelse):

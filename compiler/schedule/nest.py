@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 
 from ..errors import ScheduleError
 from ..tensor.ir import (
+    BOUND_KINDS,
     Alloc,
+    Barrier,
     Binary,
     Block,
     Buffer,
@@ -138,6 +140,8 @@ def map_block(
                 result.append(stmt if same else If(cond, then, orelse))
             case Prefetch():
                 result.append(Prefetch(buffer(stmt.buffer), tuple(map(expr, stmt.indices))))
+            case Barrier():
+                result.append(stmt)
             case Alloc():
                 target = buffer(stmt.buffer)
                 result.append(stmt if target is stmt.buffer else Alloc(target))
@@ -185,7 +189,7 @@ def simplify_block(block: Block, ranges: Ranges) -> Block:
             case For():
                 if stmt.extent == 0:
                     continue
-                if stmt.extent == 1:
+                if stmt.extent == 1 and stmt.kind not in BOUND_KINDS:
                     once = substitute_block(stmt.body, bind(stmt.var, stmt.start))
                     result += simplify_block(once, ranges)
                     continue
@@ -213,7 +217,7 @@ def simplify_block(block: Block, ranges: Ranges) -> Block:
                 result.append(Prefetch(stmt.buffer, indices))
             case Let():
                 result.append(Let(stmt.var, simplify(stmt.value, ranges)))
-            case Alloc():
+            case Alloc() | Barrier():
                 result.append(stmt)
     return tuple(result)
 

@@ -11,6 +11,7 @@ from .compute import ComputeGroup
 from .intrinsics import INTRINSICS
 from .ir import (
     Alloc,
+    Barrier,
     Block,
     Buffer,
     Call,
@@ -61,6 +62,7 @@ class _Checker:
         self._func = func
         self._loop_names: set[str] = set()
         self._buffer_names: set[str] = set()
+        self._threads: frozenset[str] = frozenset()
 
     def run(self) -> None:
         func = self._func
@@ -103,6 +105,9 @@ class _Checker:
                     self._access(stmt.buffer, stmt.indices, declared, stmt)
                     for e in stmt.indices:
                         self._expr(e, bound, declared, stmt)
+                case Barrier():
+                    if self._threads:
+                        self._fail("a barrier is inside a loop over threads", stmt)
                 case If():
                     self._expr(stmt.cond, bound, declared, stmt)
                     if stmt.cond.dtype is not dt.bool_:
@@ -136,6 +141,14 @@ class _Checker:
         self._loop_names.add(loop.var.name)
         if loop.kind == "parallel" and not top:
             self._fail(f"parallel loop {loop.var.name} is not at the top level", loop)
+        if loop.kind.startswith("block.") and self._threads:
+            self._fail(f"{loop.kind} loop {loop.var.name} is inside a loop over threads", loop)
+        if loop.kind.startswith("thread.") and not (
+            isinstance(loop.extent, int) and loop.start == 0
+        ):
+            self._fail(f"{loop.kind} loop {loop.var.name} has no constant extent from 0", loop)
+        if loop.kind in self._threads:
+            self._fail(f"{loop.kind} loop {loop.var.name} is inside another", loop)
         if loop.kind in ("vector", "unroll") and not isinstance(loop.extent, int):
             self._fail(f"{loop.kind} loop {loop.var.name} has no constant extent", loop)
         if isinstance(loop.extent, int) and loop.extent < 0:
@@ -143,7 +156,11 @@ class _Checker:
         for end in (loop.start, loop.extent):
             self._dim(end, bound, declared, loop)
         inner = self._bind(loop.var, bound, loop)
+        around = self._threads
+        if loop.kind.startswith("thread."):
+            self._threads = around | {loop.kind}
         self._block(loop.body, inner, declared, top=False)
+        self._threads = around
 
     def _store(self, stmt: Store, bound: frozenset[Var], declared: frozenset[Buffer]) -> None:
         self._access(stmt.buffer, stmt.indices, declared, stmt)

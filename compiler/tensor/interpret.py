@@ -19,6 +19,7 @@ from .evaluate import Array, Evaluator, InterpretError, Lanes, binary_value, wan
 from .independence import accumulation, is_independent
 from .ir import (
     Alloc,
+    Barrier,
     Block,
     Buffer,
     Dim,
@@ -162,7 +163,7 @@ class _Machine:
                     self._for(stmt, frame)
                 case Store():
                     self._store(stmt, self._value(stmt.value, frame), frame)
-                case Prefetch():
+                case Prefetch() | Barrier():
                     continue
                 case If():
                     self._if(stmt, frame)

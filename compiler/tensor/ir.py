@@ -5,7 +5,7 @@ are one object, so equality is identity and a dict keyed by expressions is cheap
 are the same language: an ``int``, or an i64 expression over symbols (``Var`` with a range).
 
     Expr   Const Var Load Unary Binary Cast Select Call Reduce
-    Stmt   For Store Prefetch If Alloc Let
+    Stmt   For Store Prefetch Barrier If Alloc Let
     Func   name, params (buffers and i64 symbols), body
 """
 
@@ -30,7 +30,14 @@ UNARY_OPS = frozenset(UnaryOp.__args__)  # type: ignore[attr-defined]
 BINARY_OPS = frozenset(BinaryOp.__args__)  # type: ignore[attr-defined]
 COMPARISONS = frozenset({"eq", "ne", "lt", "le", "gt", "ge"})
 ReduceOp = Literal["sum", "prod", "max", "min", "argmax", "argmin"]
-LoopKind = Literal["serial", "parallel", "vector", "unroll", "block.x", "block.y", "thread.x"]
+LoopKind = Literal[
+    "serial", "parallel", "vector", "unroll",
+    "block.x", "block.y", "block.z", "thread.x", "thread.y",
+]  # fmt: skip
+BOUND_KINDS: frozenset[LoopKind] = frozenset(
+    {"block.x", "block.y", "block.z", "thread.x", "thread.y"}
+)
+"""The loops whose iterations are the blocks of a grid and the threads of a block."""
 Scope = Literal["global", "local", "register", "shared"]
 
 # One entry a live expression. Entries of dead ones stay until there are many, then all go.
@@ -510,6 +517,11 @@ class For:
     ``parallel``: iterations are independent and may run on any thread. ``vector``: the whole
     extent (a constant) is one vector operation. ``unroll``: the extent is a constant and the
     backend writes every iteration out. The variable's name is the loop's name.
+
+    ``block.*`` and ``thread.*``: iterations are the blocks of a grid, and the threads of a block,
+    which run at once. Loops of one kind that follow each other run on the same threads. What
+    such loops compute is what they compute in order; where one reads ``shared`` memory that
+    others wrote, a Barrier stands between them.
     """
 
     var: Var
@@ -537,6 +549,11 @@ class Prefetch:
 
 
 @dataclass(frozen=True, slots=True)
+class Barrier:
+    """All threads of a block wait here for each other; changes nothing where they run in order."""
+
+
+@dataclass(frozen=True, slots=True)
 class If:
     """Runs ``then`` where ``cond`` holds, else ``orelse``."""
 
@@ -560,7 +577,7 @@ class Let:
     value: Expr
 
 
-Stmt = Union[For, Store, Prefetch, If, Alloc, Let]
+Stmt = Union[For, Store, Prefetch, Barrier, If, Alloc, Let]
 Block = tuple[Stmt, ...]
 
 

@@ -15,6 +15,7 @@ from .intrinsics import call
 from .ir import (
     Alloc,
     Axis,
+    Barrier,
     Binary,
     BinaryOp,
     Block,
@@ -260,6 +261,8 @@ def _stmt(node: ast.stmt, names: Names) -> Stmt:
             return Prefetch(
                 _buffer(target, names), tuple(_expr(i, names) for i in _elements(inner))
             )
+        case ast.Expr(value=ast.Call(func=ast.Name(id="barrier"), args=[], keywords=[])):
+            return Barrier()
         case ast.If():
             then, orelse = _block(node.body, names), _block(node.orelse, names)
             return If(_expr(node.test, names), then, orelse)

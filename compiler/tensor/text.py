@@ -27,6 +27,7 @@ from .compute import Compute, ComputeGroup
 from .intrinsics import INTRINSICS
 from .ir import (
     Alloc,
+    Barrier,
     Binary,
     Block,
     Buffer,
@@ -256,6 +257,8 @@ def _stmt(stmt: Stmt, indent: str) -> list[str]:
         case Prefetch():
             place = f"{_name(stmt.buffer.name)}[{_list(stmt.indices) or '()'}]"
             return [f"{indent}prefetch({place})"]
+        case Barrier():
+            return [f"{indent}barrier()"]
         case If():
             lines = [f"{indent}if {_expr(stmt.cond)[0]}:", *_block(stmt.then, deeper)]
             if stmt.orelse:

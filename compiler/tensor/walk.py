@@ -14,6 +14,7 @@ from typing import TypeAlias, assert_never
 from .ir import (
     Alloc,
     Axis,
+    Barrier,
     Binary,
     Block,
     Buffer,
@@ -211,6 +212,8 @@ def expressions(stmt: Stmt) -> tuple[Expr, ...]:
             return (*stmt.indices, stmt.value)
         case Prefetch():
             return stmt.indices
+        case Barrier():
+            return ()
         case If():
             return (stmt.cond,)
         case Alloc():
@@ -280,7 +283,7 @@ def rewrite_block(block: Block, f: ExprFn) -> Block:
                 return (Prefetch(stmt.buffer, tuple(f(i) for i in stmt.indices)),)
             case If():
                 return (If(f(stmt.cond), stmt.then, stmt.orelse),)
-            case Alloc():
+            case Alloc() | Barrier():
                 return (stmt,)
             case Let():
                 return (Let(stmt.var, f(stmt.value)),)
