@@ -6,6 +6,29 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class Threads:
+    """A machine that runs blocks of threads: what recipes for them ask.
+
+    Attributes:
+        warp: threads that run in step.
+        most: threads of a block at most.
+        shared_bytes: memory that the threads of a block share, at most, a block.
+        registers: 32-bit registers of one thread at most.
+        block_registers: of all threads of a block.
+        processors: multiprocessors that blocks are spread over; to weigh sizes by.
+        version: of the instruction set, as the maker counts (80 for sm_80).
+    """
+
+    warp: int
+    most: int
+    shared_bytes: int
+    registers: int
+    block_registers: int
+    processors: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """A machine to generate code for; passes ask it for numbers, never for its name.
 
@@ -26,6 +49,7 @@ class Target:
         attributes: LLVM's attributes of every function.
         scales: where the machine chooses the length of its vectors: the least and the largest
             length that the code is right for, in units of LLVM's vscale; 0 stands for any.
+        threads: of a machine that runs blocks of threads; None for one of vector registers.
     """
 
     name: str
@@ -47,6 +71,7 @@ class Target:
     relocation: str = "pic"
     attributes: str = "nounwind"
     scales: tuple[int, int] = (0, 0)
+    threads: Threads | None = None
 
     @property
     def architecture(self) -> str:

@@ -79,7 +79,7 @@ class _Kernel:
         self.uses_zeros = False
         self.outlined: list[str] = []
         self.free_vars_of: dict[Expr, frozenset[Var]] = {}
-        self.memory_registers = _indexed_by_variables(func.body)
+        self.memory_registers = indexed_by_variables(func.body)
         self.written = frozenset(
             s.buffer.name for s in statements(func.body) if isinstance(s, Store)
         )
@@ -251,7 +251,7 @@ def _needs(loop: For) -> tuple[set[str], set[Var]]:
     return names, variables
 
 
-def _indexed_by_variables(body: Block) -> frozenset[str]:
+def indexed_by_variables(body: Block) -> frozenset[str]:
     """The register buffers with an index that is no constant after unrolling.
 
     They cannot be SSA values and are kept in memory.

@@ -1,0 +1,155 @@
+"""Blocks and threads of a scheduled function: the launch, and what each thread keeps.
+
+A function for a GPU is one nest of ``block`` loops around a body of ``thread`` loops, serial loops
+and barriers. A temporary of registers that is declared outside of the thread loops has the thread
+variables as its first indices; each thread keeps its own part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tilewright.errors import InternalError
+from tilewright.tensor.ir import (
+    Alloc,
+    Block,
+    Buffer,
+    Dim,
+    Expr,
+    For,
+    Func,
+    If,
+    Load,
+    LoopKind,
+    Stmt,
+    Store,
+    Var,
+)
+from tilewright.tensor.simplify import same_dim
+from tilewright.tensor.walk import (
+    allocations,
+    expressions,
+    loads,
+    map_block,
+    rewrite_block,
+    statements,
+    substitute,
+)
+
+BLOCKS: tuple[LoopKind, ...] = ("block.x", "block.y", "block.z")
+THREADS: tuple[LoopKind, ...] = ("thread.x", "thread.y")
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How a kernel is launched.
+
+    Attributes:
+        grid: blocks along x, y and z; dims over the function's symbols.
+        block: threads along x and y.
+        shared: the buffers in shared memory, in order of declaration.
+    """
+
+    grid: tuple[Dim, Dim, Dim]
+    block: tuple[int, int]
+    shared: tuple[Buffer, ...]
+
+    @property
+    def threads(self) -> int:
+        """Threads of one block."""
+        return self.block[0] * self.block[1]
+
+
+def launch_of(func: Func) -> Launch:
+    """The grid and the block of a scheduled function.
+
+    Raises:
+        InternalError: two loops of one block kind differ in extent (TW-E0951).
+    """
+    grid: dict[LoopKind, Dim] = {}
+    block: dict[LoopKind, int] = {}
+    for stmt in statements(func.body):
+        if not isinstance(stmt, For):
+            continue
+        if stmt.kind in BLOCKS:
+            if not same_dim(grid.setdefault(stmt.kind, stmt.extent), stmt.extent):
+                raise InternalError(
+                    f"{func.name}: {stmt.kind} loops of {grid[stmt.kind]} and {stmt.extent}",
+                    code="TW-E0951",
+                )
+        elif stmt.kind in THREADS:
+            assert isinstance(stmt.extent, int)
+            block[stmt.kind] = max(stmt.extent, block.get(stmt.kind, 1))
+    x, y, z = (grid.get(k, 1) for k in BLOCKS)
+    shared = tuple(b for b in allocations(func.body) if b.scope == "shared")
+    return Launch((x, y, z), (block.get("thread.x", 1), block.get("thread.y", 1)), shared)
+
+
+def private(func: Func) -> Func:
+    """The function as one thread sees it: thread variables are no indices of its registers.
+
+    Raises:
+        InternalError: threads of a temporary in registers touch each other's part (TW-E0951).
+    """
+    kinds = {s.var: s.kind for s in statements(func.body) if isinstance(s, For)}
+    counts: dict[Buffer, int] = {}
+    for b in _between(func.body):
+        counts[b] = _leading_threads(func, b, kinds)
+    cut = {b: Buffer(b.name, b.dtype, b.shape[n:], b.scope) for b, n in counts.items()}
+
+    def expr(e: Expr) -> Expr:
+        mapping: dict[Expr, Expr] = {
+            x: Load(cut[x.buffer], x.indices[counts[x.buffer] :])
+            for x in loads(e)
+            if x.buffer in cut
+        }
+        return substitute(e, mapping)
+
+    def each(stmt: Stmt) -> Block:
+        match stmt:
+            case Store() if stmt.buffer in cut:
+                return (Store(cut[stmt.buffer], stmt.indices[counts[stmt.buffer] :], stmt.value),)
+            case Alloc() if stmt.buffer in cut:
+                return (Alloc(cut[stmt.buffer]),)
+        return (stmt,)
+
+    if not cut:
+        return func
+    return Func(func.name, func.params, map_block(rewrite_block(func.body, expr), each))
+
+
+def _between(block: Block) -> tuple[Buffer, ...]:
+    """The temporaries that are declared inside blocks but outside of threads."""
+    found: list[Buffer] = []
+    for stmt in block:
+        match stmt:
+            case Alloc() if stmt.buffer.scope in ("register", "local"):
+                found.append(stmt.buffer)
+            case For() if stmt.kind not in THREADS:
+                found += _between(stmt.body)
+            case If():
+                found += _between(stmt.then) + _between(stmt.orelse)
+    return tuple(found)
+
+
+def _leading_threads(func: Func, b: Buffer, kinds: Mapping[Var, LoopKind]) -> int:
+    """How many leading indices are thread variables, the same kinds in every access."""
+    seen: set[tuple[LoopKind, ...]] = set()
+    accesses = [s.indices for s in statements(func.body) if isinstance(s, Store) and s.buffer == b]
+    for stmt in statements(func.body):
+        for e in expressions(stmt):
+            accesses += [x.indices for x in loads(e) if x.buffer == b]
+    for indices in accesses:
+        leading: list[LoopKind] = []
+        for i in indices:
+            kind = kinds.get(i) if isinstance(i, Var) else None
+            if kind not in THREADS:
+                break
+            leading.append(kind)
+        seen.add(tuple(leading))
+    if len(seen) != 1 or not next(iter(seen)):
+        raise InternalError(
+            f"{func.name}: threads do not keep {b.name} each for itself", code="TW-E0951"
+        )
+    return len(seen.pop())
