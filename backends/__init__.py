@@ -9,7 +9,11 @@ from tilewright.errors import TargetError
 
 from .backend import Backend, Exporter
 
-BACKENDS: dict[str, str] = {"cpu": "tilewright.backends.cpu"}
+BACKENDS: dict[str, str] = {
+    "cpu": "tilewright.backends.cpu",
+    "cuda": "tilewright.backends.cuda",
+    "cuda-sim": "tilewright.backends.cuda.simulation",
+}
 """The module of each backend, which holds it as ``BACKEND``."""
 
 EXPORTERS: dict[str, str] = {"cpu": "tilewright.backends.cpu.export"}

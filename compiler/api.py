@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tilewright.backends import load_backend
+from tilewright.backends import BACKENDS, load_backend
 from tilewright.backends.backend import Backend
 from tilewright.errors import OptionError
 from tilewright.graph.ir import Graph
@@ -155,8 +155,9 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Executa
 
 
 def backend_of(target: str) -> str:
-    """The backend of a target's name: what stands before a colon, else the CPU's."""
-    return target.partition(":")[0] if ":" in target else "cpu"
+    """The backend of a target's name: what stands before a colon, or is one; else the CPU's."""
+    name, colon, _ = target.partition(":")
+    return name if colon or name in BACKENDS else "cpu"
 
 
 def import_graph(

@@ -21,6 +21,7 @@ from ..llvm.builder import Pointer, Value
 from ..llvm.control import Lane, loop_range
 from ..llvm.emit import indexed_by_variables
 from ..llvm.machine import machine_of
+from ..llvm.memory import ZEROS, ZEROS_BYTES
 from ..llvm.statements import Statements
 from ..llvm.types import memory_type, register_type
 from .threads import BLOCKS, THREADS, Launch, launch_of, private
@@ -48,7 +49,12 @@ def emit_ptx(funcs: Sequence[Func], target: Target) -> str:
 
 def emit_llvm(funcs: Sequence[Func], target: Target) -> str:
     """The LLVM IR of kernels with distinct names, as one module."""
-    return "\n\n".join(_Kernel(f, target).emit() for f in funcs) + "\n"
+    kernels = [_Kernel(f, target) for f in funcs]
+    parts = [k.emit() for k in kernels]
+    if any(k.uses_zeros for k in kernels):
+        zeros = f"[{ZEROS_BYTES} x i8] zeroinitializer, align 64"
+        parts.insert(0, f"{ZEROS} = private constant {zeros}")
+    return "\n\n".join(parts) + "\n"
 
 
 class _Threads(Statements):
@@ -120,12 +126,14 @@ class _Kernel:
         self.func = private(func)
         self.launch = launch_of(func)
         self.target = target
+        self.uses_zeros = False
 
     def emit(self) -> str:
         emitter = _Threads(self.func, self.target, self.launch)
         emitter.symbolic_registers = indexed_by_variables(self.func.body)
         params, casts = self._params(emitter)
         emitter.run(self.func.body)
+        self.uses_zeros = emitter.uses_zeros
         head = (
             f"define ptx_kernel void @{self.func.name}({', '.join(params)}) "
             f'nounwind "nvvm.maxntid"="{self.launch.threads}" {{'
@@ -138,16 +146,16 @@ class _Kernel:
         casts: list[str] = []
         for k, p in enumerate(self.func.params):
             if isinstance(p, Buffer):
-                declared.append(f"ptr addrspace(1) noalias align 16 %p{k}")
-                casts.append(f"  %g{k} = addrspacecast ptr addrspace(1) %p{k} to ptr")
-                emitter.bases[p.name] = Pointer(f"%g{k}", 0)
+                declared.append(f"ptr addrspace(1) noalias align 16 %a.{k}")
+                casts.append(f"  %a.g{k} = addrspacecast ptr addrspace(1) %a.{k} to ptr")
+                emitter.bases[p.name] = Pointer(f"%a.g{k}", 0)
                 emitter.buffers[p.name] = p
                 emitter.aligned.add(p.name)
                 continue
             assert isinstance(p, Var)
             type_ = register_type(p.dtype)
-            declared.append(f"{type_} %p{k}")
-            value = Value(f"%p{k}", type_, p.dtype, 1, 0, None, p.lo, p.hi)
+            declared.append(f"{type_} %a.{k}")
+            value = Value(f"%a.{k}", type_, p.dtype, 1, 0, None, p.lo, p.hi)
             emitter.env[p] = emitter.atom(value)
         return declared, casts
 

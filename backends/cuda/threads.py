@@ -93,9 +93,8 @@ def private(func: Func) -> Func:
         InternalError: threads of a temporary in registers touch each other's part (TW-E0951).
     """
     kinds = {s.var: s.kind for s in statements(func.body) if isinstance(s, For)}
-    counts: dict[Buffer, int] = {}
-    for b in _between(func.body):
-        counts[b] = _leading_threads(func, b, kinds)
+    counts = {b: _leading_threads(func, b, kinds) for b in _between(func.body)}
+    counts = {b: n for b, n in counts.items() if n}
     cut = {b: Buffer(b.name, b.dtype, b.shape[n:], b.scope) for b, n in counts.items()}
 
     def expr(e: Expr) -> Expr:
@@ -134,7 +133,10 @@ def _between(block: Block) -> tuple[Buffer, ...]:
 
 
 def _leading_threads(func: Func, b: Buffer, kinds: Mapping[Var, LoopKind]) -> int:
-    """How many leading indices are thread variables, the same kinds in every access."""
+    """How many leading indices are thread variables, the same kinds in every access.
+
+    None are where every thread computes all of the temporary, outside of loops over threads.
+    """
     seen: set[tuple[LoopKind, ...]] = set()
     accesses = [s.indices for s in statements(func.body) if isinstance(s, Store) and s.buffer == b]
     for stmt in statements(func.body):
@@ -148,8 +150,19 @@ def _leading_threads(func: Func, b: Buffer, kinds: Mapping[Var, LoopKind]) -> in
                 break
             leading.append(kind)
         seen.add(tuple(leading))
-    if len(seen) != 1 or not next(iter(seen)):
+    if seen <= {()} and not _stored_by_threads(func.body, b):
+        return 0  # All threads compute it, each for itself.
+    if len(seen) != 1 or seen == {()}:
         raise InternalError(
             f"{func.name}: threads do not keep {b.name} each for itself", code="TW-E0951"
         )
     return len(seen.pop())
+
+
+def _stored_by_threads(block: Block, b: Buffer) -> bool:
+    return any(
+        isinstance(s, For)
+        and s.kind in THREADS
+        and any(isinstance(x, Store) and x.buffer == b for x in statements(s.body))
+        for s in statements(block)
+    )

@@ -105,7 +105,7 @@ class KernelTable:
             return made
         whole = merge_axes(group)
         why = ""
-        if fits_one_kernel(to_func(whole, fixed)):
+        if fits_one_kernel(to_func(whole, fixed), self.target):
             try:
                 return (self._kernel(whole, fixed, title),), ()
             except ScheduleError as error:

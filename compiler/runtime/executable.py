@@ -215,6 +215,10 @@ class Executable(Compiled):
         context.outputs[:] = outputs
         status = self._call(context.frame_address)
         if status:
+            failure = getattr(self._entry, "failure", None)
+            if failure is not None:
+                self._entry.failure = None  # type: ignore[attr-defined]
+                raise failure
             raise self._failure(status)
         if len(self._free) < self._most_free:
             self._free.append(context)

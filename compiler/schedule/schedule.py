@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from ..tensor.ir import Func, Load
 from .loops import fuse, peel, reorder, set_kind, specialise, split, tighten
-from .nest import simplify_func
+from .barriers import place_barriers
+from .nest import loops, simplify_func
 from .place import PackDim, Packing, compute_at, pack, prefetch, rfactor, set_scope
 
 STEPS: dict[str, Callable[..., Func]] = {
@@ -23,6 +24,7 @@ STEPS: dict[str, Callable[..., Func]] = {
     "set_scope": set_scope,
     "rfactor": rfactor,
     "prefetch": prefetch,
+    "place_barriers": place_barriers,
 }
 
 
@@ -45,6 +47,10 @@ class Schedule:
         self.func = STEPS[step](self.func, *args)
         self.steps.append((step, args))
         return self
+
+    def loop_names(self) -> frozenset[str]:
+        """The names of all loops."""
+        return frozenset(x.var.name for x in loops(self.func.body))
 
     def pack(self, load: Load, dims: list[PackDim], name: str) -> Schedule:
         """Packs the operand of one load; recorded by its buffer, axes and block lengths."""

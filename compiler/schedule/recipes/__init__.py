@@ -13,6 +13,7 @@ from ..nest import simplify_func
 from ..nests import Nests
 from ..place import Packing
 from ..schedule import Schedule
+from . import simt
 from .chain import can_chain, chain, plan_chain
 from .choices import Choices
 from .elementwise import elementwise
@@ -61,6 +62,10 @@ def schedule(
     """
     choices = choices or Choices()
     kind = kind or kind_of(nests)
+    if target.threads is not None:
+        s = simt.RECIPES[kind](nests, target, choices)
+        s.do("place_barriers")
+        return Scheduled(s.finish(), tuple(s.packings), kind, str(s))
     if kind == "tile":
         return _tile(nests, target, choices)
     if kind == "chain":
@@ -84,10 +89,12 @@ def kind_of(nests: Nests) -> str:
     return "plain"
 
 
-def fits_one_kernel(nests: Nests) -> bool:
+def fits_one_kernel(nests: Nests, target: Target) -> bool:
     """Whether a group has one final nest, and one loop of it can hold all its temporaries."""
     if nests.finals > 1:
         return False
+    if target.threads is not None:
+        return simt.fits_one_kernel(nests, kind_of(nests), target)
     return kind_of(nests) != "plain" or len(nests.temporaries) == 1
 
 

@@ -1,0 +1,89 @@
+"""The CUDA backend: kernels to PTX, and a program that runs on a device."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+
+import llvmlite.binding as llvm
+
+from tilewright.runtime import text as program_text
+from tilewright.runtime.cache import Cache, digest_key
+from tilewright.target import Target
+from tilewright.tensor.parse import parse_func
+from tilewright.tensor.text import text as func_text
+
+from ..backend import Progress, Unit
+from .device import Device
+from .ptx import emit_llvm, emit_ptx
+from .run import DeviceEntry
+from .target import resolve_cuda
+from .threads import Launch, launch_of
+
+
+class CudaBackend:
+    """Code for NVIDIA GPUs (see the Backend protocol).
+
+    Args:
+        name: its key in BACKENDS.
+        open_device: makes the device that programs run on; raises TargetError if there is none.
+    """
+
+    stages: Mapping[str, Callable[[Unit], str]] = {
+        "llvm": lambda unit: emit_llvm(unit.kernels, unit.target),
+        "ptx": lambda unit: emit_ptx(unit.kernels, unit.target),
+    }
+    versions: Mapping[str, str] = {"llvm": ".".join(map(str, llvm.llvm_version_info))}
+
+    def __init__(self, name: str, open_device: Callable[[Target], Device]) -> None:
+        self.name = name
+        self._open = open_device
+
+    def resolve(self, name: str) -> Target:
+        """The target of that name."""
+        return resolve_cuda(name)
+
+    def check(self, target: Target) -> None:
+        """Returns if there is a device for the target.
+
+        Raises:
+            TargetError: there is none; says what is missing.
+        """
+        self._open(target)
+
+    def compile(
+        self, unit: Unit, cache: Cache, progress: Progress | None = None
+    ) -> tuple[bytes, ...]:
+        """The PTX of all kernels, then the program with each kernel's launch, as text."""
+        text = emit_llvm(unit.kernels, unit.target)
+        key = digest_key("ptx", text, unit.target.cpu, unit.target.features, self.versions["llvm"])
+        ptx = cache.get(key)
+        if ptx is None:
+            ptx = emit_ptx(unit.kernels, unit.target).encode()
+            cache.put(key, ptx)
+        if progress is not None:
+            progress(1, 1)
+        return ptx, _manifest(unit).encode()
+
+    def load(
+        self, target: Target, objects: tuple[bytes, ...], cache: Cache, threads: int | None
+    ) -> DeviceEntry:
+        """Loads the kernels on a device."""
+        ptx, manifest = objects
+        found = json.loads(manifest)
+        launches = {k: _launch(v) for k, v in found["launches"].items()}
+        program = program_text.parse(found["program"])
+        return DeviceEntry(program, launches, ptx.decode(), self._open(target))
+
+
+def _manifest(unit: Unit) -> str:
+    """The program and the launches, as JSON of texts."""
+    launches = {}
+    for func in unit.kernels:
+        launch = launch_of(func)
+        launches[func.name] = {"func": func_text(func), "threads": launch.threads}
+    return json.dumps({"program": program_text.text(unit.program), "launches": launches})
+
+
+def _launch(kept: Mapping[str, str]) -> Launch:
+    return launch_of(parse_func(kept["func"]))

@@ -1,0 +1,32 @@
+"""Recipes for machines that run blocks of threads, by kind of nest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from ....target import Target
+from ...nests import Nests
+from ...schedule import Schedule
+from ..choices import Choices
+from .elementwise import elementwise
+from .plain import plain
+from .rows import rows, shared_bytes
+
+RECIPES: Mapping[str, Callable[[Nests, Target, Choices], Schedule]] = {
+    "elementwise": elementwise,
+    "rows": rows,
+    "plain": plain,
+    "tile": plain,
+}
+"""By kind of nest, as ``recipes.kind_of`` names it."""
+
+
+
+def fits_one_kernel(nests: Nests, kind: str, target: Target) -> bool:
+    """Whether one kernel may compute a group: what its threads share has a place."""
+    if kind == "rows":
+        return shared_bytes(nests) is not None
+    return kind == "elementwise" or len(nests.temporaries) == 1
+
+
+__all__ = ["RECIPES", "fits_one_kernel"]
