@@ -79,7 +79,7 @@ class DeviceEntry:
         """Where the constants are on the device."""
         if self._constants is None:
             count = self.program.constants_bytes
-            self._constants = self.device.allocate(count)
+            self._constants = self.device.allocate(max(1, count))
             if count:
                 self.device.copy_in(self._constants, _host(address, count))
         return self._constants
@@ -127,7 +127,7 @@ class _Call:
         held: list[int] = []
 
         def place(nbytes: int) -> int:
-            held.append(device.allocate(nbytes))
+            held.append(device.allocate(max(1, nbytes)))
             return held[-1]
 
         try:

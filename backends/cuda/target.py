@@ -39,13 +39,13 @@ def resolve_cuda(name: str) -> Target:
     """The target of a name: ``cuda:sm_80``, or ``cuda-sim`` (``cuda-sim:sm_80``) to simulate it.
 
     Raises:
-        TargetError: there is none of that name (TW-E0400).
+        TargetError: there is none of that name (TW-E0401).
     """
     backend, _, architecture = name.partition(":")
     found = ARCHITECTURES.get(architecture or DEFAULT)
     if found is None:
         known = ", ".join(f"{backend}:{a}" for a in ARCHITECTURES)
-        raise TargetError(f"target {name!r}: there are {known}", code="TW-E0400")
+        raise TargetError(f"target {name!r}: there are {known}", code="TW-E0401")
     sm = architecture or DEFAULT
     return Target(
         name=name,

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..tensor.ir import Func, Load
-from .loops import fuse, peel, reorder, set_kind, specialise, split, tighten
 from .barriers import place_barriers
+from .loops import fuse, peel, reorder, set_kind, specialise, split, tighten
 from .nest import loops, simplify_func
 from .place import PackDim, Packing, compute_at, pack, prefetch, rfactor, set_scope
 

@@ -152,7 +152,7 @@ def chain(nests: Nests, target: Target, choices: Choices) -> Schedule:
     block, panel = _shape_final(s, t)
     s.do("compute_at", t.last.buffer.name, panel)
     s.do("set_scope", t.last.buffer.name, "register")
-    shape_reduction(s, t.last, t.row and t.row.var.name, t.column.var.name)
+    shape_reduction(s, t.last, t.row.var.name if t.row else None, t.column.var.name)
     width = target.lanes(32)
     between = nests.temporaries[1:-1]
     for temporary in reversed(between):

@@ -204,7 +204,7 @@ def tile(nests: Nests, target: Target, choices: Choices) -> Schedule:
     for r in reversed(nests.reductions):
         s.do("compute_at", r.buffer.name, place)
         s.do("set_scope", r.buffer.name, "register")
-        shape_reduction(s, r, t.row and t.row.var.name, t.column.var.name)
+        shape_reduction(s, r, t.row.var.name if t.row else None, t.column.var.name)
     _prefetch(s, t, target, choices)
     if t.row is not None and place == _outer_name(t.row):
         _split_edges(s, t, place)

@@ -21,7 +21,6 @@ RECIPES: Mapping[str, Callable[[Nests, Target, Choices], Schedule]] = {
 """By kind of nest, as ``recipes.kind_of`` names it."""
 
 
-
 def fits_one_kernel(nests: Nests, kind: str, target: Target) -> bool:
     """Whether one kernel may compute a group: what its threads share has a place."""
     if kind == "rows":

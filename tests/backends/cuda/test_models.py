@@ -1,0 +1,59 @@
+"""Whole models on the simulated GPU agree with the CPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.random import default_rng
+
+import tilewright as tw
+from tests.frontends.onnx.models import parsed
+
+MODELS = {
+    "an MLP with a symbolic batch": """agraph (float[N, 8] x, float[8, 12] w, float[12] b)
+    => (float[N, 12] y) {
+        h = MatMul(x, w)
+        s = Add(h, b)
+        r = Relu(s)
+        y = Softmax <axis = -1> (r)
+    }""",
+    "a small convolutional network": """agraph (float[2, 3, 9, 9] x, float[6, 3, 3, 3] w,
+    float[6, 6, 3, 3] v) => (float[2, 6, 1, 1] y) {
+        a = Conv <pads = [1, 1, 1, 1]> (x, w)
+        b = Relu(a)
+        c = Conv <pads = [1, 1, 1, 1]> (b, v)
+        d = Add(c, a)
+        e = MaxPool <kernel_shape = [3, 3], strides = [2, 2]> (d)
+        y = GlobalAveragePool(e)
+    }""",
+    "normalised rows and an attention": """agraph (float[2, 5, 8] q, float[2, 7, 8] k, float[8] g,
+    float[8] z) => (float[2, 5, 8] y) {
+        n = LayerNormalization <axis = -1> (q, g, z)
+        t = Transpose <perm = [0, 2, 1]> (k)
+        s = MatMul(n, t)
+        p = Softmax <axis = -1> (s)
+        y = MatMul(p, k)
+    }""",
+    "a running sum": """agraph (float[4, 9] x) => (float[4, 9] y)
+        <int64 axis = {1}> {
+        y = CumSum(x, axis)
+    }""",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_agrees_with_the_cpu(name: str) -> None:
+    model = parsed(MODELS[name])
+    cpu = tw.compile(model, cache=False)
+    gpu = tw.compile(model, target="cuda-sim", cache=False)
+    rng = default_rng(0)
+    for batch in (1, 5):
+        inputs = {
+            s.name: rng.standard_normal(
+                [d if isinstance(d, int) else batch for d in s.shape], np.float32
+            )
+            for s in cpu.inputs
+        }
+        expected = cpu.run(inputs)
+        for key, got in gpu.run(inputs).items():
+            np.testing.assert_allclose(got, expected[key], rtol=2e-5, atol=2e-5)
