@@ -22,6 +22,7 @@ from .code import (
     Jump,
     Program,
     Step,
+    sum_aligned,
 )
 from .ptx import Function, Guard, Instruction, Label, Module, Operand, Symbol, Vector
 from .scalars import SCALARS
@@ -67,10 +68,9 @@ class _Assembler:
         self.numbers = {at: number for number, at in enumerate(starts)}
         ends = [*starts[1:], len(self.lines)]
         blocks = [self.block(a, b) for a, b in zip(starts, ends, strict=True)]
-        if code.dynamic is not None:
-            dynamic = code.dynamic.start
-        else:
-            dynamic = -1
+        shared_bytes = 0
+        for region in code.shared:
+            shared_bytes = sum_aligned(shared_bytes, 16) + region.bytes
         return Program(
             function=code.entry,
             blocks=blocks,
@@ -78,7 +78,8 @@ class _Assembler:
             specials=code.specials,
             shared=code.shared,
             local=code.local,
-            dynamic=dynamic,
+            shared_bytes=shared_bytes,
+            dynamic=-1 if code.dynamic is None else code.dynamic.start,
             cell=code.cell,
             global_cell=code.global_cell,
             facts=frozenset(code.facts),

@@ -123,7 +123,8 @@ class Program:
         initial: what every slot holds at first.
         specials: the slots of special registers.
         shared, local: the variables of a block and of a thread.
-        dynamic: where the dynamic part of shared memory starts.
+        shared_bytes: of the static part of shared memory, without the guard zones.
+        dynamic: where the dynamic part of shared memory starts; -1 where there is none.
         cell, global_cell: the width in bytes of the narrowest access that may touch shared and
             global memory.
         facts: which kinds of instruction there are (``fence``, ``warp barrier``, ``counted
@@ -136,6 +137,7 @@ class Program:
     specials: dict[str, int]
     shared: list[Region]
     local: list[Region]
+    shared_bytes: int
     dynamic: int
     cell: int
     global_cell: int

@@ -226,27 +226,25 @@ class Machine:
     def check_one_place(self, parts: list[tuple[_Waiting, Array]], done: Array) -> None:
         """Refuses a barrier of all threads that they reach at different instructions."""
         batch = self.batch
-        seen: dict[int, tuple[_Waiting, Array]] = {}
+        seen: list[tuple[Barrier, Array]] = []
         lanes = np.repeat(done, batch.shape.padded)
         for waiting, part in parts:
             here = part & lanes
             if waiting.count is not None or not here.any():
                 continue
-            line = waiting.barrier.instruction.line
-            for other_line, (_, other) in seen.items():
+            for barrier, there in seen:
                 blocks = here.reshape(batch.blocks, -1).any(1)
-                blocks &= other.reshape(batch.blocks, -1).any(1)
-                if other_line != line and blocks.any():
+                blocks &= there.reshape(batch.blocks, -1).any(1)
+                if barrier is not waiting.barrier and blocks.any():
                     lane = int(np.argmax(here & np.repeat(blocks, batch.shape.padded)))
                     raise batch.fault(
                         "TW-E1004",
                         waiting.barrier.instruction,
                         lane,
                         "divergent barrier: other threads of the block wait at the barrier of "
-                        f"line {other_line}",
+                        f"line {barrier.instruction.line}",
                     )
-            known = seen.get(line)
-            seen[line] = (waiting, here if known is None else known[1] | here)
+            seen.append((waiting.barrier, here))
 
     def let_go(self, parts: list[tuple[_Waiting, Array]], done: Array) -> None:
         batch = self.batch

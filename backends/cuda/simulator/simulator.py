@@ -16,6 +16,7 @@ from .counters import Counters
 from .faults import Index, SimulationError
 from .machine import Machine
 from .memory import FIRST_OFFSET, GUARD, Bytes, GlobalMemory, Layout, Region
+from .occupancy import multiprocessor
 from .parser import parse
 from .ptx import Function, Parameter
 from .ptx import Module as Ptx
@@ -47,10 +48,11 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """An entry of a loaded module."""
+    """An entry of a loaded module; ``target`` is what its PTX is for."""
 
     function: Function
     program: Program
+    target: str
 
     @property
     def name(self) -> str:
@@ -152,7 +154,7 @@ class Simulator:
                 self.memory.write(address, np.frombuffer(variable.initial, np.uint8))
                 addresses[variable.name] = address
         kernels = {
-            f.name: Kernel(f, assemble(ptx, f, addresses))
+            f.name: Kernel(f, assemble(ptx, f, addresses), ptx.target)
             for f in ptx.functions.values()
             if f.entry
         }
@@ -181,6 +183,7 @@ class Simulator:
         """
         shape = Shape(_index(grid), _index(block))
         check_shape(kernel.function, shape)
+        check_shared(kernel, shared_bytes)
         parameters = pack_arguments(kernel.function, args)
         program = kernel.program
         size = max(1, LANES // shape.padded)
@@ -248,6 +251,22 @@ def check_shape(function: Function, shape: Shape) -> None:
     else:
         return
     raise SimulationError(f"launch of {function.name!r}: {problem}", code="TW-E1013")
+
+
+def check_shared(kernel: Kernel, dynamic: int) -> None:
+    """Refuses more shared memory than a block of the module's target may have.
+
+    Raises:
+        SimulationError: see there (TW-E1013).
+    """
+    limits = multiprocessor(kernel.target)
+    total = kernel.program.shared_bytes + dynamic
+    if limits is not None and total > limits.block_shared:
+        raise SimulationError(
+            f"launch of {kernel.name!r}: {total} bytes of shared memory; a block of "
+            f"{kernel.target} may have {limits.block_shared}",
+            code="TW-E1013",
+        )
 
 
 def pack_arguments(function: Function, args: Sequence[Argument]) -> Bytes:
