@@ -103,9 +103,21 @@ def _outputs(program: torch.export.ExportedProgram) -> tuple[list[Output], list[
         elif spec.kind is not OutputKind.TOKEN and result.name not in (
             kept.get(spec.target), spec.target
         ):  # fmt: skip
-            kind = spec.kind.name.lower()
-            refused.append((f"{spec.target}: the program writes to it ({kind})", result))
+            what, mend = _WRITES.get(spec.kind, (spec.kind.name.lower(), "return the new value"))
+            refused.append((f"a write to {what} {spec.target}: {mend}", result))
     return outputs, refused
+
+
+_WRITES = {
+    OutputKind.USER_INPUT_MUTATION: (
+        "the input", "return its new value, or write to a clone of it",
+    ),
+    OutputKind.BUFFER_MUTATION: (
+        "the buffer", "put the module in eval mode, or take it as an argument and return its new"
+        " value",
+    ),
+}  # fmt: skip
+"""What a program may write to, and how to do without: an executable has no state."""
 
 
 def _output_names(program: torch.export.ExportedProgram) -> list[str]:
