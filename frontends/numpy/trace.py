@@ -133,7 +133,21 @@ class Trace:
             for solved in (dim(symbol + difference), dim(symbol - difference)):
                 if symbol not in symbols(solved):
                     raise Restart({symbol: solved})
+        self._pair_factors(as_expr(a), as_expr(b))
         self.specialise(difference)
+
+    def _pair_factors(self, a: Expr, b: Expr) -> None:
+        """Where products are equal (of sizes of flattened arrays), makes equal factors one.
+
+        That is more than is needed, but leaves sizes symbolic; calls that have the product in
+        common, but not the factors, are compiled apart.
+        """
+        mine, others = (sorted(symbols(e), key=lambda s: s.name) for e in (a, b))
+        for one in mine:
+            for other in others:
+                apart = one not in others and other not in mine
+                if apart and self.env[one.name] == self.env[other.name]:
+                    raise Restart({other: one})
 
     def specialise(self, size: Dim) -> int:
         """The size as a number, for which the symbols in it become numbers.
