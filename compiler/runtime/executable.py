@@ -211,8 +211,8 @@ class Executable(Compiled):
                 context.prepare(plan)
             except MemoryError as error:
                 raise self._no_memory(plan) from error
-        context.inputs[:] = inputs
-        context.outputs[:] = outputs
+        context.inputs[:] = [*inputs]
+        context.outputs[:] = [*outputs]
         status = self._call(context.frame_address)
         if status:
             failure = getattr(self._entry, "failure", None)

@@ -102,7 +102,7 @@ def import_captured(captured: Captured) -> Graph:
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
     """torch's decompositions to core overloads, without those that converters take whole."""
-    table = torch.export.default_decompositions()
+    table: dict[Any, Callable[..., Any]] = torch.export.default_decompositions()
     for overload in CONVERTERS:
         table.pop(_overload(overload), None)
     table.update(get_decompositions([_overload(o) for o in DECOMPOSED]))

@@ -52,7 +52,7 @@ def compile_captured(
 
     try:
         with composites_kept() as table:
-            compiled = aot_autograd(
+            compiled: Callable[..., Any] = aot_autograd(
                 fw_compiler=_refuse_training(name), inference_compiler=inference,
                 decompositions=table,
             )(module, example_inputs)  # fmt: skip

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch._C._dynamo.guards import _empty_strided_cpu
+from torch._C._dynamo import guards
 
 from tilewright.errors import InputError
 from tilewright.graph.ir import Graph
@@ -28,6 +28,8 @@ _WORTHWHILE = 16
 _PATIENCE = 2
 _MOST_LAYOUTS = 256
 
+_empty = guards._empty_strided_cpu  # type: ignore[attr-defined]  # noqa: SLF001
+"""What Inductor's code allocates with: a third of the time of torch.empty_strided."""
 _versions = operator.attrgetter("_version")
 _places = torch.Tensor.data_ptr
 
@@ -178,7 +180,7 @@ class Runner:
         if layout is None:
             layout = self._layout(variant, executable, key)
         plan, wanted = layout
-        made = [_empty_strided_cpu(size, stride, dtype) for size, stride, dtype in wanted]
+        made = [_empty(size, stride, dtype) for size, stride, dtype in wanted]
         executable.call_at(plan, inputs, [_places(x) for x in made])
         return made
 
