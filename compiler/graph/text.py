@@ -247,7 +247,7 @@ def parse(source: str, constants: Mapping[str, np.ndarray] | None = None) -> Gra
                 ends = [_attr_value(a, found, {}) for a in args]
                 found[name] = _symbol(name, ends, statement)
             case ast.Expr(ast.Call(func=ast.Name(id="require"), args=[stated], keywords=[])):
-                conditions.append(parse_dim(ast.unparse(stated), found))
+                conditions.append(_condition(stated, found))
             case _:
                 _fail(statement, "only symbols and conditions stand before the function")
     graph = _Parser(found, comments, constants or {}).graph(last)
@@ -262,6 +262,13 @@ def _symbol(name: str, ends: list[Attr], place: ast.AST) -> Var:
             return symbol(name, low, high)
         case _:
             _fail(place, "a symbol has one or two ends")
+
+
+def _condition(node: ast.expr, found: Mapping[str, Var]) -> Expr:
+    stated = parse_dim(ast.unparse(node), found)
+    if isinstance(stated, int) or stated.dtype is not dt.bool_:
+        _fail(node, "a condition says what holds between symbols")
+    return stated
 
 
 def _comments(source: str) -> dict[int, str]:

@@ -75,7 +75,7 @@ def conditions_of(
     guards = [] if environment is None else environment.guards
     if stated and not guards:
         raise GapError(f"the conditions {stated}, which torch does not state anew")
-    found = {}
+    found: dict[Expr, None] = {}
     for guard in guards:
         condition = simplify(_condition(environment.replace(guard.expr), symbols))
         if not isinstance(condition, Const):

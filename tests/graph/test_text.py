@@ -176,6 +176,11 @@ def test_conditions_survive() -> None:
     assert text(again) == text(graph)
 
 
+def test_a_size_is_no_condition() -> None:
+    with pytest.raises(ArtifactError, match="a condition says what holds"):
+        parse("N = symbol(1)\nrequire(N + 1)\ndef g(x: f32[N]):\n    return (x,)\n")
+
+
 def test_dims_of_every_form_survive() -> None:
     n, s = as_expr(N), as_expr(S)
     builder = GraphBuilder("g")

@@ -100,8 +100,8 @@ class TextEncoder(nn.Module):  # type: ignore[misc, name-defined]
         return x
 
 
-class Generator(nn.Module):  # type: ignore[misc, name-defined]
-    """The scores of the next word after each word of a prompt (GPT-2's prefill)."""
+class Decoder(nn.Module):  # type: ignore[misc, name-defined]
+    """What a generator of words knows."""
 
     def __init__(self, words: int = 50, width: int = 24) -> None:
         super().__init__()
@@ -110,6 +110,10 @@ class Generator(nn.Module):  # type: ignore[misc, name-defined]
         self.blocks = nn.ModuleList(Block(width, 3) for _ in range(2))
         self.norm = nn.LayerNorm(width)
 
+
+class Generator(Decoder):
+    """The scores of the next word after each word of a prompt (GPT-2's prefill)."""
+
     def forward(self, tokens: Any) -> Any:
         x = self.words(tokens) + self.places(torch.arange(tokens.shape[1]))
         for block in self.blocks:
@@ -117,7 +121,7 @@ class Generator(nn.Module):  # type: ignore[misc, name-defined]
         return self.norm(x) @ self.words.weight.T
 
 
-class Step(Generator):
+class Step(Decoder):
     """One more word, given the keys and values of those before it (GPT-2's decode step).
 
     The cache is ``[layers, 2, batch, heads, length, features]``; a longer one comes back.
