@@ -67,11 +67,16 @@ def set_scope(func: Func, buffer: str, scope: Scope) -> Func:
     Raises:
         ScheduleError: no temporary of that name is declared.
     """
-    old = _declared(func, buffer, "set_scope")
+    old = declared(func, buffer, "set_scope")
     return replace_buffer(func, old, Buffer(old.name, old.dtype, old.shape, scope))
 
 
-def _declared(func: Func, name: str, step: str) -> Buffer:
+def declared(func: Func, name: str, step: str) -> Buffer:
+    """The temporary of that name.
+
+    Raises:
+        ScheduleError: there is none.
+    """
     todo: list[Stmt] = list(func.body)
     while todo:
         stmt = todo.pop()
@@ -97,7 +102,7 @@ def replace_buffer(func: Func, old: Buffer, new: Buffer) -> Func:
 
 
 @dataclass(frozen=True, slots=True)
-class _Region:
+class Region:
     """The part of a buffer that a consumer reads: start and extent per dim.
 
     Attributes:
@@ -137,7 +142,7 @@ def compute_at(func: Func, buffer: str, loop: str) -> Func:
             is not a box.
     """
     step = f"compute_at({buffer!r}, {loop!r})"
-    old = _declared(func, buffer, step)
+    old = declared(func, buffer, step)
     target = find_loop(func, loop, step)
     producers = [s for s in func.body if isinstance(s, For | Store) and _writes(s, old)]
     if not producers or Alloc(old) not in func.body:
@@ -148,8 +153,8 @@ def compute_at(func: Func, buffer: str, loop: str) -> Func:
     hollow = edit_loop(Func(func.name, (), others), loop, lambda _: (), step)
     if any(x.buffer == old for x in block_loads(hollow.body)):
         raise fail(step, func, f"{buffer!r} is read outside the loop")
-    around = _ranges_to(func.body, loop) or {}
-    region = _region(func, old, target, around, step)
+    around = ranges_to(func.body, loop) or {}
+    region = region_of(func, old, target, around, step)
     new = Buffer(old.name, old.dtype, region.extent, old.scope)
     around = {**around, target.var: loop_range(target)}
     moved: list[Stmt] = [Alloc(new)]
@@ -186,28 +191,36 @@ def _contains(stmt: Stmt, loop: For) -> bool:
     return any(x is loop or x == loop for x in loops((stmt,)))
 
 
-def _ranges_to(block: Block, name: str) -> dict[Var, tuple[Dim, Dim]] | None:
+def ranges_to(block: Block, name: str) -> dict[Var, tuple[Dim, Dim]] | None:
     """The ranges of the loops around the loop of that name."""
     for stmt in block:
         match stmt:
             case For() if stmt.var.name == name:
                 return {}
             case For():
-                below = _ranges_to(stmt.body, name)
+                below = ranges_to(stmt.body, name)
                 if below is not None:
                     return {stmt.var: loop_range(stmt), **below}
             case If():
                 for branch in (stmt.then, stmt.orelse):
-                    below = _ranges_to(branch, name)
+                    below = ranges_to(branch, name)
                     if below is not None:
                         return below
     return None
 
 
-def _region(func: Func, old: Buffer, target: For, around: Ranges, step: str) -> _Region:
+def region_of(func: Func, old: Buffer, target: For, around: Ranges, step: str) -> Region:
+    """The part of a buffer that one iteration of a loop reads.
+
+    Args:
+        around: the ranges of the loops around it.
+
+    Raises:
+        ScheduleError: it is no box, or several reads differ in it.
+    """
     ranges = {**around, target.var: loop_range(target)}
     inner = {x.var: loop_range(x) for x in loops(target.body)}
-    found: _Region | None = None
+    found: Region | None = None
     for load in {x: None for x in block_loads(target.body) if x.buffer == old}:
         starts: list[Expr] = []
         extents: list[Dim] = []
@@ -217,13 +230,13 @@ def _region(func: Func, old: Buffer, target: For, around: Ranges, step: str) -> 
                 raise fail(step, func, f"the index {index!r} of {old.name!r} is not affine")
             starts.append(ends[0])
             extents.append(dim(ends[1] - ends[0] + 1))
-        this = _Region(tuple(starts), tuple(extents))
+        this = Region(tuple(starts), tuple(extents))
         if found is not None and not _same_region(found, this):
             raise fail(step, func, f"{old.name!r} is read at two different regions")
         found = this
     if found is None:
         raise fail(step, func, f"the loop does not read {old.name!r}")
-    return _Region(found.start, found.extent, _is_masked(target.body, old))
+    return Region(found.start, found.extent, _is_masked(target.body, old))
 
 
 def _is_masked(block: Block, buffer: Buffer) -> bool:
@@ -253,7 +266,7 @@ def _implies_positive(cond: Expr, index: Expr) -> bool:
     return prove(le(gap, index)) is True
 
 
-def _same_region(a: _Region, b: _Region) -> bool:
+def _same_region(a: Region, b: Region) -> bool:
     pairs = [*zip(a.start, b.start, strict=True), *zip(a.extent, b.extent, strict=True)]
     return all(same_dim(x, y) for x, y in pairs)
 
@@ -281,7 +294,7 @@ def _ends(index: Expr, inner: Spans, outer: Ranges) -> tuple[Expr, Expr] | None:
 
 
 def _shrink(
-    func: Func, nest: Stmt, old: Buffer, region: _Region, around: Ranges, step: str
+    func: Func, nest: Stmt, old: Buffer, region: Region, around: Ranges, step: str
 ) -> Block:
     """A producing nest with its spatial loops cut to the region."""
     written = tuple(stores((nest,)))

@@ -11,6 +11,7 @@ from .barriers import place_barriers
 from .loops import fuse, peel, reorder, set_kind, specialise, split, tighten
 from .nest import loops, simplify_func
 from .place import PackDim, Packing, compute_at, pack, prefetch, rfactor, set_scope
+from .stage import cache_read, spread
 
 STEPS: dict[str, Callable[..., Func]] = {
     "split": split,
@@ -25,6 +26,8 @@ STEPS: dict[str, Callable[..., Func]] = {
     "rfactor": rfactor,
     "prefetch": prefetch,
     "place_barriers": place_barriers,
+    "cache_read": cache_read,
+    "spread": spread,
 }
 
 

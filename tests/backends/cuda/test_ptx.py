@@ -81,7 +81,7 @@ def assert_simulated_equals_group(group: ComputeGroup, **dims: int) -> None:
 @pytest.mark.parametrize(
     "group",
     [add(1000, 7), add(4, 5, 8), add(3), transpose(9, 33), softmax(5, 300), softmax(3, 64),
-     matmul(13, 9, 65), conv(9, 4, 20, 3, 1, 1), conv(7, 2, 4, 3, 2, 0), max_pool(9, 20, 3, 2, 1),
+     matmul(13, 9, 65), matmul(70, 50, 100), matmul(64, 32, 64), conv(20, 16, 20, 3, 1, 1), conv(9, 4, 20, 3, 1, 1), conv(7, 2, 4, 3, 2, 0), max_pool(9, 20, 3, 2, 1),
      arg_max(4, 37)],
     ids=lambda g: g.name,
 )  # fmt: skip
@@ -94,6 +94,13 @@ def test_symbolic_sizes_are_arguments_of_kernels(rows: int) -> None:
     assert_simulated_equals_group(add(N, 12), N=rows)
     assert_simulated_equals_group(softmax(N, 40), N=rows)
     assert_simulated_equals_group(matmul(N, 5, 9), N=rows)
+
+
+@pytest.mark.parametrize("rows", [3, 70])
+def test_products_of_symbolic_rows_go_through_shared_memory(rows: int) -> None:
+    func = schedule(to_func(merge_axes(matmul(N, 33, 65))), SM80).func
+    assert launch_of(func).shared
+    assert_simulated_equals_group(matmul(N, 33, 65), N=rows)
 
 
 def test_what_threads_share_of_an_unbounded_row_goes_through_memory() -> None:

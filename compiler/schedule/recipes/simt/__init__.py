@@ -8,15 +8,23 @@ from ....target import Target
 from ...nests import Nests
 from ...schedule import Schedule
 from ..choices import Choices
+from .contraction import contraction, plan
 from .elementwise import elementwise
 from .plain import plain
 from .rows import rows, shared_bytes
+
+
+def product(nests: Nests, target: Target, choices: Choices) -> Schedule:
+    """Tiles for a product of two operands that is large enough, else a thread an element."""
+    tiled = plan(nests, target, choices) is not None
+    return (contraction if tiled else plain)(nests, target, choices)
+
 
 RECIPES: Mapping[str, Callable[[Nests, Target, Choices], Schedule]] = {
     "elementwise": elementwise,
     "rows": rows,
     "plain": plain,
-    "tile": plain,
+    "tile": product,
 }
 """By kind of nest, as ``recipes.kind_of`` names it."""
 
