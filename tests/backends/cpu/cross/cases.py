@@ -26,7 +26,7 @@ class Case:
 
 # ------------------------------------------------------------------ operators
 
-SAMPLES = 4
+SAMPLES = 3
 """How many samples of an operator are run: its first, its last, and some between."""
 
 FAMILIES = 6

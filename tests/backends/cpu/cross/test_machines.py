@@ -54,6 +54,13 @@ def test_code_for_another_machine_computes_the_reference_there(target: str, tmp_
         assert not list(found)
 
 
+def test_code_for_this_machine_needs_no_library_either(tmp_path: Path) -> None:
+    # The level with the fewest instructions: what it lacks must not be a call.
+    emit_cases("x86-64-v2", tmp_path)
+    for code in tmp_path.glob("*.o"):
+        assert undefined_symbols(code.read_bytes()) <= ALLOWED, code.name
+
+
 @pytest.mark.qemu
 @pytest.mark.parametrize(
     ("target", "command"),
