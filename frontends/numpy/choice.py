@@ -81,9 +81,14 @@ def call_function_ufunc(trace: Trace, ufunc: np.ufunc, *operands: Any) -> Any:
     return trace.functions["ufunc"](trace, ufunc, *operands)
 
 
-def _astype(trace: Trace, x: Any, dtype: Any, /, *, copy: Any = True, device: Any = None) -> Any:
+def _astype(
+    trace: Trace, x: Any, dtype: Any, /, *, copy: Any = True, device: Any = None,
+    casting: Any = "unsafe",
+) -> Any:  # fmt: skip
     a = tracer(trace, "numpy.astype", x)
     wanted = element_type(trace, "numpy.astype", dtype)
+    if not np.can_cast(a.dtype, wanted.numpy, casting):
+        trace.refuse(f"astype: cannot cast {a.dtype} to {wanted} by {casting!r}")
     if not copy and wanted is a.value.dtype:
         return a
     return Tracer(trace, trace.cast(a.value, wanted), scalar=a.scalar)

@@ -14,6 +14,7 @@ import numpy as np
 from .arrange import ARRANGE
 from .calculus import CALCULUS
 from .choice import CHOICE, CREATION
+from .enlarge import ENLARGE
 from .indexing import INDEXING
 from .linear import LINEAR
 from .order import ORDER
@@ -27,7 +28,7 @@ from .writing import WRITING
 
 FUNCTIONS: Mapping[object, Handler] = {
     "ufunc": elementwise, **REDUCTIONS, **SHAPES, **INDEXING, **LINEAR, **CHOICE, **ORDER,
-    **CALCULUS, **ARRANGE, **WRITING,
+    **CALCULUS, **ARRANGE, **ENLARGE, **WRITING,
 }  # fmt: skip
 """What NumPy's functions become while they are traced, by the function itself."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 from weakref import ReferenceType, ref
 
@@ -15,6 +15,7 @@ from tilewright.graph.ir import Value
 from tilewright.tensor.ir import Dim, Expr, as_expr, binary
 from tilewright.tensor.simplify import dim, product
 
+from .methods import Methods
 from .trace import Handler, Trace
 
 Weak = type[int] | type[float] | type[bool] | None
@@ -168,7 +169,7 @@ class Family:
         self.members: list[ReferenceType[Tracer]] = []
 
 
-class Tracer:
+class Tracer(Methods):
     """A symbolic array.
 
     Attributes:
@@ -377,7 +378,16 @@ class Tracer:
             result.sizes = (*self.sizes, *more, *((other.dim,) if isinstance(other, Size) else ()))
         return result
 
-    def _in_place(self, ufunc: np.ufunc, other: object) -> Any:
+    def call(self, function: object, *args: Any, **kwargs: Any) -> Any:
+        """A function of NumPy, with the array as its first argument."""
+        return call_function(self.tracing, function, (self, *args), kwargs)
+
+    def loop(self, ufunc: np.ufunc, *operands: object) -> Any:
+        """A ufunc of operands of which the array is one."""
+        return call_ufunc(self.tracing, ufunc, "__call__", operands, {})
+
+    def put(self, ufunc: np.ufunc, other: object) -> Any:
+        """An operator that writes: ``x += y``."""
         if self.weak:
             return self.apply(ufunc, other)
         result = self.apply(ufunc, other)
@@ -386,117 +396,8 @@ class Tracer:
         name = f"in-place {ufunc.__name__}"
         return self.tracing.functions["write"](self.tracing, name, self, result)
 
-    def __pos__(self) -> Any:
-        return np.positive(self)
-
-    def __neg__(self) -> Any:
-        return np.negative(self)
-
-    def __invert__(self) -> Any:
-        return np.invert(self)
-
-    def __abs__(self) -> Any:
-        return np.absolute(self)
-
-    def __round__(self, digits: int = 0) -> Any:
-        return np.round(self, digits)
-
-    def __divmod__(self, other: object) -> Any:
-        return call_ufunc(self.tracing, np.divmod, "__call__", (self, other), {})
-
-    def __rdivmod__(self, other: object) -> Any:
-        return call_ufunc(self.tracing, np.divmod, "__call__", (other, self), {})
-
-    # ---------------------------------------------------------- methods that take other arguments
-
-    def reshape(self, *shape: Any, order: str = "C") -> Any:
-        """numpy.ndarray.reshape."""
-        new = shape[0] if len(shape) == 1 else shape
-        return call_function(self.tracing, np.reshape, (self, new), {"order": order})
-
-    def transpose(self, *axes: Any) -> Any:
-        """numpy.ndarray.transpose."""
-        given = axes[0] if len(axes) == 1 else axes or None
-        return call_function(self.tracing, np.transpose, (self, given), {})
-
-    def astype(
-        self, dtype: Any, order: str = "K", casting: str = "unsafe", subok: bool = True,
-        copy: bool = True,
-    ) -> Any:  # fmt: skip
-        """numpy.ndarray.astype."""
-        if not np.can_cast(self.dtype, dtype, casting):  # type: ignore[arg-type]
-            self.tracing.refuse(f"astype: cannot cast {self.dtype} to {dtype} by {casting!r}")
-        return call_function(self.tracing, np.astype, (self, dtype), {"copy": copy})
-
-    def conj(self) -> Any:
-        """The array itself: no complex numbers are supported."""
-        return self
-
-    conjugate = conj
-
-    def flatten(self, order: str = "C") -> Any:
-        """numpy.ndarray.flatten."""
-        result = call_function(self.tracing, np.ravel, (self,), {"order": order})
-        return Tracer(self.tracing, result.value)
-
-    def fill(self, value: Any) -> None:
-        """numpy.ndarray.fill."""
-        self[...] = value
-
-    def sort(self, axis: int = -1, kind: Any = None, order: Any = None, **_: Any) -> None:
-        """numpy.ndarray.sort."""
-        self[...] = np.sort(self, axis)
-
 
 _OPERANDS = (Tracer, Size, bool, int, float, complex, np.generic, np.ndarray)
-
-
-def _method(name: str, function: Handler) -> Callable[..., Any]:
-    def method(self: Tracer, *args: Any, **kwargs: Any) -> Any:
-        return call_function(self.tracing, function, (self, *args), kwargs)
-
-    method.__name__ = name
-    method.__doc__ = f"numpy.ndarray.{name}."
-    return method
-
-
-def _operator(ufunc: np.ufunc, swap: bool = False) -> Callable[..., Any]:
-    def method(self: Tracer, other: object) -> Any:
-        return self.apply(ufunc, other, swap)
-
-    return method
-
-
-def _in_place(ufunc: np.ufunc) -> Callable[..., Any]:
-    def method(self: Tracer, other: object) -> Any:
-        return self._in_place(ufunc, other)
-
-    return method
-
-
-_METHODS = (
-    "all any argmax argmin argpartition argsort clip copy cumprod cumsum diagonal dot max mean min"
-    " prod ravel repeat round searchsorted squeeze std sum swapaxes take trace var"
-)
-_OPERATORS = {
-    "add": np.add, "sub": np.subtract, "mul": np.multiply, "truediv": np.true_divide,
-    "floordiv": np.floor_divide, "mod": np.remainder, "pow": np.power, "matmul": np.matmul,
-    "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor,
-    "lshift": np.left_shift, "rshift": np.right_shift,
-}  # fmt: skip
-_COMPARISONS = {
-    "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal,
-    "eq": np.equal, "ne": np.not_equal,
-}  # fmt: skip
-
-for _name in _METHODS.split():
-    setattr(Tracer, _name, _method(_name, getattr(np, _name)))
-for _name, _ufunc in _OPERATORS.items():
-    setattr(Tracer, f"__{_name}__", _operator(_ufunc))
-    setattr(Tracer, f"__r{_name}__", _operator(_ufunc, swap=True))
-    setattr(Tracer, f"__i{_name}__", _in_place(_ufunc))
-for _name, _ufunc in _COMPARISONS.items():
-    setattr(Tracer, f"__{_name}__", _operator(_ufunc))
 
 
 # ------------------------------------------------------------------ dispatch
