@@ -18,7 +18,7 @@ number while all threads agree. In the order of what happens to a kernel:
     faults      the errors                       simulator    memory, modules, launches
 """
 
-from .counters import Counters, Traffic
+from .counters import Counters, Traffic, wavefronts
 from .faults import Place, PtxError, SimulationError
 from .simulator import Kernel, LoadedModule, Options, Simulator
 
@@ -32,4 +32,5 @@ __all__ = [
     "SimulationError",
     "Simulator",
     "Traffic",
+    "wavefronts",
 ]

@@ -81,6 +81,8 @@ def global_index(batch: Batch, access: Access, found: Array) -> Array:
         region = None
     aligned(batch, access, found)
     index: Array = found - GLOBAL_BASE
+    if access.kind == "store" and (region is None or not region.written):
+        memory.stored.add(lowest)
     if access.kind != "store" and (region is None or not region.written):
         wrong = memory.bytes.unwritten(index, size)
         if wrong.any():

@@ -165,11 +165,16 @@ _ONES = {
 
 
 class GlobalMemory:
-    """Memory that all kernels and the host share."""
+    """Memory that all kernels and the host share.
+
+    Attributes:
+        stored: addresses of allocations that kernels have stored to since they were settled.
+    """
 
     def __init__(self, size: int = 1 << 20) -> None:
         self.bytes = Bytes(size)
         self.layout = Layout()
+        self.stored: set[int] = set()
         self._top = GUARD
         self._freed = False
 
@@ -261,7 +266,15 @@ class GlobalMemory:
         region = self.layout.holding(address)
         if region is not None and not region.written:
             start = region.start - GLOBAL_BASE
-            region.written = bool(self.bytes.written[start : start + region.bytes].all())
+            # As booleans: the search ends at the first byte that is missing.
+            written = self.bytes.written[start : start + region.bytes].view(np.bool_)
+            region.written = bool(written.all())
+
+    def settle_stored(self) -> None:
+        """Settles the allocations that kernels have stored to."""
+        for address in self.stored:
+            self.settle(address)
+        self.stored.clear()
 
     def _range(self, address: int, size: int) -> int:
         if size == 0:

@@ -201,8 +201,7 @@ class Simulator:
                 machine.run()
                 if batch.counters is not None:
                     batch.counters.executed(program.blocks, machine.executed)
-        for region in self.memory.layout.regions:
-            self.memory.settle(region.start)
+        self.memory.settle_stored()
         return counters
 
     def _prepare(self, batch: Batch, program: Program, shared_bytes: int) -> None:
