@@ -31,12 +31,12 @@ places of the tiles that read it, not only those under the taps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product as product_of
 
 from .. import dtype as dt
-from ..schedule.loops import conjuncts, rename_loops
+from ..schedule.loops import conjuncts
 from ..schedule.nest import simplify_func, substitute_block
 from ..schedule.place import Packing
 from ..schedule.recipes.choices import Choices
@@ -69,13 +69,11 @@ from ..tensor.ir import (
 )
 from ..tensor.simplify import Ranges, affine, ceildiv, dim, product, simplify, substitute, symbols
 from ..tensor.walk import block_loads, stores
-from ..tensor.winograd import Filtering, LinearProgram, filtering, linear_program
+from ..tensor.winograd import Filtering, filtering, linear_program
 from .inline import walk
 from .nests import free_symbols, to_func
 from .sliding import TOTAL, Sliding, is_constant
-
-_TILE = Var("tile")
-_LANE = Var("lane")
+from .transform import over_lanes, transform
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +150,7 @@ class _Writer:
             count = as_expr(self.counts[k])
             found.insert(0, Let(self._at(axes[k]), number if k == 0 else number % count))
             number = number // count
-        ranges = {_TILE: (0, self.plan.block - 1)}
-        return [Let(x.var, simplify(x.value, ranges)) for x in found if isinstance(x, Let)]
+        return found
 
     def _start(self) -> Let:
         """The first tile of a block; the last block is moved back to end with the tiles."""
@@ -165,117 +162,9 @@ class _Writer:
             ),
         )
 
-    # -------------------------------------------------------------- linear transforms
-
-    def _apply(
-        self,
-        program: LinearProgram,
-        held: Buffer,
-        source: Callable[[int], Expr],
-        sink: Callable[[int, Expr], Block],
-    ) -> Block:
-        """A straight-line program over registers: read by ``source``, results to ``sink``."""
-        lines: list[Stmt] = [
-            Store(held, (Const(i), _LANE), source(i)) for i in range(program.inputs)
-        ]
-        for k, terms in enumerate(program.steps):
-            own = held[program.inputs + k, _LANE]
-            for n, (factor, value) in enumerate(terms):
-                x: Expr = held[value, _LANE]
-                if abs(factor) != 1:
-                    x = x * float(factor)
-                    factor = type(factor)(1)
-                if n == 0:
-                    new = x if factor == 1 else -x
-                else:
-                    new = own + x if factor == 1 else own - x
-                lines.append(Store(held, own.indices, new))
-        for k, o in enumerate(program.outputs):
-            lines += sink(k, held[o, _LANE])
-        return tuple(lines)
-
-    def _transform(
-        self,
-        name: str,
-        program: LinearProgram,
-        source: Callable[[tuple[Expr, ...]], Expr],
-        sink: Callable[[tuple[Expr, ...], Expr], Block],
-    ) -> tuple[list[Buffer], Block]:
-        """Applies a matrix along every spatial axis in turn, in registers.
-
-        Returns:
-            The registers to declare, and the statements, for one vector of lanes.
-        """
-        buffers: list[Buffer] = []
-        block: list[Stmt] = []
-        before = source
-        for d in range(self.dims):
-            # Axes that are done have the program's output extent, the others its input's.
-            done, left = len(program.outputs), program.inputs
-            extents = [done if k < d else left for k in range(self.dims)]
-            held = Buffer(f"{name}{d}", dt.f32, (left + len(program.steps), self.lanes), "register")
-            buffers.append(held)
-            loops = [Var(f"{name}{d}_{k}") for k in range(self.dims)]
-            after = Buffer(
-                f"{name}{d}_all",
-                dt.f32,
-                (*(done if k <= d else left for k in range(self.dims)), self.lanes),
-                "register",
-            )
-            last = d == self.dims - 1
-
-            def index(i: int, d: int = d, loops: Sequence[Var] = loops) -> tuple[Expr, ...]:
-                return tuple(Const(i) if k == d else loops[k] for k in range(self.dims))
-
-            def keep(
-                i: int,
-                e: Expr,
-                index: Callable[[int], tuple[Expr, ...]] = index,
-                after: Buffer = after,
-                last: bool = last,
-            ) -> Block:
-                if last:
-                    return sink(index(i), e)
-                return (Store(after, (*index(i), _LANE), e),)
-
-            def read(
-                i: int,
-                index: Callable[[int], tuple[Expr, ...]] = index,
-                before: Callable[[tuple[Expr, ...]], Expr] = before,
-            ) -> Expr:
-                return before(index(i))
-
-            body = self._apply(program, held, read, keep)
-            for k in range(self.dims - 1, -1, -1):
-                if k != d:
-                    body = (For(loops[k], extents[k], body, "unroll"),)
-            block += body
-            if not last:
-                buffers.append(after)
-            before = _reader(after)
-        return buffers, tuple(block)
-
-    def _lanes_of(
-        self, name: str, extent: Dim, body: Callable[[Expr], tuple[list[Buffer], Block]]
-    ) -> Block:
-        """A loop over vectors of channels, and one partial vector for the rest."""
-        chunk = Var(name)
-        count: Dim = dim(as_expr(extent) // self.lanes)
-        rest = extent % self.lanes if isinstance(extent, int) else 0
-        found: list[Stmt] = []
-        if count != 0:
-            buffers, block = body(chunk * self.lanes + _LANE)
-            inner = For(_LANE, self.lanes, block, "vector")
-            found.append(For(chunk, count, (*map(Alloc, buffers), inner)))
-        if rest:
-            buffers, block = body(as_expr(count) * self.lanes + _LANE)
-            inner = For(_LANE, rest, block, "vector")
-            found += rename_loops((*map(Alloc, buffers), inner), "_rest")
-        return tuple(found)
-
     # -------------------------------------------------------------- input
 
-    def _input(self) -> Block:
+    def _input(self, number: Expr) -> Block:
         """The transform of one tile's input, all channels: reads the image, writes ``v``."""
         s, m, t = self.s, self.plan.m, self.t
         taps = [Var(f"in_{tap.var.name}") for _, tap in s.spatial]
@@ -301,26 +190,26 @@ class _Writer:
         inside = simplify(inside, self.ranges)
         free = simplify(substitute(guarded, {g: Const(True, dt.bool_) for g in sure}), ranges)
         program = linear_program(self.matrices.inputs)
-        prefix: tuple[Expr, ...] = (self.block,) if self.plan.by_panels else ()
+        before: tuple[Expr, ...] = (self.block,) if self.plan.by_panels else ()
 
         def version(name: str, e: Expr) -> Block:
-            def lanes(channel: Expr) -> tuple[list[Buffer], Block]:
+            def vector(prefix: str, channel: Expr, lane: Var) -> Block:
                 def source(index: tuple[Expr, ...]) -> Expr:
                     here: dict[Expr, Expr] = dict(zip(taps, index, strict=True))
                     return simplify(substitute(e, {**here, s.channel.var: channel}), self.ranges)
 
                 def sink(index: tuple[Expr, ...], x: Expr) -> Block:
-                    return (Store(self.v, (*prefix, *index, _TILE, channel), x),)
+                    return (Store(self.v, (*before, *index, number, channel), x),)
 
-                return self._transform(name, program, source, sink)
+                return transform(prefix, program, self.dims, lane, self.lanes, source, sink)
 
-            return self._lanes_of(f"{name}_chunk", self.channels, lanes)
+            return over_lanes(name, self.channels, self.lanes, vector)
 
         if is_constant(inside, True):
             return version("d", free)
         if is_constant(inside, False) or not self._mostly_inside():
             return version("d", guarded)
-        return (If(inside, version("d", free), rename_loops(version("d", guarded), "_edge")),)
+        return (If(inside, version("d", free), version("edge", guarded)),)
 
     def _mostly_inside(self) -> bool:
         """Whether enough tiles touch no edge for code of their own."""
@@ -350,21 +239,21 @@ class _Writer:
         assert isinstance(count, int)
         if count * 4 > self.target.l2_bytes // 2:
             done.do("prefetch", over.var.name, self.u.name, PREFETCH_BYTES // (self.plan.nr * 4))
-        return tuple(_serial(stmt) for stmt in done.finish().body), str(done)
+        return tuple(_serial(stmt) for stmt in done.func.body), str(done)
 
     # -------------------------------------------------------------- output
 
-    def _output(self) -> Block:
+    def _output(self, number: Expr) -> Block:
         """The transform of one tile's products in one panel, with the epilogue, to the results."""
         s, m = self.s, self.plan.m
         program = linear_program(self.matrices.outputs)
         start = self.panel * self.plan.nr
 
-        def lanes(offset: Expr) -> tuple[list[Buffer], Block]:
+        def vector(prefix: str, offset: Expr, lane: Var) -> Block:
             column = start + offset
 
             def source(index: tuple[Expr, ...]) -> Expr:
-                return Load(self.p, (*index, _TILE, offset))
+                return Load(self.p, (*index, number, offset))
 
             def sink(index: tuple[Expr, ...], x: Expr) -> Block:
                 here: dict[Expr, Expr] = {a.var: self._at(a) for a in s.batch}
@@ -387,7 +276,7 @@ class _Writer:
                     stores = (If(lt(column, self.columns), stores),)
                 return (If(conjunction(checks), stores),) if checks else stores
 
-            return self._transform("o", program, source, sink)
+            return transform(prefix, program, self.dims, lane, self.lanes, source, sink)
 
         left = ceildiv(dim(as_expr(self.columns) - start), self.lanes)
         whole = self.plan.nr // self.lanes
@@ -395,40 +284,33 @@ class _Writer:
             chunks: Dim = whole
         else:
             chunks = dim(simplify(minimum(as_expr(left), whole)))
-        return self._lanes_of("o_chunk", dim(as_expr(chunks) * self.lanes), lanes)
+        return over_lanes("o", dim(as_expr(chunks) * self.lanes), self.lanes, vector)
 
     # -------------------------------------------------------------- kernels
 
-    def _tiles(self, body: Block) -> For:
-        """A loop over the tiles of a block."""
-        return For(_TILE, self.plan.block, (*self._places(self.first + _TILE), *body))
-
     def parts(self) -> tuple[tuple[Part, ...], tuple[Buffer, ...]]:
         """The kernels in order, and the buffers between them."""
-        transform = self._tiles(self._input())
         product_, steps = self._product()
-        results = rename_loops((self._tiles(self._output()),), "_out")
-        each = (Alloc(self.p), *product_, *results)
+        made = Var("out")
+        output = (*self._places(self.first + made), *self._output(made))
+        each = (Alloc(self.p), *product_, For(made, self.plan.block, output))
         if not self.plan.by_panels:
+            given = Var("in")
+            read = (*self._places(self.first + given), *self._input(given))
             panels = For(self.panel, self.panels, each)
-            body = (self._start(), Alloc(self.v), transform, panels)
+            body = (self._start(), Alloc(self.v), For(given, self.plan.block, read), panels)
             whole = For(self.block, self.blocks, body, "parallel")
             return (self._part(self.name, (whole,), steps),), ()
         # Every tile of every block by itself: there may be fewer blocks than threads.
         shared = Var("shared")
-        here: dict[Expr, Expr] = {
-            self.block: shared // self.plan.block,
-            _TILE: shared % self.plan.block,
-        }
-        alone = substitute_block((self._start(), *transform.body), here)
+        number, block = shared % self.plan.block, shared // self.plan.block
+        alone = (self._start(), *self._places(self.first + number), *self._input(number))
+        alone = substitute_block(alone, {self.block: block})
         every = For(shared, dim(as_expr(self.blocks) * self.plan.block), alone, "parallel")
-        split: dict[Expr, Expr] = {
-            self.panel: shared // as_expr(self.blocks),
-            self.block: shared % as_expr(self.blocks),
-        }
+        count = as_expr(self.blocks)
+        split: dict[Expr, Expr] = {self.panel: shared // count, self.block: shared % count}
         work = substitute_block((self._start(), *each), split)
-        units = dim(as_expr(self.blocks) * self.panels)
-        second = For(shared, units, work, "parallel")
+        second = For(shared, dim(count * self.panels), work, "parallel")
         parts = (
             self._part(f"{self.name}_in", (every,), ""),
             self._part(self.name, (second,), steps),
@@ -459,10 +341,6 @@ class _Writer:
         mixings = tuple((1 + k, self.matrices.weights) for k in range(self.dims))
         axes = (panel, *taps, channel, column)
         return Packing(s.weight.buffer, self.u, axes, simplify(value), mixings)
-
-
-def _reader(b: Buffer) -> Callable[[tuple[Expr, ...]], Expr]:
-    return lambda index: Load(b, (*index, _LANE))
 
 
 def _serial(stmt: Stmt) -> Stmt:
