@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tilewright.graph.ir import Value
 from tilewright.tensor.ir import Dim, as_expr
-from tilewright.tensor.simplify import dim
+from tilewright.tensor.simplify import dim, product
 
 from .context import Context, Converter
 from .reduce import count, moments
@@ -83,10 +83,10 @@ def group_norm(
     """x normalised over groups of channels, scaled and shifted by channel; mean; 1 / deviation."""
     del area
     wide = ctx.widened(x)
-    per_group = dim(as_expr(c) // groups)
-    grouped = ctx.reshape(wide, (n, groups, per_group, *x.shape[2:]))
-    axes = range(2, len(grouped.shape))
-    normal, centre, inverse = _normal(ctx, grouped, axes, eps)
+    # One axis for all of a group: a row, which one kernel normalises.
+    per_group = product((dim(as_expr(c) // groups), *x.shape[2:]))
+    grouped = ctx.reshape(wide, (n, groups, per_group))
+    normal, centre, inverse = _normal(ctx, grouped, (2,), eps)
     rank = len(x.shape)
     scale, shift = (_per_channel(ctx, v, rank) for v in (weight, bias))
     y = ctx.cast(_affine(ctx, ctx.reshape(normal, x.shape), scale, shift), x.dtype)

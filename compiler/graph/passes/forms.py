@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from ... import dtype as dt
+from ...ops import OPS
 from ...ops.op import same_shape
 from ..ir import Node, Value
 from .rule import Rule, Rules
@@ -89,6 +90,30 @@ def inverse_deviation(rules: Rules, node: Node) -> Value | None:
     return rules.make("mul", (x, inverse), {}, like=node)
 
 
+def bare_vector(rules: Rules, node: Node) -> Value | None:
+    """A constant vector has no axes of size 1 before its own: a bias of [1, 1, 1, C] is one of [C].
+
+    Operators broadcast by themselves, and kernels that read it are then the same.
+    """
+    rank = len(node.outputs[0].shape)
+    full = [v for v in node.inputs if len(v.shape) == rank and rules.data(v) is None]
+    if not full:
+        return None
+    inputs = tuple(_bare(rules, v) for v in node.inputs)
+    if inputs == node.inputs:
+        return None
+    return rules.make(node.op, inputs, node.attrs, like=node)
+
+
+def _bare(rules: Rules, value: Value) -> Value:
+    data = rules.data(value)
+    if data is None or data.ndim < 2 or data.size == 1 or data.shape[-1] != data.size:
+        return value
+    if value not in rules.bare:
+        rules.bare[value] = rules.constant(data.reshape(data.size), value.name)
+    return rules.bare[value]
+
+
 def is_never_negative(rules: Rules, value: Value) -> bool:
     """Whether a value follows from squares and the like: each element is at least 0, or nan."""
     for _ in range(_MOST_STEPS):
@@ -121,8 +146,12 @@ def _is_count(rules: Rules, value: Value) -> bool:
     return rules.behind(value if node is None else node.inputs[0], "dim") is not None
 
 
-RULES: dict[str, tuple[Rule, ...]] = {
+_OWN: dict[str, tuple[Rule, ...]] = {
     "mul": (factor_last,),
     "div": (inverse_deviation,),
     **dict.fromkeys(_SMOOTH, (smooth_of_quotient,)),
+}
+
+RULES: dict[str, tuple[Rule, ...]] = {
+    o.name: (*_OWN.get(o.name, ()), bare_vector) for o in OPS.values() if o.kind == "elementwise"
 }

@@ -24,6 +24,7 @@ class Rules(Rewriter):
     Attributes:
         readers: the old nodes that read each old value; a value made since has none listed.
         results: the old graph's outputs.
+        bare: constant vectors without axes of size 1, by those that have them.
     """
 
     def __init__(self, source: Graph) -> None:
@@ -33,6 +34,7 @@ class Rules(Rewriter):
         for node in source.nodes:
             for value in dict.fromkeys(node.inputs):
                 self.readers.setdefault(value, []).append(node)
+        self.bare: dict[Value, Value] = {}
         self._uniform: dict[Value, Number | None] = {}
 
     @abstractmethod

@@ -175,6 +175,33 @@ def _evaluated(graph: Graph, x: np.ndarray) -> np.ndarray:
         return interpret(graph, {"x": x})[0]
 
 
+# ------------------------------------------------------------------ vectors
+
+
+def test_a_bias_is_a_vector_however_many_axes_it_came_with(check: Check) -> None:
+    bias = np.arange(4, dtype=np.float32)
+    graph = made(lambda b, x: b.add("add", x, b.constant(bias.reshape(1, 1, 4))), (N, 3, 4))
+    (node,) = check(graph, simplify, exact=True, N=5).nodes
+    assert node.inputs[1].shape == (4,)
+
+
+def test_a_bias_that_gives_the_result_its_axes_keeps_them(check: Check) -> None:
+    bias = np.arange(4, dtype=np.float32).reshape(1, 1, 4)
+    graph = made(lambda b, x: b.add("add", x, b.constant(bias)), (4,))
+    (node,) = check(graph, simplify, exact=True).nodes
+    assert node.inputs[1].shape == (1, 1, 4)
+
+
+def test_a_vector_that_many_read_is_still_one(check: Check) -> None:
+    bias = np.arange(400, dtype=np.float32).reshape(1, 400)
+    graph = made(
+        lambda b, x: b.add("add", b.add("exp", b.add("sub", x, held := b.constant(bias))), held),
+        (N, 400),
+    )
+    after = check(graph, simplify, N=5)
+    assert len({id(a) for a in after.constants.values() if a.size == 400}) <= 2
+
+
 # ------------------------------------------------------------------ loops
 
 
