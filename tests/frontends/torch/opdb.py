@@ -31,6 +31,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Lock
 from typing import Any
+from unittest import mock
 
 from .opdb_ratchet import OUTCOMES, RATCHET, Key, Result, lost, read_ratchet, write_ratchet
 
@@ -76,10 +77,12 @@ class Worker:
     def _started(self) -> Connection:
         if self._pipe is None:
             # A process of its own making: a fork may hold locks of threads that it does not have.
+            # The database may go through sets, whose order follows the hash seed.
             context = multiprocessing.get_context("spawn")
             self._pipe, theirs = context.Pipe()
             self._process = context.Process(target=_work, args=(theirs,), daemon=True)
-            self._process.start()
+            with mock.patch.dict(os.environ, PYTHONHASHSEED="0"):
+                self._process.start()
             theirs.close()
             if not self._pipe.poll(SECONDS_TO_START):
                 raise TimeoutError(f"no worker after {SECONDS_TO_START:g} seconds")
@@ -161,8 +164,6 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--reasons", action="store_true", help="count the reasons of refusals")
     parser.add_argument("--update", action="store_true", help=f"write {RATCHET.name}")
     options = parser.parse_args(arguments)
-    # The order of sets of strings in the database depends on it.
-    os.environ["PYTHONHASHSEED"] = "0"
     samples: Any = importlib.import_module(SAMPLES)
     keys = samples.all_keys(options.pattern, options.first)
     samples.samples_of.cache_clear()  # the processes make their own
