@@ -143,7 +143,7 @@ def header(unit: Unit, name: str) -> str:
     guard = f"{name.upper()}_H"
     lines = [
         f"/* {name}, compiled for {unit.target.name} by Tilewright. Functions start no thread and",
-        "   return 0 for success, -2 if a dim is outside its range, -1 if a dim would be divided",
+        "   return 0 for success, -2 if the dims are not as said below, -1 if one would be divided",
         "   by 0, -3 if the vectors of this machine do not have the length that the code is for,",
         "   and else the number of a size that the model computed and that is out of range. */",
         f"#ifndef {guard}",
@@ -158,6 +158,7 @@ def header(unit: Unit, name: str) -> str:
         "/* dims: what symbolic dims are in this call.",
         *(f"     dims[{i}]  {_range(v)}" for i, v in enumerate(program.symbols)),
         *([] if program.symbols else ["     (none: any pointer)"]),
+        *(f"     where {expression_text(c)}" for c in program.conditions),
         "   inputs: dense arrays, the last axis contiguous, aligned to their elements.",
         *(f"     inputs[{i}]  {_array(s)}" for i, s in enumerate(program.inputs)),
         f"   outputs, and the workspace: aligned to {ALIGNMENT} bytes, overlapping nothing.",

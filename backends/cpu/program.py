@@ -74,7 +74,8 @@ def emit_sizes(program: Program, name: str) -> str:
         i32 NAME(ptr dims, ptr sizes)
 
     It writes i64 values: the bytes of the arena, then of each output. The result is 0, or -2 if a
-    dim is outside its range, or -1 if a dim divides by a value that is 0 in this call.
+    dim is outside its range or a condition does not hold, or -1 if a dim divides by a value that
+    is 0 in this call.
     """
     return _Writer(program).sizes(name)
 
@@ -97,6 +98,8 @@ class _Writer:
             for order, limit in (("slt", var.lo), ("sgt", var.hi)):
                 if limit is not None:
                     self.leave_if(f"icmp {order} i64 {self.known[var]}, {limit}", -2)
+        for condition in self.program.conditions:
+            self.leave_if(f"xor i1 {self.expr(condition)}, true", -2)
         outputs = [product((*o.shape, o.dtype.bytes)) for o in self.program.outputs]
         for index, size in enumerate([self.program.arena_bytes, *outputs]):
             value = self.dim(size)
