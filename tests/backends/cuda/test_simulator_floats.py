@@ -350,7 +350,13 @@ def test_two_floats_make_a_pair_with_the_first_above(name: str, relu: str) -> No
 @pytest.mark.parametrize("name", ["f16", "f32", "f64"])
 @pytest.mark.parametrize("rounding", ["rni", "rzi", "rmi", "rpi"])
 def test_floats_round_to_integral_values(name: str, rounding: str) -> None:
-    function = {"rni": round, "rzi": math.trunc, "rmi": math.floor, "rpi": math.ceil}[rounding]
+    table: dict[str, Callable[[Fraction], int]] = {
+        "rni": round,
+        "rzi": math.trunc,
+        "rmi": math.floor,
+        "rpi": math.ceil,
+    }
+    function = table[rounding]
 
     def formula(a: int) -> int:
         value = FORMATS[name].decode(a)

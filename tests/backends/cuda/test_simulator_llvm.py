@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +50,11 @@ declare float @llvm.tanh.f32(float)
 """
 
 
-def kernel(body: str, of: str, to: str) -> str:
+def kernel(body: str, of: str, to: str, name: str = "k") -> str:
     """IR of a kernel with ``%y`` (of type ``to``) computed from ``%a`` and ``%b``, lane by lane."""
-    return f"""{INTRINSICS}
-    define ptx_kernel void @k(ptr addrspace(1) noalias %A, ptr addrspace(1) noalias %B,
-                              ptr addrspace(1) noalias %Y, i32 %n) {{
+    return f"""
+    define ptx_kernel void @{name}(ptr addrspace(1) noalias %A, ptr addrspace(1) noalias %B,
+                                   ptr addrspace(1) noalias %Y, i32 %n) {{
       %t = call i32 @llvm.nvvm.read.ptx.sreg.tid.x()
       %c = call i32 @llvm.nvvm.read.ptx.sreg.ctaid.x()
       %s = call i32 @llvm.nvvm.read.ptx.sreg.ntid.x()
@@ -74,16 +76,30 @@ def kernel(body: str, of: str, to: str) -> str:
     }}"""
 
 
-def run(
-    text: str, a: Array, b: Array, result: Any, cpu: str = "sm_80", features: str = ""
-) -> Array:
+def run(text: str, a: Array, b: Array, result: Any, cpu: str = "sm_80") -> Array:
+    """What the kernel ``k`` of a module computes."""
+    features = "+ptx80" if cpu == "sm_90" else ""
+    return launch(emit(INTRINSICS + text, cpu, features), "k", a, b, result)
+
+
+def launch(ptx: str, name: str, a: Array, b: Array, result: Any) -> Array:
     simulator = Simulator()
     places = [simulator.place(x) for x in (a, b)]
     dtype = np.dtype(result)
     out = simulator.allocate(dtype.itemsize * len(a))
-    module = simulator.load(emit(text, cpu, features))
-    simulator.launch(module.kernel("k"), -(-len(a) // 64), 64, (*places, out, len(a)))
+    kernel = simulator.load(ptx).kernel(name)
+    simulator.launch(kernel, -(-len(a) // 64), 64, (*places, out, len(a)))
     return simulator.copy_out(out, (len(a),), dtype)
+
+
+@cache
+def table(of: str) -> str:
+    """PTX of a kernel for each entry of FLOAT or INTEGER; one process emits them all."""
+    entries = FLOAT if of == "float" else INTEGER
+    return emit(
+        INTRINSICS
+        + "".join(kernel(body, of, of, f"k{i}") for i, (body, _) in enumerate(entries.values()))
+    )
 
 
 def floats(dtype: Any = np.float32) -> tuple[Array, Array]:
@@ -100,7 +116,7 @@ def integers(dtype: Any = np.int32) -> tuple[Array, Array]:
     return a, b
 
 
-FLOAT = {
+FLOAT: dict[str, tuple[str, Callable[..., Any]]] = {
     "fma": ("%y = call float @llvm.fma.f32(float %a, float %b, float 2.0)",
             lambda a, b: (a.astype(np.float64) * b + 2).astype(np.float32)),
     "exp2": ("%y = call float @llvm.exp2.f32(float %a)", lambda a, b: np.exp2(a)),
@@ -131,13 +147,13 @@ FLOAT = {
 
 @pytest.mark.parametrize("name", FLOAT)
 def test_float_operations(name: str) -> None:
-    body, formula = FLOAT[name]
+    _, formula = FLOAT[name]
     a, b = floats()
-    found = run(kernel(body, "float", "float"), a, b, np.float32)
+    found = launch(table("float"), f"k{list(FLOAT).index(name)}", a, b, np.float32)
     np.testing.assert_allclose(found, formula(a, b), rtol=3e-7, atol=1e-6 if name == "frem" else 0)
 
 
-INTEGER = {
+INTEGER: dict[str, tuple[str, Callable[..., Any]]] = {
     "sdiv": ("%y = sdiv i32 %a, %b",
              lambda a, b: np.fix(a.astype(np.float64) / b).astype(np.int64)),
     "urem": ("%y = urem i32 %a, %b", lambda a, b: a.view(np.uint32) % b.view(np.uint32)),
@@ -174,11 +190,11 @@ INTEGER = {
 
 @pytest.mark.parametrize("name", INTEGER)
 def test_integer_operations(name: str) -> None:
-    body, formula = INTEGER[name]
+    _, formula = INTEGER[name]
     a, b = integers()
     with np.errstate(over="ignore"):
         expected = np.asarray(formula(a, b)).astype(np.int64) & 0xFFFFFFFF
-    found = run(kernel(body, "i32", "i32"), a, b, np.uint32)
+    found = launch(table("i32"), f"k{list(INTEGER).index(name)}", a, b, np.uint32)
     np.testing.assert_array_equal(found, expected)
 
 
@@ -189,16 +205,17 @@ def test_half_and_bfloat_arithmetic() -> None:
     expected = (a.astype(np.float64) * b + 1).astype(np.float16)
     np.testing.assert_array_equal(found, expected)
     pairs = "%y = call <2 x half> @llvm.fma.v2f16(<2 x half> %a, <2 x half> %b, <2 x half> %b)"
-    found = run(
-        kernel(pairs, "<2 x half>", "<2 x half>"), a.view(np.uint32), b.view(np.uint32), np.uint32
-    )
+    text = kernel(pairs, "<2 x half>", "<2 x half>")
+    found = run(text, a.view(np.uint32), b.view(np.uint32), np.uint32)
     expected = (a.astype(np.float64) * b + b).astype(np.float16)
     np.testing.assert_array_equal(found.view(np.float16), expected)
     wide, _ = floats()
-    body = (
-        "%h = fptrunc float %a to bfloat\n %g = fmul bfloat %h, %h\n %y = fpext bfloat %g to float"
-    )
-    found = run(kernel(body, "float", "float"), wide, wide, np.float32, "sm_90", "+ptx80")
+    body = """
+      %h = fptrunc float %a to bfloat
+      %g = fmul bfloat %h, %h
+      %y = fpext bfloat %g to float
+    """
+    found = run(kernel(body, "float", "float"), wide, wide, np.float32, "sm_90")
     short = (wide.view(np.uint32) + 0x7FFF + (wide.view(np.uint32) >> 16 & 1)) >> 16 << 16
     square = np.square(short.view(np.float32))
     assert np.abs(found / square - 1).max() < 2**-8
@@ -326,7 +343,8 @@ def test_functions_are_called() -> None:
 
 def test_vectors_and_local_arrays() -> None:
     text = f"""{INTRINSICS}
-    define ptx_kernel void @k(ptr addrspace(1) noalias align 16 %A, ptr addrspace(1) align 16 %Y, i32 %j) {{
+    define ptx_kernel void @k(ptr addrspace(1) noalias align 16 %A,
+                              ptr addrspace(1) align 16 %Y, i32 %j) {{
       %v = alloca [8 x i32], align 16
       %t = call i32 @llvm.nvvm.read.ptx.sreg.tid.x()
       %pa = getelementptr <4 x i32>, ptr addrspace(1) %A, i32 %t
@@ -386,7 +404,8 @@ declare void @llvm.nvvm.barrier.cta.sync.aligned.all(i32)
 declare {float, float, float, float} @llvm.nvvm.mma.m16n8k16.row.col.KIND(ARGS)
 @a = internal addrspace(3) global [256 x half] undef, align 16
 @b = internal addrspace(3) global [128 x half] undef, align 16
-define ptx_kernel void @k(ptr addrspace(1) noalias align 16 %A, ptr addrspace(1) noalias align 16 %B,
+define ptx_kernel void @k(ptr addrspace(1) noalias align 16 %A,
+                          ptr addrspace(1) noalias align 16 %B,
                           ptr addrspace(1) noalias align 16 %C) {
   %t = call i32 @llvm.nvvm.read.ptx.sreg.tid.x()
   %o = mul i32 %t, 8
@@ -410,7 +429,8 @@ done:
   %h8 = mul i32 %h, 8
   %ai = add i32 %r16, %h8
   %ap = getelementptr half, ptr addrspace(3) @a, i32 %ai
-  %x = call {i32, i32, i32, i32} @llvm.nvvm.ldmatrix.sync.aligned.m8n8.x4.b16.p3(ptr addrspace(3) %ap)
+  %x = call {i32, i32, i32, i32}
+       @llvm.nvvm.ldmatrix.sync.aligned.m8n8.x4.b16.p3(ptr addrspace(3) %ap)
   %bi = mul i32 %r, 8
   %bp = getelementptr half, ptr addrspace(3) @b, i32 %bi
   %z = call {i32, i32} @llvm.nvvm.ldmatrix.sync.aligned.m8n8.x2.trans.b16.p3(ptr addrspace(3) %bp)
@@ -477,7 +497,7 @@ def test_tensor_core_intrinsics_multiply_a_tile(kind: str) -> None:
 @needs_ptxas
 @pytest.mark.parametrize("cpu", ["sm_80", "sm_90", "sm_100", "sm_120"])
 def test_the_same_text_assembles(cpu: str, tmp_path: Path) -> None:
-    for text in (kernel(SWITCH, "i32", "i32"), ATOMIC, tensor("bf16")):
+    for text in (INTRINSICS + kernel(SWITCH, "i32", "i32"), ATOMIC, tensor("bf16")):
         assert complaints(emit(text, cpu), cpu, tmp_path) == ""
 
 
@@ -487,8 +507,8 @@ def test_an_exponential_is_right_to_two_units() -> None:
     low = math.log2(math.e) - high
     body = f"""
       %m = fmul float %a, {hexadecimal(high)}
-      %n = fneg float %m
-      %e = call float @llvm.fma.f32(float %a, float {hexadecimal(high)}, float %n)
+      %neg = fneg float %m
+      %e = call float @llvm.fma.f32(float %a, float {hexadecimal(high)}, float %neg)
       %f = call float @llvm.fma.f32(float %a, float {hexadecimal(low)}, float %e)
       %x = call float @llvm.exp2.f32(float %m)
       %g = fmul float %f, {hexadecimal(math.log(2))}

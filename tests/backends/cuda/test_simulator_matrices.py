@@ -55,7 +55,7 @@ def bf16(x: Array) -> Array:
     return (x.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
 
 
-KINDS = {
+KINDS: dict[str, Callable[[Array], Array]] = {
     # type: (bits, function from small integers to the array of bits)
     "f16": lambda x: x.astype(np.float16).view(np.uint16),
     "bf16": bf16,

@@ -31,12 +31,16 @@ def _decrement(old: Array, top: Array) -> Array:
     return np.where((old == 0) | (old > top), top, old - np.uint32(1))
 
 
+def _swap(old: Array, wanted: Array, new: Array) -> Array:
+    return np.where(old == wanted, new, old)
+
+
 def _change(code: Assembly, scalar: Scalar, operation: str) -> Change:
     match operation:
         case "exch":
             return lambda old, new: new
         case "cas":
-            return lambda old, wanted, new: np.where(old == wanted, new, old)
+            return _swap
         case "inc":
             return _increment
         case "dec":

@@ -145,7 +145,8 @@ def _cut_to_f64(magnitude: Array, negative: Array, rounding: str) -> Array:
     kept = (magnitude >> drop) << drop
     up = (rounding == "rp") & ~negative | (rounding == "rm") & negative
     step = np.where(up & (kept != magnitude), np.ldexp(1.0, drop.astype(np.int64)), 0.0)
-    return kept.astype(np.float64) + step
+    out: Array = kept.astype(np.float64) + step
+    return out
 
 
 def _between_floats(instruction: Instruction, result: Scalar, source: Scalar) -> Function:

@@ -73,7 +73,8 @@ def quotient(a: Array, b: Array) -> Array:
     out = a // safe
     rest = a - out * safe
     out = out + ((rest != 0) & ((a < 0) != (safe < 0))).astype(b.dtype)
-    return np.where(zero, ~b.dtype.type(0), out)
+    result: Array = np.where(zero, ~b.dtype.type(0), out)
+    return result
 
 
 def remainder(a: Array, b: Array) -> Array:

@@ -55,9 +55,10 @@ def _shift(code: Assembly, instruction: Instruction) -> Step:
         if left or view == raw:
             inside = np.minimum(amount, np.uint32(bits - 1)).astype(raw)
             moved = value << inside if left else value >> inside
-            return np.where(amount >= bits, raw.type(0), moved)
+            out: Array = np.where(amount >= bits, raw.type(0), moved)
+            return out
         inside = np.minimum(amount, np.uint32(bits - 1)).astype(view)
-        out: Array = (value.view(view) >> inside).view(raw)
+        out = (value.view(view) >> inside).view(raw)
         return out
 
     amount = code.initial[b] if b in code.constants.values() else None
@@ -187,7 +188,8 @@ def _low_bits(count: Array, scalar: Scalar) -> Array:
     """A mask of the lowest bits."""
     raw, bits = scalar.raw, scalar.bits
     inside = np.minimum(count, bits - 1).astype(raw)
-    return np.where(count >= bits, ~raw.type(0), (raw.type(1) << inside) - raw.type(1))
+    mask: Array = np.where(count >= bits, ~raw.type(0), (raw.type(1) << inside) - raw.type(1))
+    return mask
 
 
 def _insert(code: Assembly, instruction: Instruction) -> Step:
@@ -394,7 +396,11 @@ def _select_by_sign(code: Assembly, instruction: Instruction) -> Step:
     target = code.write(instruction.operands[0], scalar)
     a, b = (code.read(o, scalar) for o in instruction.operands[1:3])
     c = code.read(instruction.operands[3], sign)
-    return lanewise(target, (a, b, c), lambda x, y, z: np.where(z.view(sign.view) >= 0, x, y))
+
+    def function(x: Array, y: Array, z: Array) -> Array:
+        return np.where(z.view(sign.view) >= 0, x, y)
+
+    return lanewise(target, (a, b, c), function)
 
 
 def _test(code: Assembly, instruction: Instruction) -> Step:
