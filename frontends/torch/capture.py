@@ -34,6 +34,7 @@ from tilewright.ops.op import type_text
 from tilewright.tensor.ir import Dim, Expr, Var
 
 from .context import Context, Converter
+from .encoder import DECOMPOSITIONS
 from .table import CONVERTERS, DECOMPOSED, REFUSED
 from .types import GapError, array_of, element_type, to_dim
 
@@ -106,6 +107,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     for overload in CONVERTERS:
         table.pop(_overload(overload), None)
     table.update(get_decompositions([_overload(o) for o in DECOMPOSED]))
+    table.update({_overload(o): f for o, f in DECOMPOSITIONS.items()})
     return table
 
 

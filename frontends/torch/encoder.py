@@ -1,0 +1,60 @@
+"""Decompositions that torch itself has none of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+Tensor = torch.Tensor
+
+
+def encoder_layer(
+    x: Tensor, width: int, heads: int, qkv_weight: Tensor, qkv_bias: Tensor, out_weight: Tensor,
+    out_bias: Tensor, use_gelu: bool, norm_first: bool, eps: float, norm_weight_1: Tensor,
+    norm_bias_1: Tensor, norm_weight_2: Tensor, norm_bias_2: Tensor, up_weight: Tensor,
+    up_bias: Tensor, down_weight: Tensor, down_bias: Tensor, mask: Tensor | None = None,
+    mask_type: int | None = None,
+) -> Tensor:  # fmt: skip
+    """What ``nn.TransformerEncoderLayer`` calls as one operator in eval mode, without a mask.
+
+    Args:
+        x: [batch, length, width].
+
+    Returns:
+        The layer's output; NotImplemented where there is a mask.
+    """
+    if mask is not None:
+        return NotImplemented  # type: ignore[no-any-return]
+    batch, length, _ = x.shape
+
+    def attend(x: Tensor) -> Tensor:
+        joined = functional.linear(x, qkv_weight, qkv_bias)
+        q, k, v = joined.view(batch, length, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
+        y = functional.scaled_dot_product_attention(q, k, v)
+        return functional.linear(y.transpose(1, 2).reshape(x.shape), out_weight, out_bias)
+
+    def feed(x: Tensor) -> Tensor:
+        activate = functional.gelu if use_gelu else functional.relu
+        y = activate(functional.linear(x, up_weight, up_bias))
+        return functional.linear(y, down_weight, down_bias)
+
+    def norm_1(x: Tensor) -> Tensor:
+        return functional.layer_norm(x, (width,), norm_weight_1, norm_bias_1, eps)
+
+    def norm_2(x: Tensor) -> Tensor:
+        return functional.layer_norm(x, (width,), norm_weight_2, norm_bias_2, eps)
+
+    if norm_first:
+        x = x + attend(norm_1(x))
+        return x + feed(norm_2(x))
+    x = norm_1(x + attend(x))
+    return norm_2(x + feed(x))
+
+
+DECOMPOSITIONS: dict[str, Callable[..., Any]] = {
+    "_transformer_encoder_layer_fwd.default": encoder_layer,
+}
+"""By overload, a function of torch's own operators that computes the same."""
