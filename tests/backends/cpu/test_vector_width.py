@@ -91,6 +91,33 @@ def test_arithmetic_fills_the_vectors_of_the_target(
     assert target not in WIDER or not re.search(WIDER[target], text)
 
 
+# Multiply-adds, and loads of either operand (a broadcast may be a load).
+TILED = {
+    "x86-64-v4": (r"vfmadd", r"vmovups|vbroadcastss"),
+    "aarch64": (r"fmla", r"ldp|ldr|ld1r"),
+    "aarch64-sve256": (r"fmla|fmad", r"ldr|ld1rw"),
+    "riscv64": (r"vfmacc", r"vle32|flw"),
+    "riscv64-zvl256b": (r"vfmacc", r"vle32|flw"),
+}
+
+
+@pytest.mark.parametrize("target", TILED)
+def test_the_inner_loop_of_a_product_keeps_its_tile_in_registers(target: str) -> None:
+    text = assembly(matmul(), target)
+    pattern, load = TILED[target]
+    loops = [part for part in text.split("LBB") if len(re.findall(pattern, part)) >= 20]
+    # From its label to the branch back to it.
+    body = re.split(r"\n\t(?:b\.lt|blt|jl)\t", min(loops, key=len))[0]
+    lines = [line.split()[0] for line in body.splitlines()[1:]]
+    products = sum(bool(re.match(pattern, op)) for op in lines)
+    loads = sum(bool(re.match(load, op)) for op in lines)
+    assert products >= 20
+    # An operand is used several times once it is loaded, and nothing is stored.
+    assert loads * 2 <= products
+    assert not any(op.startswith(("st", "vse", "fsw", "vs1r")) for op in lines)
+    assert len(lines) - products - loads <= products // 2
+
+
 @pytest.mark.parametrize("target", [n for n, t in TARGETS.items() if t.architecture == "x86_64"])
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_every_level_computes_whole_models(name: str, target: str) -> None:
