@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+import tilewright as tw
 from tilewright.errors import InputError, OptionError, UnsupportedError
 
 torch = pytest.importorskip("torch")
@@ -73,6 +74,12 @@ def test_a_module_and_a_function_agree_with_eager() -> None:
     model = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 4)).eval()
     agree(model, torch.randn(3, 8), fullgraph=True)
     agree(lambda x, y: torch.softmax(x @ y, -1), torch.randn(3, 4), torch.randn(4, 5))
+
+
+def test_an_encoder_layer_in_eval_mode_agrees_with_its_one_operator() -> None:
+    for norm_first in (False, True):
+        layer = nn.TransformerEncoderLayer(8, 2, 16, norm_first=norm_first, batch_first=True)
+        agree(layer.eval(), torch.randn(2, 5, 8))
 
 
 def test_nested_arguments_and_results_keep_their_form() -> None:
@@ -208,6 +215,26 @@ def test_writes_to_inputs_happen() -> None:
         return x * y
 
     agree(write, torch.randn(4), torch.randn(4))
+
+
+def test_a_cache_in_a_buffer_grows() -> None:
+    class Cache(nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("keys", torch.zeros(2, 8, 4))
+            self.register_buffer("place", torch.zeros(1, dtype=torch.long))
+
+        def forward(self, x: Any) -> Any:
+            self.keys.index_copy_(1, self.place, x)
+            self.place.add_(1)
+            return self.keys.sum(-1)
+
+    mine, theirs = Cache(), Cache()
+    function = compiled(mine)
+    for _ in range(3):
+        x = torch.randn(2, 1, 4)
+        torch.testing.assert_close(function(x), theirs(x))
+    torch.testing.assert_close(mine.state_dict(), theirs.state_dict())
 
 
 def test_writes_through_views_happen() -> None:
@@ -486,6 +513,23 @@ def test_negative_numbers_and_fractions_are_numbers() -> None:
     function = compiled(scaled)
     for s in (0.5, 0.25, -3.5, 1e-3):
         torch.testing.assert_close(function(x, s), scaled(x, s))
+
+
+def test_integers_of_exported_programs_are_inputs_too() -> None:
+    class Window(nn.Module):  # type: ignore[misc, name-defined]
+        def forward(self, x: Any, n: int) -> Any:
+            return x[:, :n] * n, torch.arange(n)
+
+    rows, count = torch.export.Dim("rows"), torch.export.Dim.DYNAMIC
+    program = torch.export.export(
+        Window(), (torch.ones(3, 8), 5), dynamic_shapes=({0: rows}, count)
+    )
+    executable = tw.compile(program)
+    for n in (2, 6):
+        x = torch.randn(4, 8)
+        torch.testing.assert_close(executable(x, n), Window()(x, n))
+    with pytest.raises(InputError, match="TW-E0306"):
+        executable(x, -1)
 
 
 # ------------------------------------------------------------------ options
