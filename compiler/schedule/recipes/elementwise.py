@@ -25,8 +25,10 @@ def elementwise(nests: Nests, target: Target, choices: Choices) -> Schedule:
     width = lanes * choices.pick("unroll", _unroll(nests), (1, 2, 4))
     names = [a.var.name for a in nests.axes]
     if len(names) == 1:
-        block = choices.pick("block", width * 64, (width * 16, width * 64, width * 256))
         _, most = bounds(inner.extent)
+        # An extent that is not known may be small: fewer elements than a block are not shared.
+        usual = width * (256 if most is None else 64)
+        block = choices.pick("block", usual, (width * 16, width * 64, width * 256))
         if most is None or most > block:
             name = inner.var.name
             s.do("split", name, block, f"{name}_b", f"{name}_w", "shift")
