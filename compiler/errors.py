@@ -207,6 +207,7 @@ CODES: Mapping[str, str] = {
     "TW-E0947": "an expression that a function cannot hold",
     "TW-E0948": "LLVM refuses the emitted code",
     "TW-E0951": "blocks and threads of a scheduled function do not fit a launch",
+    "TW-E0952": "generated CUDA C++ is refused, or its threads part, on the host",
     "TW-E1001": "a GPU kernel reads or writes outside its memory",
     "TW-E1002": "a GPU kernel reads or writes at a misaligned address",
     "TW-E1003": "memory of a GPU is read that nobody has written",

@@ -17,6 +17,7 @@ from ..backend import Progress, Unit
 from .device import Device
 from .ptx import emit_llvm, emit_ptx
 from .run import DeviceEntry
+from .source import emit_source
 from .target import resolve_cuda
 from .threads import Launch, launch_of
 
@@ -31,6 +32,7 @@ class CudaBackend:
 
     stages: Mapping[str, Callable[[Unit], str]] = {
         "llvm": lambda unit: emit_llvm(unit.kernels, unit.target),
+        "cuda": lambda unit: emit_source(unit.kernels),
         "ptx": lambda unit: emit_ptx(unit.kernels, unit.target),
     }
     versions: Mapping[str, str] = {"llvm": ".".join(map(str, llvm.llvm_version_info))}
