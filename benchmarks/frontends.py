@@ -11,12 +11,11 @@ and ratios of minima: torch's program over ONNX's.
 
 What differs, and why it stays:
 
-- bert_base, gpt2_prefill64: attention under a mask that is an argument. PyTorch's operator gives
-  zeros for a query whose keys are all masked, so its softmax compares once for each row, and masks
-  scores by a choice. Its ONNX exporter states the mask as a sum with minus infinity, which differs
-  where a masked score is not finite, and replaces what is nan after the softmax, which also hides
-  a nan of the scores. Neither implies the other.
-- t5_encoder: the same comparison for each row, since the mask (a table of positions) is a sum.
+- bert_base, gpt2_prefill64, t5_encoder: the kernel of attention under a mask. PyTorch's operator
+  gives zeros for a query whose keys are all masked, so its softmax compares once for each row, and
+  it masks scores by a choice where the mask is of bools. Its ONNX exporter states such a mask as a
+  sum with minus infinity, which differs where a masked score is not finite, and replaces what is
+  nan after the softmax, which hides a nan of the scores, too. Neither implies the other.
 - lstm_lm: ONNX orders the gates input, output, forget, cell, PyTorch input, forget, cell, output;
   the kernel behind the product reads them from other places.
 """
