@@ -28,8 +28,9 @@ def test_variables_are_read_and_choices_go_first() -> None:
         "TILEWRIGHT_CACHE_DIR": "/c",
         "TILEWRIGHT_CACHE_BYTES": "1000",
         "TILEWRIGHT_DEBUG": "2",
+        "TILEWRIGHT_MATH": "strict",
     }
-    assert from_environment(env) == Options("x86-64-v3", 3, False, Path("/c"), 1000, 2)
+    assert from_environment(env) == Options("x86-64-v3", 3, False, Path("/c"), 1000, 2, "strict")
     chosen = from_environment(env, threads=1, target=None, cache=True)
     assert (chosen.threads, chosen.target, chosen.cache) == (1, "x86-64-v3", True)
 
@@ -37,7 +38,7 @@ def test_variables_are_read_and_choices_go_first() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [("THREADS", "many"), ("THREADS", "0"), ("THREADS", "-1"), ("THREADS", "²"), ("DEBUG", "6"),
-     ("CACHE", "yes"), ("CACHE_BYTES", "1G")],
+     ("CACHE", "yes"), ("CACHE_BYTES", "1G"), ("MATH", "exact")],
 )  # fmt: skip
 def test_a_variable_that_is_not_understood_is_refused(name: str, value: str) -> None:
     with pytest.raises(OptionError, match="TW-E0801"):
