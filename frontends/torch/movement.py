@@ -197,6 +197,18 @@ def diagonal_scatter(
     return ctx.transpose(ctx.reshape(flat, matrix.shape), [order.index(d) for d in range(rank)])
 
 
+def unfold(ctx: Context, x: Value, axis: int, size: Dim, step: int) -> Value:
+    """Windows of an axis, ``step`` apart, their elements along a new last axis."""
+    if not x.shape:
+        return ctx.reshape(x, ctx.shape)
+    axis %= len(x.shape)
+    first = ctx.op("mul", ctx.iota(ctx.shape[axis]), step)
+    places = ctx.op("add", ctx.along(first, 2, 0), ctx.along(ctx.iota(size), 2, 1))
+    found = ctx.op("gather", x, places, axis=axis)
+    rank = len(found.shape)
+    return ctx.transpose(found, [*(d for d in range(rank) if d != axis + 1), axis + 1])
+
+
 def narrow(ctx: Context, x: Value, axis: int, start: Dim, length: Dim) -> Value:
     """Consecutive elements of an axis."""
     axis %= len(x.shape)
@@ -447,6 +459,8 @@ CONVERTERS: dict[str, Converter] = {
     "triu_indices.default": _triangle("ge"),
     "unbind.int": unbind,
     "unbind_copy.int": unbind,
+    "unfold.default": unfold,
+    "unfold_copy.default": unfold,
     "zeros.default": zeros,
     "zeros_like.default": zeros,
 }

@@ -1,4 +1,4 @@
-"""Converters of ATen's running totals, orders and searches along an axis."""
+"""Converters of ATen's overloads that go step by step, order or search an axis."""
 
 from __future__ import annotations
 
@@ -36,21 +36,22 @@ def _stepwise(
     rows: Sequence[Value],
     states: Sequence[Value],
     step: Callable[[Context, Sequence[Value], Sequence[Value]], Sequence[Value]],
+    all_steps: bool = True,
 ) -> tuple[Value, ...]:
-    """The states after each step of a scan along axis 0 of the rows."""
+    """The states after each step, or after the last, of a scan along axis 0 of the rows."""
     body = ctx.fresh("step")
     carried = [body.builder.input(f"state{i}", s.type) for i, s in enumerate(states)]
     given = [
         body.builder.input(f"row{i}", TensorType(r.dtype, r.shape[1:])) for i, r in enumerate(rows)
     ]
     after = step(body, carried, given)
-    for value in (*after, *after):
+    for value in (*after, *(after if all_steps else ())):
         body.builder.output(value)
     results = ctx.ops(
         "scan", *states, *rows, body=body.builder.finish(), carried=len(states),
         scanned=len(rows), reverse=False,
     )  # fmt: skip
-    return results[len(states) :]
+    return results[len(states) :] if all_steps else results
 
 
 def _along_first(ctx: Context, x: Value, axis: int) -> Value:
@@ -108,6 +109,37 @@ def logcumsumexp(ctx: Context, x: Value, axis: int) -> Value:
     start = ctx.full(rows.shape[1:], -float("inf"), rows.dtype)
     (totals,) = _stepwise(ctx, (rows,), (start,), step)
     return ctx.cast(_along_first(ctx, totals, axis), x.dtype)
+
+
+# ------------------------------------------------------------------ divisors
+
+# Euclid's steps are the most for neighbours among Fibonacci's numbers: this many fit in a type.
+_EUCLID = {8: 13, 16: 24, 32: 47, 64: 93}
+
+
+def gcd(ctx: Context, a: Value, b: Value) -> Value:
+    """The greatest common divisor, by as many of Euclid's steps as the type may need."""
+    dtype = ctx.dtype
+    x, y = (ctx.broadcast_to(ctx.op("abs", ctx.cast(v, dtype)), ctx.shape) for v in (a, b))
+
+    def step(body: Context, states: Sequence[Value], rows: Sequence[Value]) -> tuple[Value, Value]:
+        del rows
+        larger, smaller = states
+        done = body.op("eq", smaller, 0)
+        divisor = body.op("where", done, body.scalar(1, dtype), smaller)
+        rest = body.op("mod", larger, divisor)
+        left = body.op("where", done, larger, smaller)
+        return left, body.op("where", done, smaller, rest)
+
+    rounds = ctx.iota(_EUCLID[dtype.bits])
+    return _stepwise(ctx, (rounds,), (x, y), step, all_steps=False)[0]
+
+
+def lcm(ctx: Context, a: Value, b: Value) -> Value:
+    """The least common multiple, 0 where one is 0."""
+    divisor = ctx.op("max", gcd(ctx, a, b), 1)
+    part = ctx.op("div", ctx.cast(a, ctx.dtype), divisor)
+    return ctx.op("abs", ctx.op("mul", part, ctx.cast(b, ctx.dtype)))
 
 
 # ------------------------------------------------------------------ orders
@@ -308,7 +340,9 @@ CONVERTERS: dict[str, Converter] = {
     "cummin.default": _running_extreme("le"),
     "cumprod.default": _running("prod"),
     "cumsum.default": _running("sum"),
+    "gcd.default": gcd,
     "kthvalue.default": kthvalue,
+    "lcm.default": lcm,
     "logcumsumexp.default": logcumsumexp,
     "median.default": _median(skip_nan=False),
     "median.dim": _median(skip_nan=False),

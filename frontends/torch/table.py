@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from . import elementwise, index, linear, movement, norm, order, recurrent, reduce, window
+from . import (
+    elementwise,
+    index,
+    linear,
+    movement,
+    norm,
+    order,
+    recurrent,
+    reduce,
+    special,
+    window,
+)
 from .context import Converter
 
 CONVERTERS: dict[str, Converter] = {
@@ -14,6 +25,7 @@ CONVERTERS: dict[str, Converter] = {
     **order.CONVERTERS,
     **recurrent.CONVERTERS,
     **reduce.CONVERTERS,
+    **special.CONVERTERS,
     **window.CONVERTERS,
 }
 """Of each overload ("add.Tensor"), the function that states it in primitive ops."""
@@ -26,7 +38,6 @@ DECOMPOSED: tuple[str, ...] = (
     "dist.default",
     "embedding_dense_backward.default",
     "grid_sampler_2d.default",
-    "lcm.default",
     "ldexp.Tensor",
     "max_pool2d_with_indices_backward.default",
     "native_group_norm_backward.default",

@@ -344,6 +344,15 @@ case("searchsorted.Scalar", torch.arange(5.0), 2.0, side="right")
 case("bucketize.Scalar", 2, torch.arange(5), out_int32=True)
 for _size in (2, 9):
     case("nonzero_static.default", i64(3, 4, low=-1, high=2), size=_size, fill_value=-7)
+case("gcd.default", i64(4, 9), i64(9))
+case("gcd.default", torch.tensor([0, 2**62, -12]), torch.tensor([5, 2**40 * 3, 18]))
+case("lcm.default", i64(4, 9), i64(9))
+for _name in ("lgamma.default", "digamma.default"):
+    case(_name, torch.linspace(-6.8, 30, 41, dtype=torch.float64))
+    case(_name, torch.tensor([0.0, -0.0, -2.0, 1e-6, 1e30, math.inf, math.nan]))
+    case(_name, i64(5, low=1))
+case("unfold.default", f32(3, 8), 1, 3, 2)
+case("unfold.default", f32(3, 8), 0, 2, 1)
 for _ord in (0, 1, 2, 3.5, -1, math.inf, -math.inf):
     case("linalg_vector_norm.default", f32(3, 4), _ord, [1], True)
 case("linalg_vector_norm.default", f32(3, 4).half(), 2, dtype=torch.float32)
