@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .faults import Index, Place, SimulationError
-from .memory import FIRST_OFFSET, Bytes, GlobalMemory, Layout
+from .memory import Bytes, GlobalMemory, Layout
 from .ptx import Instruction
 from .scalars import Array
 
@@ -58,18 +58,18 @@ class Window:
         bytes: all pieces, one after another.
         layout: the variables, by their address in a piece.
         stride: bytes of a piece.
-        owner: the number of the piece of each lane.
+        start: where each lane's piece starts, less the first address in it.
     """
 
     bytes: Bytes
     layout: Layout
     stride: int
-    owner: Array
+    start: Array
 
     def index(self, offset: Array, lanes: Array | None) -> Array:
         """Where the bytes at an offset of each lane's piece are."""
-        owner = self.owner if lanes is None else self.owner[lanes]
-        index: Array = owner * self.stride + (offset - FIRST_OFFSET)
+        start = self.start if lanes is None else self.start[lanes]
+        index: Array = start + offset
         return index
 
 
@@ -82,6 +82,7 @@ class Batch:
         merge: the lanes whose registers may change; None: as no other lane will run again or
             all are active, all of them.
         live: the lanes that have not exited; None: all of them.
+        steps: how many basic blocks were executed.
     """
 
     def __init__(

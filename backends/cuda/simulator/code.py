@@ -36,6 +36,8 @@ from .scalars import SCALARS, UNSIGNED, Array, Scalar
 Step: TypeAlias = Callable[[Batch], None]
 """One instruction, as a change of the batch."""
 
+CLOCKS = frozenset({"clock", "clock64", "clock_hi", "globaltimer"})
+"""Special registers that change as time goes by."""
 EXIT = -1
 """The number of the block after the end of a thread."""
 
@@ -227,9 +229,10 @@ class Assembly:
             case Immediate():
                 return self.constant(literal_bits(operand, scalar), scalar.bits)
             case Special(name):
+                if name in CLOCKS:
+                    raise self.fail(f"%{name} is modelled in mov only")
                 if name not in self.specials:
-                    wide = name in ("clock64", "globaltimer")
-                    self.specials[name] = self.slot(SCALARS["b64" if wide else "b32"])
+                    self.specials[name] = self.slot(SCALARS["b32"])
                 return self.specials[name]
             case Symbol(name, offset):
                 return self.constant(self.address_of(name)[1] + offset, max(32, scalar.bits))

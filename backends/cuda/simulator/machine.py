@@ -61,13 +61,12 @@ class Machine:
         Raises:
             SimulationError: what the kernel did wrong.
         """
-        steps = 0
-        groups = self.groups
+        batch, groups = self.batch, self.groups
         while groups or self.unblock():
-            steps += 1
-            if steps > self.limit:
+            batch.steps += 1
+            if batch.steps > self.limit:
                 raise self.endless()
-            at = max(groups) if steps % _FAIR == 0 else min(groups)
+            at = max(groups) if batch.steps % _FAIR == 0 else min(groups)
             mask = groups.pop(at)
             self.execute(at, mask)
 

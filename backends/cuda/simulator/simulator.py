@@ -27,6 +27,8 @@ Argument = int | float | np.generic | bytes
 """What a kernel takes: addresses and numbers, or the bytes of a structure."""
 LANES = 1 << 15
 """How many threads are run at once, at most (but whole blocks)."""
+SHARED = 4 << 20
+"""How many bytes of shared memory they have, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +188,7 @@ class Simulator:
         check_shared(kernel, shared_bytes)
         parameters = pack_arguments(kernel.function, args)
         program = kernel.program
-        size = max(1, LANES // shape.padded)
+        size = batch_blocks(program, shape, shared_bytes)
         counters = Counters(shape.blocks, shape.blocks * shape.threads)
         if self._sharing is not None:
             memory = self.memory.bytes.size
@@ -222,10 +224,17 @@ class Simulator:
             batch.r[slot] = special(batch, name, shared_bytes)
 
 
+def batch_blocks(program: Program, shape: Shape, shared_bytes: int) -> int:
+    """How many blocks to run at once: enough to share the cost of a step, few enough for caches."""
+    shared = program.shared_bytes + shared_bytes
+    return max(1, min(LANES // shape.padded, SHARED // max(shared, 1)))
+
+
 def _window(regions: Sequence[Region], pieces: int, owner: Array) -> Window:
     end = max((r.end for r in regions), default=FIRST_OFFSET)
     stride = -(-(end - FIRST_OFFSET + GUARD) // 128) * 128 if regions else 0
-    return Window(Bytes(stride * pieces), Layout(regions), stride, owner)
+    start = owner * stride - FIRST_OFFSET
+    return Window(Bytes(stride * pieces), Layout(regions), stride, start)
 
 
 def _index(size: int | Sequence[int]) -> Index:
@@ -345,7 +354,5 @@ def special(batch: Batch, name: str, shared_bytes: int) -> Array:
             return u32(shared_bytes)  # type: ignore[return-value]
         case "nwarpid":
             return u32(shape.padded // 32)  # type: ignore[return-value]
-        case "clock64" | "globaltimer":
-            return np.uint64(0)  # type: ignore[return-value]
         case _:
             return u32(0)  # type: ignore[return-value]

@@ -140,7 +140,7 @@ def across(case: Case, operands: Sequence[Array], options: Options | None = None
     return [simulator.copy_out(p, (count,), d) for p, d in zip(places, dtypes, strict=True)]
 
 
-def values(bits: int, seed: int = 0, count: int = 180) -> Array:
+def values(bits: int, seed: int = 0, count: int = 100) -> Array:
     """Bits of operands: the ends of all ranges, and random ones."""
     rng = np.random.default_rng(seed)
     top = 1 << bits
@@ -154,7 +154,7 @@ def values(bits: int, seed: int = 0, count: int = 180) -> Array:
     return out
 
 
-def floats(name: str, seed: int = 0, count: int = 180) -> Array:
+def floats(name: str, seed: int = 0, count: int = 120) -> Array:
     """Bits of floats: zeros, infinities, NaN, subnormal and neighbouring numbers, random ones."""
     rng = np.random.default_rng(seed)
     bits = {"f16": 16, "bf16": 16, "f32": 32, "tf32": 32, "f64": 64}[name]

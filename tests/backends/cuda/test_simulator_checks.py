@@ -468,3 +468,27 @@ def test_text_that_is_no_module_is_refused() -> None:
     ):
         with pytest.raises(PtxError, match=match):
             Simulator().load(text)
+
+
+def test_clocks_go_on() -> None:
+    found = run("mov.u32 %r9, %clock; bar.sync 0; mov.u64 %d5, %clock64; cvt.u32.u64 %r10, %d5; "
+                "sub.u32 %r10, %r10, %r9; st.global.u32 [%d2], %r10;")  # fmt: skip
+    assert (found[:64] > 0).all()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "cvt.rn.scaled::n2::ue8m0.f32.f32 %f1, %f2;",
+        "atom.global.add.v2.f32 {%f1, %f2}, [%d1], {%f3, %f4};",
+        "ld.global.L2::cache_hint.u32 %r9, [%d1], %d2;",
+        "ld.global.u32 {%r9, %r10}, %r11;",
+        "mma.sp.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%f1}, {%r1}, {%r1}, {%f1}, %r1, 0;",
+        "add.oob.f32 %f1, %f2, %f3;",
+        "shfl.sync.bfly.b32 %r9;",
+    ],
+)
+def test_modifiers_and_operands_that_are_not_modelled_are_not_ignored(body: str) -> None:
+    with pytest.raises(PtxError) as caught:
+        run(body)
+    assert caught.value.code == "TW-E1012"

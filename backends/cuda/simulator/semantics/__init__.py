@@ -18,6 +18,7 @@ from .lanewise import Builder, type_of
 from .loads import LOADS
 from .logic import LOGIC
 from .matrix import MATRIX
+from .modifiers import check_modifiers
 from .moves import MOVES
 from .transfers import TRANSFERS
 from .warp import WARPS
@@ -48,4 +49,8 @@ def build(code: Assembly, instruction: Instruction) -> Step:
         builder = family.get(opcode)
     if builder is None:
         raise code.fail("the instruction is not modelled")
-    return builder(code, instruction)
+    check_modifiers(code, instruction)
+    try:
+        return builder(code, instruction)
+    except (ValueError, IndexError, KeyError, StopIteration) as error:
+        raise code.fail("its operands or modifiers are not understood") from error

@@ -55,10 +55,10 @@ def _shift(code: Assembly, instruction: Instruction) -> Step:
         if left or view == raw:
             inside = np.minimum(amount, np.uint32(bits - 1)).astype(raw)
             moved = value << inside if left else value >> inside
-            out: Array = np.where(amount >= bits, raw.type(0), moved)
-            return out
+            kept: Array = np.where(amount >= bits, raw.type(0), moved)
+            return kept
         inside = np.minimum(amount, np.uint32(bits - 1)).astype(view)
-        out = (value.view(view) >> inside).view(raw)
+        out: Array = (value.view(view) >> inside).view(raw)
         return out
 
     amount = code.initial[b] if b in code.constants.values() else None

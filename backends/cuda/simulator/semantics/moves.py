@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..batch import Batch
-from ..code import Assembly, Step
-from ..ptx import Instruction, Sink, Vector
+from ..code import CLOCKS, Assembly, Step
+from ..ptx import Instruction, Sink, Special, Vector
 from ..scalars import SCALARS, UNSIGNED, Array, Scalar
 from .lanewise import Builder, lanewise, type_of
 
@@ -27,11 +27,20 @@ def _move(code: Assembly, instruction: Instruction) -> Step:
         slot, negated = code.predicate(source)
         invert = lambda p: ~p if negated else p  # noqa: E731
         return lanewise(code.write(target, scalar), (slot,), invert)
+    if isinstance(source, Special) and source.name in CLOCKS:
+        return _clock(code, code.write(target, scalar), scalar)
     written, read = code.write(target, scalar), code.read(source, scalar)
     raw = UNSIGNED[code.width(written)]
     if code.width(read) == code.width(written):
         return lanewise(written, (read,), lambda a: a)
     return lanewise(written, (read,), lambda a: a.astype(raw))
+
+
+def _clock(code: Assembly, target: int, scalar: Scalar) -> Step:
+    """Time is counted in basic blocks."""
+    raw = scalar.raw.type
+    mask = (1 << scalar.bits) - 1
+    return lambda batch: batch.put(target, raw(batch.steps & mask))
 
 
 def _pack(code: Assembly, instruction: Instruction, scalar: Scalar) -> Step:
