@@ -72,7 +72,12 @@ class _Sizes:
 
 
 def plan_winograd(s: Sliding, target: Target) -> Plan | None:
-    """The cheapest plan for a convolution; None where the plain sum is cheaper, or none fits."""
+    """The cheapest plan for a convolution; None where the plain sum is cheaper, or none fits.
+
+    The plans are for cores with vectors and caches of their own, not for blocks of threads.
+    """
+    if target.threads is not None:
+        return None
     best: tuple[float, Plan] | None = None
     for m in (2, 4):
         work = _sizes(s, m)

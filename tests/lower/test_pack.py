@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from tilewright.schedule.place import PackDim, Packing, pack
 from tilewright.tensor.compute import Compute, ComputeGroup
 from tilewright.tensor.interpret import interpret_group
 from tilewright.tensor.ir import Axis, Buffer, Dim, For, Func, Load, Store, Var, symbol
+from tilewright.tensor.winograd import filtering
 
 COLUMN, OVER, BATCH = Var("j"), Var("k"), Var("b")
 
@@ -131,3 +134,22 @@ def test_a_walk_that_is_not_affine_is_refused() -> None:
     packing = packing_of(load, {COLUMN: 6, OVER: 5}, dims)
     with pytest.raises(ValueError, match="constant steps"):
         pack_array(packing, random(5, 30))
+
+
+@pytest.mark.parametrize(("m", "r"), [(2, 3), (4, 3), (2, 5)])
+def test_a_packing_may_mix_along_some_axes(m: int, r: int) -> None:
+    """[r, r, k, n] -> [blocks, t, t, k, factor]: a matrix along both axes of taps."""
+    k, n, factor = 3, 10, 4
+    w = random(r, r, k, n)
+    rows, columns = Var("rows"), Var("columns")
+    buffer = Buffer("w", dt.f32, (r, r, k, n))
+    load = buffer[rows, columns, OVER, COLUMN]
+    dims = [PackDim(COLUMN, n, factor), *(PackDim(v, r) for v in (rows, columns)), PackDim(OVER, k)]
+    walked = packing_of(load, {rows: r, columns: r, OVER: k, COLUMN: n}, dims)
+    matrix = filtering(m, r).weights
+    t = m + r - 1
+    packed = Buffer("packed", dt.f32, (-(-n // factor), t, t, k, factor))
+    mixed = replace(walked, packed=packed, mixings=((1, matrix), (2, matrix)))
+    g = np.array([[float(x) for x in row] for row in matrix])
+    want = np.einsum("xi,yj,bijkf->bxykf", g, g, pack_array(walked, w).astype(np.float64))
+    np.testing.assert_allclose(pack_array(mixed, w), want, rtol=1e-5, atol=1e-6)

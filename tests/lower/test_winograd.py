@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from tilewright.lower.kernels import KernelTable
 from tilewright.lower.sliding import find_sliding
 from tilewright.lower.winograd import Plan
 from tilewright.lower.winograd_plan import plan_winograd
+from tilewright.target import Target, Threads
 from tilewright.tensor.ir import Dim, symbol
 
 from .bodies import TARGET, body, f32, random_inputs, run_code
@@ -163,11 +165,11 @@ def test_only_dense_convolutions_of_stride_1_with_known_weights_match() -> None:
     assert not matched(conv(x, 16, (1, 1), (0, 0), (0, 0)))
 
 
-def chosen(x: tuple[Dim, ...], columns: int) -> Plan | None:
+def chosen(x: tuple[Dim, ...], columns: int, target: Target = TARGET) -> Plan | None:
     lowered = lower_body("group", conv(x, columns))
     found = find_sliding(lowered.group, frozenset(b.name for b in lowered.group.inputs))
     assert found is not None
-    return plan_winograd(found, TARGET)
+    return plan_winograd(found, target)
 
 
 def test_the_model_takes_the_method_where_it_pays() -> None:
@@ -178,6 +180,8 @@ def test_the_model_takes_the_method_where_it_pays() -> None:
     assert chosen((1, 224, 224, 3), 64) is None
     assert chosen((1, 4, 4, 64), 64) is None
     assert chosen((N, 56, 56, 64), 64) is not None
+    blocks = replace(TARGET, threads=Threads(32, 1024, 1 << 15, 255, 1 << 16, 16, 80))
+    assert chosen((1, 56, 56, 64), 64, blocks) is None
 
 
 def test_strict_math_forbids_it() -> None:

@@ -241,3 +241,19 @@ def test_default_threads_rounds_the_quota_up_and_is_at_least_one(tmp_path: Path)
     assert default_threads(own, tmp_path) == 1
     (tmp_path / "cpu.max").write_text("max 100000")
     assert default_threads(own, tmp_path) == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize("n", [2, 3, 7, 43, 100])
+def test_chunks_cover_the_range_and_differ_by_at_most_one(n: int) -> None:
+    kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+    chunks: list[tuple[int, int]] = []
+    address, state = load.pool_address()
+    context = (ctypes.c_int64 * 3)(address, state, 3)
+    record = kind(lambda _, begin, end: chunks.append((begin, end)))
+    run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, kind, ctypes.c_void_p, ctypes.c_int64)(address)
+    run(ctypes.addressof(context), record, None, n)
+    chunks.sort()
+    ends = [begin for begin, _ in chunks[1:]]
+    assert chunks[0][0] == 0 and [end for _, end in chunks] == [*ends, n]
+    sizes = {end - begin for begin, end in chunks}
+    assert max(sizes) - min(sizes) <= 1
