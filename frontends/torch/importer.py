@@ -43,7 +43,8 @@ def import_exported(
 
     Parameters and buffers are views of the program's tensors, which must not be written
     afterwards. Nested inputs and outputs are flattened in order; constants among them are left
-    out. A symbolic integer that is an input becomes an input of shape (n, 0).
+    out. A symbolic integer that is an input becomes an input of shape (n, 0). What writes to an
+    input or a buffer is refused, as an executable has no state; writes to anything else are values.
 
     Args:
         least: the least size that the user has declared, by the name of a Dim.
