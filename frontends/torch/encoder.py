@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
+from torch import Tensor
 from torch.nn import functional
-
-Tensor = torch.Tensor
 
 
 def encoder_layer(
@@ -27,7 +25,7 @@ def encoder_layer(
         The layer's output; NotImplemented where there is a mask.
     """
     if mask is not None:
-        return NotImplemented  # type: ignore[no-any-return]
+        return NotImplemented
     batch, length, _ = x.shape
 
     def attend(x: Tensor) -> Tensor:
