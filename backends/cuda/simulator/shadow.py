@@ -22,12 +22,13 @@ from .batch import WARP, Batch
 from .faults import SimulationError
 from .scalars import Array
 
-# An entry is time << 16 | flags | thread; the entry 0 stands for nobody.
-_TIME = 16
+# An entry is time << 13 | flags | thread; the entry 0 stands for nobody.
 _THREAD = 0x3FF
 _MANY = 1 << 10
-_ATOMIC = 1 << 14
-_PENDING = 1 << 15
+_ATOMIC = 1 << 11
+_PENDING = 1 << 12
+_TIME = 13
+_LATEST = (1 << (31 - _TIME)) - 1
 _WHO = _THREAD | _MANY
 
 
@@ -48,11 +49,12 @@ class SharedShadow:
         cells = -(-batch.shared.bytes.size // cell)
         self.cell = cell
         self.shift = cell.bit_length() - 1
-        self.writer = np.zeros(cells, np.int64)
-        self.first = np.zeros(cells, np.int64)
-        self.last = np.zeros(cells, np.int64)
+        # Entries have 32 bits until the clock needs more.
+        self.writer: Array = np.zeros(cells, np.int32)
+        self.first: Array = np.zeros(cells, np.int32)
+        self.last: Array = np.zeros(cells, np.int32)
         self.now = 1
-        self.me = batch.thread_of
+        self.me: Array = batch.thread_of.astype(np.int32)
         self.threshold: Array | int = 1 << _TIME
         self.suspects: Array | None = None
         self.collided: Array | None = None
@@ -65,9 +67,18 @@ class SharedShadow:
             # known[w, v]: what warp v did before that time is ordered before what w does now.
             self.known = np.full((batch.warps, self.warps), 1, np.int64)
 
+    def tick(self) -> None:
+        """Time goes on."""
+        self.now += 1
+        if self.now == _LATEST:
+            self.me = self.me.astype(np.int64)
+            self.writer = self.writer.astype(np.int64)
+            self.first = self.first.astype(np.int64)
+            self.last = self.last.astype(np.int64)
+
     def barrier(self, batch: Batch, mask: Array | None) -> None:
         """All that was done before is ordered before what the lanes do from now on."""
-        self.now += 1
+        self.tick()
         if mask is None or (batch.live is not None and not (batch.live & ~mask).any()):
             self.threshold = self.now << _TIME
         else:
@@ -87,7 +98,7 @@ class SharedShadow:
             arrived: lanes, and the time and knowledge of each warp when it arrived.
         """
         assert self.known is not None
-        self.now += 1
+        self.tick()
         blocks = np.repeat(np.arange(batch.blocks), self.warps)
         gained = np.zeros((batch.blocks, self.warps), np.int64)
         for lanes, known in arrived:
@@ -102,13 +113,13 @@ class SharedShadow:
         seen = self.known.copy()
         warps = np.arange(batch.warps)
         seen[warps, warps % self.warps] = self.now + 1
-        self.now += 1
+        self.tick()
         return seen
 
     def warp_barrier(self, batch: Batch) -> None:
         """What the warps did is ordered before what their own lanes do from now on."""
         assert self.warp_threshold is not None
-        self.now += 1
+        self.tick()
         index = batch.index()
         self.warp_threshold[slice(None) if index is None else index] = self.now << _TIME
 

@@ -13,18 +13,17 @@ from .batch import Batch, Shape, Window
 from .code import Program
 from .copies import AsyncCopies
 from .counters import Counters
-from .faults import Index, SimulationError
+from .faults import SimulationError
+from .launch import Argument, check_shape, check_shared, index_of, pack_arguments
 from .machine import Machine
 from .memory import FIRST_OFFSET, GUARD, Bytes, GlobalMemory, Layout, Region
-from .occupancy import multiprocessor
 from .parser import parse
-from .ptx import Function, Parameter
+from .ptx import Function
 from .ptx import Module as Ptx
 from .scalars import Array
 from .shadow import GlobalShadow, SharedShadow
+from .specials import special
 
-Argument = int | float | np.generic | bytes
-"""What a kernel takes: addresses and numbers, or the bytes of a structure."""
 LANES = 1 << 15
 """How many threads are run at once, at most (but whole blocks)."""
 SHARED = 4 << 20
@@ -183,11 +182,11 @@ class Simulator:
         Raises:
             SimulationError: the arguments do not fit (TW-E1013), or the kernel broke a rule.
         """
-        shape = Shape(_index(grid), _index(block))
-        check_shape(kernel.function, shape)
-        check_shared(kernel, shared_bytes)
-        parameters = pack_arguments(kernel.function, args)
+        shape = Shape(index_of(grid), index_of(block))
         program = kernel.program
+        check_shape(kernel.function, shape)
+        check_shared(kernel.name, kernel.target, program.shared_bytes + shared_bytes)
+        parameters = pack_arguments(kernel.function, args)
         size = batch_blocks(program, shape, shared_bytes)
         counters = Counters(shape.blocks, shape.blocks * shape.threads)
         if self._sharing is not None:
@@ -221,7 +220,7 @@ class Simulator:
         if self.options.races and shared:
             batch.races = SharedShadow(batch, program.cell, program.facts)
         for name, slot in program.specials.items():
-            batch.r[slot] = special(batch, name, shared_bytes)
+            batch.r[slot] = special(batch.shape, batch.first, batch.blocks, shared_bytes, name)
 
 
 def batch_blocks(program: Program, shape: Shape, shared_bytes: int) -> int:
@@ -235,124 +234,3 @@ def _window(regions: Sequence[Region], pieces: int, owner: Array) -> Window:
     stride = -(-(end - FIRST_OFFSET + GUARD) // 128) * 128 if regions else 0
     start = owner * stride - FIRST_OFFSET
     return Window(Bytes(stride * pieces), Layout(regions), stride, start)
-
-
-def _index(size: int | Sequence[int]) -> Index:
-    sizes = (size,) if isinstance(size, int) else tuple(size)
-    x, y, z = (*sizes, 1, 1, 1)[:3]
-    return int(x), int(y), int(z)
-
-
-def check_shape(function: Function, shape: Shape) -> None:
-    """Refuses grids and blocks that no GPU runs, or that the kernel does not allow.
-
-    Raises:
-        SimulationError: see there (TW-E1013).
-    """
-    limits = (1024, 1024, 64)
-    if min(*shape.grid, *shape.block) < 1 or any(
-        size > limit for size, limit in zip(shape.block, limits, strict=True)
-    ):
-        problem = f"a grid of {shape.grid} blocks of {shape.block} threads is not possible"
-    elif shape.threads > (function.block_limit or 1024):
-        problem = f"{shape.threads} threads in a block; at most {function.block_limit or 1024}"
-    else:
-        return
-    raise SimulationError(f"launch of {function.name!r}: {problem}", code="TW-E1013")
-
-
-def check_shared(kernel: Kernel, dynamic: int) -> None:
-    """Refuses more shared memory than a block of the module's target may have.
-
-    Raises:
-        SimulationError: see there (TW-E1013).
-    """
-    limits = multiprocessor(kernel.target)
-    total = kernel.program.shared_bytes + dynamic
-    if limits is not None and total > limits.block_shared:
-        raise SimulationError(
-            f"launch of {kernel.name!r}: {total} bytes of shared memory; a block of "
-            f"{kernel.target} may have {limits.block_shared}",
-            code="TW-E1013",
-        )
-
-
-def pack_arguments(function: Function, args: Sequence[Argument]) -> Bytes:
-    """The arguments as the bytes of the parameter space.
-
-    Raises:
-        SimulationError: their number or a type does not fit (TW-E1013).
-    """
-    parameters = function.parameters
-    if len(args) != len(parameters):
-        raise SimulationError(
-            f"launch of {function.name!r}: {len(args)} arguments for {len(parameters)} parameters",
-            code="TW-E1013",
-        )
-    packed = bytearray()
-    for parameter, value in zip(parameters, args, strict=True):
-        packed += bytes(-len(packed) % parameter.align)
-        packed += argument_bytes(function, parameter, value)
-    out = Bytes(max(64, len(packed)))
-    out.data[: len(packed)] = np.frombuffer(bytes(packed), np.uint8)
-    return out
-
-
-def argument_bytes(function: Function, parameter: Parameter, value: Argument) -> bytes:
-    """The bytes of one argument."""
-    if isinstance(value, bytes):
-        data = value
-    elif isinstance(value, np.generic):
-        data = value.tobytes()
-    elif isinstance(value, float):
-        data = (
-            np.asarray(value, f"f{parameter.size}").tobytes() if parameter.size in (4, 8) else b""
-        )
-    else:
-        bits = parameter.size * 8
-        fits = -(1 << (bits - 1)) <= value < 1 << bits
-        data = (value % (1 << bits)).to_bytes(parameter.size, "little") if fits else b""
-    if len(data) != parameter.size:
-        raise SimulationError(
-            f"launch of {function.name!r}: {value!r} does not fit the {parameter.size} bytes of "
-            f"{parameter.name}",
-            code="TW-E1013",
-        )
-    return data
-
-
-def special(batch: Batch, name: str, shared_bytes: int) -> Array:
-    """The value of a special register in every lane."""
-    shape = batch.shape
-    head, _, axis = name.partition(".")
-    u32 = np.uint32
-    at = "xyz".find(axis) if axis else 0
-    match head:
-        case "tid":
-            x, y, _ = shape.block
-            thread = batch.thread_of
-            return (thread % x, thread // x % y, thread // (x * y))[at].astype(u32)
-        case "ctaid":
-            x, y, _ = shape.grid
-            number = batch.block_of + batch.first
-            found = (number % x, number // x % y, number // (x * y))[at].astype(u32)
-            return found[0] if (found == found[0]).all() else found
-        case "ntid":
-            return u32(shape.block[at])  # type: ignore[return-value]
-        case "nctaid":
-            return u32(shape.grid[at])  # type: ignore[return-value]
-        case "laneid":
-            return (batch.thread_of % 32).astype(u32)
-        case "warpid":
-            return (batch.thread_of // 32).astype(u32)
-        case _ if head.startswith("lanemask"):
-            lane = batch.thread_of % 32
-            one = np.int64(1) << lane
-            masks = {"eq": one, "lt": one - 1, "le": 2 * one - 1, "gt": -2 * one, "ge": -one}
-            return masks[head.split("_")[1]].astype(u32)
-        case "dynamic_smem_size" | "total_smem_size":
-            return u32(shared_bytes)  # type: ignore[return-value]
-        case "nwarpid":
-            return u32(shape.padded // 32)  # type: ignore[return-value]
-        case _:
-            return u32(0)  # type: ignore[return-value]

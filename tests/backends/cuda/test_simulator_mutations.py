@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tilewright.backends.cuda.simulator import Options, SimulationError
+from tilewright.backends.cuda.simulator import Options, SimulationError, shadow
 
 from .running import EXAMPLES
 
@@ -91,4 +91,15 @@ def test_lockstep_alone_hides_a_missing_barrier() -> None:
     broken = example.text[:first] + example.text[first:].replace("bar.sync 0;", "", 1)
     assert not example.wrong(broken, Options(races=False))
     with pytest.raises(SimulationError, match="race: reads .*which thread .* wrote"):
+        example.wrong(broken)
+
+
+def test_races_are_found_however_long_a_kernel_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock of the shadow outgrows 32 bits."""
+    monkeypatch.setattr(shadow, "_LATEST", 4)
+    example = EXAMPLES["sgemm"]
+    assert not example.wrong(example.text)
+    last = example.text.rindex("bar.sync 0;")
+    broken = example.text[:last] + example.text[last:].replace("bar.sync 0;", "", 1)
+    with pytest.raises(SimulationError, match="race: writes .*which thread .* read"):
         example.wrong(broken)
