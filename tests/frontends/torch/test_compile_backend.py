@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 
 import tilewright as tw
+from tilewright.dynamo import compile_captured
 from tilewright.errors import InputError, OptionError, UnsupportedError
+from tilewright.runtime.executable import Executable
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -139,8 +141,6 @@ def test_several_threads_call_at_once() -> None:
 
 
 def test_inputs_are_read_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tilewright.runtime.executable import Executable  # noqa: PLC0415
-
     seen: list[tuple[list[int], list[int]]] = []
     call_at = Executable.call_at
 
@@ -284,8 +284,6 @@ def test_writes_to_buffers_happen_at_every_call() -> None:
 
 def executables(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What is compiled from now on."""
-    from tilewright.runtime.executable import Executable  # noqa: PLC0415
-
     made: list[Any] = []
     init = Executable.__init__
 
@@ -591,14 +589,12 @@ def test_all_gaps_are_listed_with_the_lines() -> None:
         assert any(f"{__file__}:" in place for place in gap.nodes)
 
 
-def test_a_refusal_is_not_a_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_is_not_a_fallback() -> None:
     with pytest.raises(BackendCompilerFailed, match="TW-E0200"):
         compiled(lambda x: torch.nn.functional.dropout(x, 0.5, training=True))(torch.ones(3))
 
 
 def test_option_errors_are_ours() -> None:
-    from tilewright.dynamo import compile_captured  # noqa: PLC0415
-
     with pytest.raises(OptionError, match="unknown option depth"):
         compile_captured(None, [], options={"depth": 3})
 
