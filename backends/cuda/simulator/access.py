@@ -12,7 +12,7 @@ import numpy as np
 
 from .batch import Batch, Window
 from .faults import SimulationError
-from .memory import FIRST_OFFSET, GLOBAL_BASE, LOCAL_BASE, SHARED_BASE
+from .memory import FIRST_OFFSET, GLOBAL_BASE, LOCAL_BASE, SHARED_BASE, Layout, Region
 from .ptx import Instruction, Space
 from .scalars import Array
 
@@ -61,40 +61,60 @@ BASES: dict[Space, int] = {"shared": SHARED_BASE, "local": LOCAL_BASE}
 """What generic addresses of a space are more than its own addresses."""
 
 
-def global_index(batch: Batch, access: Access, found: Array) -> Array:
-    """Where in global memory the accesses of the active lanes go, after all checks."""
-    memory = batch.memory
+def bounded(batch: Batch, access: Access, layout: Layout, found: Array) -> Region | None:
+    """The one region that all accesses lie in; None if they are in several.
+
+    Raises:
+        SimulationError: one is in none (TW-E1001), or misaligned (TW-E1002).
+    """
     size = access.size
     lowest, highest = int(found.min()), int(found.max())
-    region = memory.layout.holding(lowest)
+    region = layout.holding(lowest)
     if region is None or highest + size > region.end:
-        wrong = memory.layout.outside(found, size)
+        wrong = layout.outside(found, size)
         if wrong.any():
             address, lane = first(batch, found, wrong)
             raise batch.fault(
                 "TW-E1001",
                 access.instruction,
                 lane,
-                f"{access.kind} of {size} bytes at {address:#x} is out of bounds: "
-                f"{memory.layout.describe(address, size)}",
+                f"{access.kind} of {size} bytes of {access.space} memory at {address:#x} is out of "
+                f"bounds: {layout.describe(address, size)}",
             )
         region = None
-    aligned(batch, access, found)
+    misplaced = found & (size - 1)
+    if size > 1 and misplaced.any():
+        address, lane = first(batch, found, misplaced != 0)
+        raise batch.fault(
+            "TW-E1002",
+            access.instruction,
+            lane,
+            f"{access.kind} of {size} bytes at {address:#x} is misaligned by {address % size} "
+            "bytes",
+        )
+    return region
+
+
+def global_index(batch: Batch, access: Access, found: Array) -> Array:
+    """Where in global memory the accesses of the active lanes go, after all checks."""
+    memory = batch.memory
+    region = bounded(batch, access, memory.layout, found)
     index: Array = found - GLOBAL_BASE
-    if access.kind == "store" and (region is None or not region.written):
-        memory.stored.add(lowest)
-    if access.kind != "store" and (region is None or not region.written):
-        wrong = memory.bytes.unwritten(index, size)
-        if wrong.any():
-            address, lane = first(batch, found, wrong)
-            name = memory.region(address)
-            raise batch.fault(
-                "TW-E1003",
-                access.instruction,
-                lane,
-                f"{access.kind} of {size} bytes of {name.name}, offset {address - name.start}, "
-                "that were never written",
-            )
+    if region is None or not region.written:
+        if access.kind == "store":
+            memory.stored.add(int(found.min()))
+        else:
+            wrong = memory.bytes.unwritten(index, access.size)
+            if wrong.any():
+                address, lane = first(batch, found, wrong)
+                name = memory.region(address)
+                raise batch.fault(
+                    "TW-E1003",
+                    access.instruction,
+                    lane,
+                    f"{access.kind} of {access.size} bytes of {name.name}, offset "
+                    f"{address - name.start}, that were never written",
+                )
     if batch.sharing is not None:
         batch.sharing.access(batch, access, index)
     if batch.counters is not None:
@@ -104,24 +124,10 @@ def global_index(batch: Batch, access: Access, found: Array) -> Array:
 
 def window_index(batch: Batch, window: Window, access: Access, found: Array) -> Array:
     """Where in the blocks' or threads' own memory the accesses go, after all checks."""
-    size = access.size
-    lowest, highest = int(found.min()), int(found.max())
-    region = window.layout.holding(lowest)
-    if region is None or highest + size > region.end:
-        wrong = window.layout.outside(found, size)
-        if wrong.any():
-            address, lane = first(batch, found, wrong)
-            raise batch.fault(
-                "TW-E1001",
-                access.instruction,
-                lane,
-                f"{access.kind} of {size} bytes at {address:#x} of {access.space} memory is out of "
-                f"bounds: {window.layout.describe(address, size)}",
-            )
-    aligned(batch, access, found)
+    bounded(batch, access, window.layout, found)
     index = window.index(found, batch.index())
     if access.kind != "store":
-        wrong = window.bytes.unwritten(index, size)
+        wrong = window.bytes.unwritten(index, access.size)
         if wrong.any():
             raise unwritten(batch, window, access, index, wrong)
     if access.space == "shared":
@@ -149,21 +155,6 @@ def unwritten(
             f"{what}, where an asynchronous copy is under way that was not waited for",
         )
     return batch.fault("TW-E1003", access.instruction, lane, f"{what}, that were never written")
-
-
-def aligned(batch: Batch, access: Access, found: Array) -> None:
-    """Refuses addresses that are no multiple of the size."""
-    size = access.size
-    wrong = found & (size - 1)
-    if size > 1 and wrong.any():
-        address, lane = first(batch, found, wrong != 0)
-        raise batch.fault(
-            "TW-E1002",
-            access.instruction,
-            lane,
-            f"{access.kind} of {size} bytes at {address:#x} is misaligned by "
-            f"{address % size} bytes",
-        )
 
 
 def first(batch: Batch, found: Array, wrong: Array) -> tuple[int, int]:

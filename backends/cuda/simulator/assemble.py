@@ -174,7 +174,8 @@ class _Assembler:
                 if at == start and is_synchronised(instruction):
                     gate = self.gate(instruction)
                 steps.append(self.step(instruction))
-        return Block(tuple(steps), after, gate, mix, self.lines[start].instruction)
+        first, last = self.lines[start].instruction, self.lines[end - 1].instruction
+        return Block(tuple(steps), after, gate, mix, first, last)
 
     def step(self, instruction: Instruction) -> Step:
         step = build(self.code, instruction)

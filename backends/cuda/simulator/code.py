@@ -107,14 +107,15 @@ class Block:
 
     Attributes:
         mix: how many of each instruction it has.
-        first: the instruction it starts with, for messages.
+        first, last: the instructions it starts and ends with, for messages.
     """
 
     steps: tuple[Step, ...]
     end: End
     gate: Gate | None
     mix: Mapping[str, int]
-    first: Instruction | None
+    first: Instruction
+    last: Instruction
 
 
 @dataclass(slots=True)

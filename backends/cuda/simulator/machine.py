@@ -93,7 +93,7 @@ class Machine:
             case Branch() as branch:
                 self.branch(branch, mask, block)
             case Indirect() as indirect:
-                self.scatter(indirect, mask)
+                self.scatter(indirect, mask, block)
             case Barrier() as barrier:
                 self.arrive(barrier, mask)
 
@@ -138,7 +138,7 @@ class Machine:
             self.send(branch.taken, taken)
             self.send(branch.other, other)
 
-    def scatter(self, indirect: Indirect, mask: Array | None) -> None:
+    def scatter(self, indirect: Indirect, mask: Array | None, block: Block) -> None:
         batch = self.batch
         index = batch.whole(batch.r[indirect.index])
         here = np.ones(batch.lanes, np.bool_) if mask is None else mask
@@ -146,6 +146,11 @@ class Machine:
             part = here & (index == number)
             if part.any():
                 self.send(target, part)
+        beyond = here & (index >= len(indirect.targets))
+        if beyond.any():
+            lane = int(np.argmax(beyond))
+            message = f"target {int(index[lane])} of {len(indirect.targets)} is out of bounds"
+            raise batch.fault("TW-E1001", block.last, lane, message)
 
     def pass_gate(self, at: int, mask: Array, gate: Gate) -> Array | None:
         """The lanes whose partners are all there; the others stay behind the gate."""
@@ -350,7 +355,7 @@ class Machine:
         for at, mask in self.gated.items():
             first = self.program.blocks[at].first
             count = int(mask[span].sum())
-            if count and first is not None:
+            if count:
                 yield f"{count} threads wait for their warp at line {first.line}"
         if batch.live is not None:
             ended = batch.shape.threads - int(batch.live[span].sum())
@@ -362,7 +367,6 @@ class Machine:
         at = min(self.groups)
         mask = self.groups[at]
         first = self.program.blocks[at].first
-        assert first is not None
         return batch.fault(
             "TW-E1008",
             first,

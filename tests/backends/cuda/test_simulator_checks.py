@@ -492,3 +492,18 @@ def test_modifiers_and_operands_that_are_not_modelled_are_not_ignored(body: str)
     with pytest.raises(PtxError) as caught:
         run(body)
     assert caught.value.code == "TW-E1012"
+
+
+def test_indirect_branches_stay_in_their_list() -> None:
+    body = """
+        T: .branchtargets A, B;
+        {} brx.idx %r9, T;
+        A: mov.u32 %r10, 5; bra END;
+        B: mov.u32 %r10, 6;
+        END: st.global.u32 [%d2], %r10;
+    """
+    found = run(body.replace("{}", "and.b32 %r9, %r1, 1;"))
+    np.testing.assert_array_equal(found[:64], 5 + np.arange(64) % 2)
+    refused(
+        body.replace("{}", "and.b32 %r9, %r1, 3;"), "TW-E1001", "target 2 of 2 is out of bounds"
+    )
