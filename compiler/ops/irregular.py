@@ -401,22 +401,23 @@ def _topk_loops(inputs: Buffers, outputs: Buffers, attrs: Attrs) -> Block:
             ),
         ),
     )
+    # Nothing is read of the outputs before it is written: the first k elements enter unseen.
+    choose: Block = (
+        Store(slot, first, k),
+        If(
+            lt(item, k),
+            (Store(slot, first, item),),
+            (If(_precedes(value, Load(values, at(k - 1)), largest), (Store(slot, first, k - 1),)),),
+        ),
+    )
     insert: Block = (
-        Let(start, minimum(item, k - 1)),
-        Store(slot, first, start),
+        Let(start, free),
         For(shift, start, move),
         Store(values, at(free), value),
         Store(indices, at(free), item),
     )
-    enters = Select(
-        lt(item, k),
-        Const(True, dt.bool_),
-        _precedes(value, Load(values, at(k - 1)), largest),
-    )
-    scan: Block = (
-        Alloc(slot),
-        For(item, x.shape[axis], (Let(value, Load(x, at(item))), If(enters, insert))),
-    )
+    each: Block = (Let(value, Load(x, at(item))), *choose, If(lt(free, k), insert))
+    scan: Block = (Alloc(slot), For(item, x.shape[axis], each))
     rows = loops_over([a for d, a in enumerate(axes) if d != axis], scan)
     return _where_not_empty([values.shape[axis]], rows)
 
