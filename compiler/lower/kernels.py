@@ -8,7 +8,7 @@ from ..errors import InternalError, ScheduleError
 from ..graph.ir import Graph, Node, Value
 from ..ops import OPS
 from ..schedule.nest import simplify_func
-from ..schedule.place import Packing
+from ..schedule.pack import Packing
 from ..schedule.recipes import fits_one_kernel, schedule
 from ..target import Target
 from ..tensor.compute import ComputeGroup

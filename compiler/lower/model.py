@@ -26,7 +26,7 @@ from ..runtime.program import (
     Tensor,
     TensorSpec,
 )
-from ..schedule.place import Packing
+from ..schedule.pack import Packing
 from ..target import Target
 from ..tensor.ir import Buffer, Dim, Expr, Load, Var, as_expr
 from ..tensor.simplify import dim, product, substitute, symbols

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..graph.constants import dense
-from ..schedule.place import Packing
+from ..schedule.pack import Packing
 from ..tensor.access import flat_index
 from ..tensor.ir import Const, Load, Select, Var, as_expr
 from ..tensor.simplify import affine, bounds, evaluate

@@ -38,7 +38,7 @@ from itertools import product as product_of
 from .. import dtype as dt
 from ..schedule.loops import conjuncts
 from ..schedule.nest import simplify_func, substitute_block
-from ..schedule.place import Packing
+from ..schedule.pack import Packing
 from ..schedule.recipes.choices import Choices
 from ..schedule.recipes.tile import PREFETCH_BYTES, tile
 from ..target import Target

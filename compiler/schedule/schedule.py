@@ -10,7 +10,8 @@ from ..tensor.ir import Func, Load
 from .barriers import place_barriers
 from .loops import fuse, peel, reorder, set_kind, specialise, split, tighten
 from .nest import loops, simplify_func
-from .place import PackDim, Packing, compute_at, pack, prefetch, rfactor, set_scope
+from .pack import PackDim, Packing, pack
+from .place import compute_at, prefetch, rfactor, set_scope
 from .stage import cache_read, spread
 
 STEPS: dict[str, Callable[..., Func]] = {

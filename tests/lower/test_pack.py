@@ -9,7 +9,7 @@ import pytest
 
 from tilewright import dtype as dt
 from tilewright.lower.pack import TRANSPOSED_ELEMENTS, pack_array
-from tilewright.schedule.place import PackDim, Packing, pack
+from tilewright.schedule.pack import PackDim, Packing, pack
 from tilewright.tensor.compute import Compute, ComputeGroup
 from tilewright.tensor.interpret import interpret_group
 from tilewright.tensor.ir import Axis, Buffer, Dim, For, Func, Load, Store, Var, symbol

@@ -11,7 +11,7 @@ from ...tensor.simplify import bounds, prove, same_dim
 from ..loops import rename_loops
 from ..nest import simplify_func
 from ..nests import Nests
-from ..place import Packing
+from ..pack import Packing
 from ..schedule import Schedule
 from . import simt
 from .chain import can_chain, chain, plan_chain

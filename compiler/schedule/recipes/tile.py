@@ -9,6 +9,7 @@ back to end at the edge. Padding guards become loop bounds (rows) and edge tiles
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ...target import Target
@@ -26,7 +27,7 @@ from ...tensor.walk import visit
 from ..loops import padding_guards
 from ..nest import find_loop, loop_range, loops, stores
 from ..nests import Nests, Reduction
-from ..place import PackDim, stays_inside
+from ..pack import PackDim, stays_inside
 from ..schedule import Schedule
 from .choices import Choices
 from .elementwise import fuse_all, is_large
@@ -67,6 +68,27 @@ def load_strides(r: Reduction, load: Load) -> dict[Var, Dim] | None:
     ranges = {a.var: (0, as_expr(a.extent) - 1) for a in axes}
     form = affine(flat_index(load, ranges), [a.var for a in axes], ranges)
     return None if form is None else form[0]
+
+
+def nested(r: Reduction) -> list[Axis]:
+    """The axes of a reduction as its loops are nested: the operands' long steps outside.
+
+    The image of a first convolution lies in planes: its channels go outside the taps.
+    """
+    steps = [load_strides(r, load) or {} for load in loads(r.body)]
+
+    def longest(a: Axis) -> int:
+        found = (st.get(a.var, 0) for st in steps if len(st) > 0 and _is_shared(r, st))
+        return max((abs(d) for d in found if isinstance(d, int)), default=0)
+
+    if any(not isinstance(d, int) for st in steps for d in st.values()):
+        return list(r.reduce)
+    return sorted(r.reduce, key=longest, reverse=True)
+
+
+def _is_shared(r: Reduction, steps: Mapping[Var, Dim]) -> bool:
+    """Whether an operand does not vary along the vector axis."""
+    return same_dim(steps.get(r.spatial[-1].var, 0), 0) if r.spatial else False
 
 
 def size(d: Dim) -> int:
@@ -197,7 +219,7 @@ def tile(nests: Nests, target: Target, choices: Choices) -> Schedule:
         dims = [PackDim(a.var, a.extent) for a in spatial if a.var in used]
         column = own[t.column.var.name]
         dims.append(PackDim(column.var, column.extent, t.nr))
-        dims += [PackDim(a.var, a.extent) for a in t.main.reduce if a.var in used]
+        dims += [PackDim(a.var, a.extent) for a in nested(t.main) if a.var in used]
         s.pack(load, dims, f"{load.buffer.name}_packed{k or ''}")
     names = _shape_final(s, nests, t, target, choices)
     place = names[-1]
@@ -344,7 +366,7 @@ def shape_reduction(s: Schedule, r: Reduction, row: str | None, column: str) -> 
     own = dict(zip(r.axes, (a.var.name for a in r.spatial), strict=True))
     inner = [own[name] for name in (row, column) if name in own]
     outer = [a.var.name for a in r.spatial if a.var.name not in inner]
-    reduce = [a.var.name for a in r.reduce]
+    reduce = [a.var.name for a in nested(r)]
     if len(outer) + len(reduce) + len(inner) > 1:
         s.do("reorder", (*outer, *reduce, *inner))
     first = dict(zip(r.axes, r.init, strict=True))
@@ -364,7 +386,7 @@ def _prefetch(s: Schedule, t: Tile, target: Target, choices: Choices) -> None:
         steps = steps if nbytes > target.l2_bytes // 2 else 0
         steps = choices.pick("prefetch", steps, (0, steps))
         if steps:
-            s.do("prefetch", t.main.reduce[-1].var.name, packing.packed.name, steps)
+            s.do("prefetch", nested(t.main)[-1].var.name, packing.packed.name, steps)
 
 
 def _has_guards(nests: Nests, t: Tile) -> bool:
