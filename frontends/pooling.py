@@ -10,7 +10,7 @@ import numpy as np
 from tilewright import dtype as dt
 from tilewright.dtype import DType
 from tilewright.graph.build import GraphBuilder
-from tilewright.graph.ir import Attr, Value
+from tilewright.graph.ir import Value
 from tilewright.tensor.ir import Dim
 from tilewright.tensor.simplify import product, same_dim
 
@@ -41,13 +41,14 @@ def positions_of_maxima(
     beyond = _scalar(builder, count, dt.i64)
     padded, around = x, places
     if not all(same_dim(p, 0) for p in (*window["lo"], *window["hi"])):
-        room: dict[str, Attr] = {
-            "lo": window["lo"], "hi": window["hi"], "interior": (0,) * len(x.shape),
-            "mode": "constant",
-        }  # fmt: skip
         lowest = builder.constant(np.asarray(x.dtype.lowest).astype(x.dtype.numpy))
-        padded = builder.add("pad", x, lowest, **room)
-        around = builder.add("pad", places, beyond, **room)
+        padded, around = (
+            builder.add(
+                "pad", source, fill,
+                lo=window["lo"], hi=window["hi"], interior=(0,) * len(x.shape), mode="constant",
+            )
+            for source, fill in ((x, lowest), (places, beyond))
+        )  # fmt: skip
     result: Value | None = None
     steps, dilations = _ints(window["strides"]), _ints(window["dilations"])
     for taps in itertools.product(*map(range, _ints(window["window"]))):

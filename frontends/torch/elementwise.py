@@ -224,12 +224,15 @@ def _binary(name: str) -> Converter:
     return convert
 
 
-def _extreme(name: str, of_bools: str) -> Converter:
-    def convert(ctx: Context, a: Value, b: Value) -> Value:
-        chosen = of_bools if ctx.dtype is dt.bool_ else name
-        return ctx.op(chosen, ctx.cast(a, ctx.dtype), ctx.cast(b, ctx.dtype))
+def _either(ctx: Context, name: str, a: Value, b: Value) -> Value:
+    """The extreme (max or min) of two operands; of bools: or, and."""
+    if ctx.dtype is dt.bool_:
+        name = "or" if name == "max" else "and"
+    return ctx.op(name, ctx.cast(a, ctx.dtype), ctx.cast(b, ctx.dtype))
 
-    return convert
+
+def _extreme(name: str) -> Converter:
+    return lambda ctx, a, b: _either(ctx, name, a, b)
 
 
 def power(ctx: Context, a: Operand, b: Operand) -> Value:
@@ -403,7 +406,7 @@ def _present(name: str) -> Converter:
     """The extreme of two operands where one nan counts as absent."""
 
     def convert(ctx: Context, a: Value, b: Value) -> Value:
-        result = _extreme(name, "or" if name == "max" else "and")(ctx, a, b)
+        result = _either(ctx, name, a, b)
         if not ctx.dtype.is_float:
             return result
         x, y = ctx.cast(a, ctx.dtype), ctx.cast(b, ctx.dtype)
@@ -473,8 +476,8 @@ CONVERTERS: dict[str, Converter] = {
     "logical_not.default": logical_not,
     "masked_fill.Scalar": masked_fill,
     "masked_fill.Tensor": masked_fill,
-    "maximum.default": _extreme("max", "or"),
-    "minimum.default": _extreme("min", "and"),
+    "maximum.default": _extreme("max"),
+    "minimum.default": _extreme("min"),
     "mul.Scalar": mul,
     "mul.Tensor": mul,
     "native_dropout.default": dropout,
