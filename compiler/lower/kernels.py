@@ -100,9 +100,9 @@ class KernelTable:
         self, group: ComputeGroup, fixed: frozenset[str], title: str
     ) -> tuple[tuple[Kernel, ...], tuple[Buffer, ...]]:
         """One kernel where a recipe takes the whole group, else one for each of its pieces."""
-        made = self._winograd(group, fixed, title)
-        if made is not None:
-            return made
+        transformed = self._winograd(group, fixed, title)
+        if transformed is not None:
+            return transformed
         whole = merge_axes(group)
         why = ""
         if fits_one_kernel(to_func(whole, fixed), self.target):
@@ -119,8 +119,8 @@ class KernelTable:
         self, group: ComputeGroup, fixed: frozenset[str], title: str
     ) -> tuple[tuple[Kernel, ...], tuple[Buffer, ...]] | None:
         """The kernels of a convolution by Winograd's method, where it is allowed and pays."""
-        if self.math == "strict":
-            return None
+        if self.math == "strict" or self.target.threads is not None:
+            return None  # its nests are made for vector registers
         found = find_sliding(group, fixed)
         plan = None if found is None else plan_winograd(found, self.target)
         if found is None or plan is None:
