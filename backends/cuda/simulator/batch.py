@@ -20,7 +20,8 @@ from .scalars import Array
 if TYPE_CHECKING:
     from .copies import AsyncCopies
     from .counters import Counters
-    from .shadow import GlobalShadow, SharedShadow
+    from .shadow import SharedShadow
+    from .sharing import GlobalShadow
 
 WARP = 32
 

@@ -1,4 +1,4 @@
-"""Races, found by remembering who touched what: a shadow of shared and of global memory.
+"""Races of threads in shared memory, found by remembering who touched what.
 
 Lanes run in lockstep here, which hides most races: a wrong order gives the right result. So each
 cell of shared memory (as wide as the narrowest access of the kernel) remembers its last writer
@@ -13,7 +13,6 @@ single warps too, a race can be missed if three threads of that warp read a cell
 from __future__ import annotations
 
 from collections.abc import Set
-from typing import Any
 
 import numpy as np
 
@@ -155,6 +154,16 @@ class SharedShadow:
             fresh &= ~(same & (entries < own))
         return fresh
 
+    def unordered(self, batch: Batch, entries: Array) -> Array:
+        """Which entries are another thread's, and not ordered before what the lanes do now."""
+        lanes = batch.index()
+        me = _of(self.me, lanes, entries.ndim)
+        return self.fresh(entries, lanes) & ((entries & _WHO) != me)
+
+    def stamp(self, batch: Batch, axes: int) -> Array:
+        """The entries of the active lanes now, to be compared with arrays of so many axes."""
+        return _of(self.me, batch.index(), axes).astype(np.int64) | (self.now << _TIME)
+
     def cells(self, index: Array, size: int) -> Array:
         """The cells of accesses; with a second axis where an access covers several."""
         first = index >> self.shift
@@ -283,6 +292,10 @@ class SharedShadow:
             f"{batch.thread_index(entry & _THREAD)} is under way that was not waited for",
         )
 
+    def meets(self) -> bool:
+        """Whether the store that was just noted meets another one."""
+        return self.suspects is not None or self.collided is not None
+
     def confirm(
         self, batch: Batch, access: Access, index: Array, lanes: Array, same: Array
     ) -> None:
@@ -341,88 +354,3 @@ def _first(wrong: Array, cells: Array, entries: Array) -> tuple[int, int, int]:
     at = int(np.argmax(wrong))
     width = wrong.shape[1] if wrong.ndim > 1 else 1
     return at // width, int(cells.reshape(-1)[at]), int(entries.reshape(-1)[at])
-
-
-class GlobalShadow:
-    """Which block of the launch wrote each cell of global memory.
-
-    Finds stores of two blocks to one byte, loads of what another block stores, and read-only
-    loads of what the launch writes. A block's own threads are not told apart, and a store after
-    another block's load is not found. Kernels with fences, which pass data between blocks, are
-    checked for stores only.
-    """
-
-    _ATOMIC = 1 << 30
-
-    def __init__(self) -> None:
-        self.writer: np.ndarray[Any, np.dtype[np.int32]] = np.zeros(0, np.int32)
-        self.base = 1
-        self.next = 1
-        self.shift = 0
-        self.fenced = False
-        self.low = self.high = -1
-
-    def start(self, memory: int, blocks: int, cell: int, facts: Set[str]) -> None:
-        """A new launch: what earlier ones wrote is settled."""
-        cells = memory >> (cell.bit_length() - 1)
-        self.base = self.next
-        self.next += blocks
-        if cells > self.writer.size or self.next >= self._ATOMIC:
-            self.writer = np.zeros(cells, np.int32)
-            self.base, self.next = 1, 1 + blocks
-        self.shift = cell.bit_length() - 1
-        self.fenced = "fence" in facts
-        self.low, self.high = 1, 0
-
-    def access(self, batch: Batch, access: Access, index: Array) -> None:
-        """Checks and notes an access of the active lanes.
-
-        Raises:
-            SimulationError: a race between blocks (TW-E1007), or a read-only load of what the
-                launch writes (TW-E1010).
-        """
-        lowest, highest = int(index.min()), int(index.max()) + access.size
-        loads = access.kind in ("load", "read-only load")
-        if loads and (highest <= self.low or lowest >= self.high):
-            return
-        index = np.atleast_1d(index)
-        lanes = batch.index()
-        if index.size == 1:
-            lanes = batch.numbers()
-            index = np.broadcast_to(index, lanes.shape)
-        cells = index >> self.shift
-        count = access.size >> self.shift
-        blocks = _of(batch.block_of, lanes, 2 if count > 1 else 1)
-        mine = (blocks + (self.base + batch.first)).astype(np.int32)
-        if count > 1:
-            cells = cells[:, None] + np.arange(count)
-        entry = self.writer[cells]
-        found = entry & (self._ATOMIC - 1)
-        fresh = found >= self.base
-        if access.kind == "read-only load" and fresh.any():
-            raise self.fault(batch, access, fresh, "TW-E1010", "reads as read-only what")
-        wrong = fresh & (found != mine)
-        if access.kind == "atomic":
-            wrong &= (entry & self._ATOMIC) == 0
-        if wrong.any() and not (self.fenced and access.kind != "store"):
-            raise self.fault(batch, access, wrong, "TW-E1007", "race between blocks: touches what")
-        if loads:
-            return
-        self.low = lowest if self.low > self.high else min(self.low, lowest)
-        self.high = max(self.high, highest)
-        mark = mine | self._ATOMIC if access.kind == "atomic" else mine
-        self.writer[cells] = mark
-        if access.kind == "store":
-            lost = self.writer[cells] != mine
-            if lost.any():
-                raise self.fault(
-                    batch, access, lost, "TW-E1007", "race between blocks: writes what"
-                )
-
-    def fault(
-        self, batch: Batch, access: Access, wrong: Array, code: str, what: str
-    ) -> SimulationError:
-        at = int(np.argmax(wrong)) // (wrong.shape[1] if wrong.ndim > 1 else 1)
-        lane = int(batch.numbers()[at])
-        who = "the same launch writes" if code == "TW-E1010" else "another block writes"
-        return batch.fault(code, access.instruction, lane, f"{what} {who}")

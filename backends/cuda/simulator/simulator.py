@@ -21,7 +21,8 @@ from .parser import parse
 from .ptx import Function
 from .ptx import Module as Ptx
 from .scalars import Array
-from .shadow import GlobalShadow, SharedShadow
+from .shadow import SharedShadow
+from .sharing import GlobalShadow
 from .specials import special
 
 LANES = 1 << 15
@@ -36,7 +37,7 @@ class Options:
 
     Attributes:
         races: races in shared memory and of asynchronous copies.
-        sharing: bytes of global memory that two blocks of a launch touch, at least one writing.
+        sharing: races in global memory, of blocks and of threads (the latter with ``races``).
         counters: the figures of a profile.
         limit: basic blocks that a batch of blocks may execute.
     """
@@ -217,7 +218,7 @@ class Simulator:
         batch.local = _window(program.local, batch.lanes, owner)
         batch.copies = AsyncCopies()
         batch.sharing = self._sharing
-        if self.options.races and shared:
+        if self.options.races:
             batch.races = SharedShadow(batch, program.cell, program.facts)
         for name, slot in program.specials.items():
             batch.r[slot] = special(batch.shape, batch.first, batch.blocks, shared_bytes, name)

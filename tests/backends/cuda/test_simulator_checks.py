@@ -281,8 +281,8 @@ def test_copies_under_a_predicate_and_of_other_sizes_in_each_lane() -> None:
 
 
 def test_blocks_do_not_write_one_byte() -> None:
-    refused("st.global.u32 [%d2], %r2;", "TW-E1007", "race between blocks", grid=2)
-    refused("st.global.u32 [%d2], %r2;", "TW-E1007", "race between blocks", grid=2000)
+    refused("st.global.u32 [%d2], %r2;", "TW-E1007", "another block", grid=2)
+    refused("st.global.u32 [%d2], %r2;", "TW-E1007", "another block", grid=2000)
     run("st.global.u32 [%d2], %r2;", grid=2, options=Options(sharing=False))
     refused(
         "xor.b32 %r9, %r2, 1; mad.wide.u32 %d3, %r9, 256, %d2; mad.wide.u32 %d4, %r2, 256, %d2;"
@@ -293,6 +293,22 @@ def test_blocks_do_not_write_one_byte() -> None:
     )
     found = run("red.global.add.u32 [%d1], 1;", grid=3, values=np.zeros(4, np.uint32))
     assert found[0] == 192
+
+
+def test_threads_of_a_block_race_in_global_memory_too() -> None:
+    partner = "xor.b32 %r9, %r1, 33; mad.wide.u32 %d3, %r9, 4, %d1; "
+    exchange = partner + "st.global.u32 [%d2], %r1; {} ld.global.u32 %r9, [%d3]; "
+    refused(exchange.format(""), "TW-E1005", "touches what another thread writes")
+    found = run(exchange.format("bar.sync 0;") + "bar.sync 0; st.global.u32 [%d2], %r9;")
+    np.testing.assert_array_equal(found[:64], np.arange(64) ^ 33)
+    refused(
+        partner + "st.global.u32 [%d2], %r1; st.global.u32 [%d3], %r1;",
+        "TW-E1005",
+        "with another value",
+    )
+    refused("st.global.u32 [%d1], %r1;", "TW-E1005", "with another value")
+    refused("st.global.v2.u32 [%d1], {%r3, %r1};", "TW-E1005", "with another value")
+    assert run("st.global.u32 [%d1], 7; st.global.u32 [%d1], 7;")[0] == 7
 
 
 def test_launches_one_after_another_do_not_race() -> None:

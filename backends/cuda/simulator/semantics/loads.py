@@ -15,6 +15,7 @@ from ..memory import Bytes
 from ..ptx import Address, Instruction, Operand, Sink, Space, Vector
 from ..scalars import UNSIGNED, Array, Scalar
 from ..shadow import SharedShadow
+from ..sharing import GlobalShadow
 from .lanewise import Builder, lanewise, type_of
 
 _SPACES = ("global", "shared", "local", "const", "param")
@@ -216,8 +217,9 @@ def _store(code: Assembly, instruction: Instruction) -> Step:
             rows = np.empty((max(v.size for v in values), len(values)), scalar.raw)
             for number, value in enumerate(values):
                 rows[:, number] = value
-        if here.space == "shared" and batch.races is not None:
-            _store_checked(batch, batch.races, here, index, rows)
+        shadow = batch.races if here.space == "shared" else batch.sharing
+        if here.space != "local" and shadow is not None and shadow.meets():
+            _store_checked(batch, shadow, memory, here, index, rows)
         elif len(values) == 1:
             store(memory, index, here.width, rows)
         else:
@@ -244,10 +246,16 @@ def store(memory: Bytes, index: Array, width: int, values: Array) -> None:
 
 
 def _store_checked(
-    batch: Batch, races: SharedShadow, access: Access, index: Array, rows: Array
+    batch: Batch,
+    races: SharedShadow | GlobalShadow,
+    memory: Bytes,
+    access: Access,
+    index: Array,
+    rows: Array,
 ) -> None:
-    """Stores to shared memory; where stores meet, they must be of one value."""
-    memory, width, count = batch.shared.bytes, access.width, access.count
+    """Stores where stores meet, which must be of one value."""
+    width, count = access.width, access.count
+    index = np.broadcast_to(index, batch.numbers().shape)
     wide = rows.reshape(-1, count) if rows.ndim else rows.reshape(1, 1)
     values = np.broadcast_to(wide, (index.size, count))
 
