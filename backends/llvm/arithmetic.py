@@ -168,8 +168,11 @@ class Arithmetic(Addresser):
             return self.op(opcode, a, b)
         inside = self._test("icmp ult", b, self.like(bits, b))
         last = self.like(bits - 1, b)
-        shifted = self.op(opcode, a, self.select(inside, b, last))
-        return shifted if arithmetic else self.select(inside, shifted, self.like(0, shifted))
+        if arithmetic:
+            return self.op(opcode, a, self.select(inside, b, last))
+        # Not a select here too: LLVM 22 makes one NVPTX shift of both, which reads 32 bits of b.
+        shifted = self.op(opcode, a, self.op("and", b, last))
+        return self.select(inside, shifted, self.like(0, shifted))
 
     def _divide_int(self, op: str, a: Value, b: Value) -> Value:
         """Integer division; by zero gives 0, since the machine's instruction would end the process.

@@ -80,7 +80,7 @@ class _Builder:
         self.done: dict[tuple[Expr, tuple[Axis, ...]], Load] = {}
 
     def name(self, wanted: str) -> str:
-        """A loop name that is free."""
+        """A name that no loop and no sum has yet."""
         name, k = wanted, 2
         while name in self.names:
             name, k = f"{wanted}{k}", k + 1
@@ -116,7 +116,9 @@ class _Builder:
         if key in self.done:
             return self.done[key]
         number = len(self.temporaries)
-        buffer = Buffer(f"r{number}", r.dtype, tuple(a.extent for a in spatial), "local")
+        # A loop over an axis may have the name; a text that is read again tells them apart by it.
+        free = self.name(f"r{number}")
+        buffer = Buffer(free, r.dtype, tuple(a.extent for a in spatial), "local")
         own = self.rename(spatial, f"r{number}_")
         over = self.rename(r.axes)
         first = self.rename(spatial, f"r{number}_init_")
