@@ -119,8 +119,8 @@ class KernelTable:
         self, group: ComputeGroup, fixed: frozenset[str], title: str
     ) -> tuple[tuple[Kernel, ...], tuple[Buffer, ...]] | None:
         """The kernels of a convolution by Winograd's method, where it is allowed and pays."""
-        if self.math == "strict" or self.target.threads is not None:
-            return None  # its nests are made for vector registers
+        if self.math == "strict":
+            return None
         found = find_sliding(group, fixed)
         plan = None if found is None else plan_winograd(found, self.target)
         if found is None or plan is None:

@@ -7,11 +7,16 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
+from tilewright import dtype as dt
+from tilewright.graph.build import GraphBuilder
+from tilewright.graph.ir import TensorType
+from tilewright.lower.inline import lower_body
 from tilewright.lower.merge import merge_axes
 from tilewright.lower.nests import to_func
 from tilewright.lower.pack import pack_array
 from tilewright.schedule.nest import loops
 from tilewright.schedule.recipes import kind_of, schedule
+from tilewright.schedule.recipes.tile import nested
 from tilewright.target import Target
 from tilewright.tensor.check import check
 from tilewright.tensor.compute import ComputeGroup
@@ -174,3 +179,18 @@ def test_large_nests_are_shared_among_threads_and_small_ones_are_not() -> None:
     small = schedule(to_func(merge_axes(add(10, 10))), AVX512).func
     assert any(x.kind == "parallel" for x in loops(large.body))
     assert not any(x.kind == "parallel" for x in loops(small.body))
+
+
+@pytest.mark.parametrize(("planar", "order"), [(False, "kh kw ci"), (True, "ci kh kw")])
+def test_what_lies_far_apart_is_reduced_outside(planar: bool, order: str) -> None:
+    """An image in planes is read tap by tap within each plane."""
+    b = GraphBuilder("body")
+    x = b.input("x", TensorType(dt.f32, (1, 3, 20, 20) if planar else (1, 20, 20, 3)))
+    x = b.add("transpose", x, perm=(0, 2, 3, 1)) if planar else x
+    w = b.input("w", TensorType(dt.f32, (5, 5, 3, 16)))
+    y = b.add("conv", x, w, strides=(2, 2), lo=(0, 0), hi=(0, 0), dilations=(1, 1), groups=1)
+    b.output(y, "y")
+    group = lower_body("group", b.finish()).group
+    (reduction,) = to_func(group).reductions
+    assert [a.var.name for a in nested(reduction)] == order.split()
+    assert_scheduled_equals_group(group, constants=frozenset({"x1"}))
