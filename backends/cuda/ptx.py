@@ -13,8 +13,22 @@ from collections.abc import Sequence
 import llvmlite.binding as llvm
 
 from tilewright import dtype as dt
+from tilewright.dtype import DType
 from tilewright.target import Target
-from tilewright.tensor.ir import Barrier, Block, Buffer, For, Func, If, LoopKind, Var, lt
+from tilewright.tensor.ir import (
+    Barrier,
+    Block,
+    Buffer,
+    Call,
+    Expr,
+    For,
+    Func,
+    If,
+    LoopKind,
+    Var,
+    lt,
+)
+from tilewright.tensor.walk import substitute, visit
 
 from ..cpu.compile import machine_for, parse
 from ..llvm.builder import Pointer, Value
@@ -34,6 +48,7 @@ _REGISTERS: dict[LoopKind, str] = {
     "thread.x": "tid.x",
     "thread.y": "tid.y",
 }
+_SHUFFLES = frozenset({"shuffle_xor", "shuffle_lane"})
 _BARRIER = "call void @llvm.nvvm.barrier.cta.sync.aligned.all(i32 0)"
 
 
@@ -106,6 +121,60 @@ class _Threads(Statements):
         extent = self.launch.grid[BLOCKS.index(kind)]
         return extent - 1 if isinstance(extent, int) else None
 
+    def expanded(self, e: Expr) -> Expr:
+        """The expression with calls written out, but those of the machine."""
+        shuffles = [x for x in visit(e) if isinstance(x, Call) and x.name in _SHUFFLES]
+        marks: dict[Expr, Expr] = {x: Var(f".{k}", x.dtype) for k, x in enumerate(shuffles)}
+        back: dict[Expr, Expr] = {mark: x for x, mark in marks.items()}
+        return substitute(super().expanded(substitute(e, marks)), back)
+
+    def call(self, name: str, args: list[Value], dtype: DType) -> Value:
+        """A function; shuffles move what another thread of the warp keeps."""
+        if name not in _SHUFFLES:
+            return super().call(name, args, dtype)
+        x = args[0]
+        lane, width = (int(args[1].const or 0), 32) if name == "shuffle_xor" else _lane(args)
+        how = "bfly" if name == "shuffle_xor" else "idx"
+        bits = 64 if dtype.bits == 64 else 32
+        whole = self._whole(x, bits)
+        level = x.level
+        words = []
+        for k in range(0, bits, 32):
+            word = whole
+            if bits == 64:
+                word = self.pure(f"lshr i64 {whole}, {k}", "i64", dtype, 1, level).text
+                word = self.pure(f"trunc i64 {word} to i32", "i32", dtype, 1, level).text
+            text = f"call i32 @llvm.nvvm.shfl.sync.{how}.i32(i32 -1, i32 {word}, i32 {lane}, "
+            words.append(self.pure(f"{text}i32 {_segments(width)})", "i32", dtype, 1, level).text)
+        return self._part(words, x, dtype)
+
+    def _whole(self, x: Value, bits: int) -> str:
+        """The bits of a value in a register of 32 or 64."""
+        text, own = x.text, x.type
+        if not own.startswith("i"):
+            own = f"i{x.dtype.bits}"
+            text = self.pure(f"bitcast {x.type} {text} to {own}", own, x.dtype, 1, x.level).text
+        if own == f"i{bits}":
+            return text
+        return self.pure(f"zext {own} {text} to i{bits}", f"i{bits}", x.dtype, 1, x.level).text
+
+    def _part(self, words: list[str], x: Value, dtype: DType) -> Value:
+        """A value of the type of ``x`` from its words, the low one first."""
+        level = x.level
+        text, bits = words[0], 32 * len(words)
+        if bits == 64:
+            low, high = (
+                self.pure(f"zext i32 {w} to i64", "i64", dtype, 1, level).text for w in words
+            )
+            high = self.pure(f"shl i64 {high}, 32", "i64", dtype, 1, level).text
+            text = self.pure(f"or i64 {high}, {low}", "i64", dtype, 1, level).text
+        own = x.type if x.type.startswith("i") else f"i{x.dtype.bits}"
+        if own != f"i{bits}":
+            text = self.pure(f"trunc i{bits} {text} to {own}", own, dtype, 1, level).text
+        if own == x.type:
+            return Value(text, own, dtype, 1, level)
+        return self.pure(f"bitcast {own} {text} to {x.type}", x.type, dtype, 1, level)
+
     def _allocate(self, buffer: Buffer) -> Pointer:
         if buffer.scope != "shared":
             return super()._allocate(buffer)
@@ -117,6 +186,16 @@ class _Threads(Statements):
         type_ = f"[{count} x {memory_type(buffer.dtype)}]"
         self.shared.append(f"{symbol} = internal addrspace(3) global {type_} undef, align 16")
         return Pointer(f"addrspacecast (ptr addrspace(3) {symbol} to ptr)", 0)
+
+
+def _lane(args: list[Value]) -> tuple[int, int]:
+    """The lane that is read, and how many threads are a row of the warp."""
+    return int(args[1].const or 0), min(32, int(args[2].const or 0))
+
+
+def _segments(width: int) -> int:
+    """The last operand of shfl: rows of so many lanes keep to themselves."""
+    return (32 - width) << 8 | 31
 
 
 class _Kernel:

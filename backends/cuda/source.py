@@ -266,6 +266,10 @@ class _Kernel:
         """A function by its name in the library."""
         args = ", ".join(self.expr(a) for a in e.args)
         kind = e.args[0].dtype
+        if e.name == "shuffle_xor":
+            return f"__shfl_xor_sync(0xffffffffu, {args})"
+        if e.name == "shuffle_lane":
+            return f"__shfl_sync(0xffffffffu, {args})"
         if e.name == "bitcast":
             return f"tw_bitcast<{_value_type(e.dtype)}>({args})"
         if not kind.is_float:

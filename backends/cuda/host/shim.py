@@ -20,13 +20,19 @@ struct tw_dim { unsigned x, y, z; };
 static tw_dim gridDim, blockDim, blockIdx, threadIdx;
 
 namespace tw_host {
-struct Fiber { ucontext_t context; std::vector<char> stack; tw_dim at; bool done; };
+struct Fiber {
+  ucontext_t context;
+  std::vector<char> stack;
+  tw_dim at;
+  bool done, waits;       // waits: at a barrier of the block
+  unsigned long shuffles;  // of its warp, begun
+  long long held[2];      // what it shows in the even and the odd ones
+};
 static std::vector<Fiber> fibers;
 static ucontext_t scheduler;
 static Fiber* current;
 static void (*body)(void**);
 static void** arguments;
-static int waited;
 
 static void start() {
   body(arguments);
@@ -40,7 +46,8 @@ static int block(unsigned order) {
   if (fibers.size() < n) fibers.resize(n);
   for (unsigned i = 0; i < n; ++i) {
     Fiber& f = fibers[i];
-    f.done = false;
+    f.done = f.waits = false;
+    f.shuffles = 0;
     f.at = {i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)};
     if (f.stack.empty()) f.stack.resize(1 << 17);
     getcontext(&f.context);
@@ -49,30 +56,67 @@ static int block(unsigned order) {
     f.context.uc_link = nullptr;
     makecontext(&f.context, start, 0);
   }
-  unsigned left = n;
+  unsigned left = n, waiting = 0;
   for (unsigned round = 0; left; ++round) {
-    unsigned ended = 0;
+    bool moved = false;
     for (unsigned k = 0; k < n; ++k) {
       // Another order in each round: what depends on it comes out wrong.
       unsigned i = order == 0 ? k : order == 1 ? n - 1 - k : (k * 7919u + round * 104729u) % n;
       if (order == 2 && n % 7919u == 0) i = k;
       Fiber& f = fibers[i];
-      if (f.done) continue;
+      if (f.done || f.waits) continue;
       current = &f;
       threadIdx = f.at;
+      unsigned long before = f.shuffles;
       swapcontext(&scheduler, &f.context);
-      ended += f.done;
+      left -= f.done;
+      waiting += f.waits;
+      moved |= f.done || f.waits || f.shuffles != before;
     }
-    if (ended && ended != left) return 1;
-    left -= ended;
+    if (left && waiting == left) {
+      if (left != n) return 1;
+      for (unsigned i = 0; i < n; ++i) fibers[i].waits = false;
+      waiting = 0;
+      moved = true;
+    }
+    if (!moved) return 1;
   }
   return 0;
+}
+
+// Shows a value to the warp, waits until all of it do so, and reads another thread's.
+static long long exchange(long long mine, unsigned lane) {
+  Fiber* own = current;
+  unsigned me = own - &fibers[0], first = me & ~31u;
+  unsigned n = blockDim.x * blockDim.y * blockDim.z;
+  unsigned long now = ++own->shuffles;
+  own->held[now & 1] = mine;
+  for (unsigned i = first; i < first + 32 && i < n; ++i)
+    while (fibers[i].shuffles < now) swapcontext(&own->context, &scheduler);
+  return fibers[first + lane < n ? first + lane : me].held[now & 1];
 }
 }  // namespace tw_host
 
 static void __syncthreads() {
   tw_host::Fiber* own = tw_host::current;
+  own->waits = true;
   swapcontext(&own->context, &tw_host::scheduler);
+}
+
+template <class T> static T tw_lane(T value, unsigned lane) {
+  long long word = 0;
+  memcpy(&word, &value, sizeof value);
+  word = tw_host::exchange(word, lane);
+  memcpy(&value, &word, sizeof value);
+  return value;
+}
+template <class T> static T __shfl_xor_sync(unsigned, T value, unsigned mask) {
+  unsigned me = tw_host::current - &tw_host::fibers[0];
+  return tw_lane(value, (me & 31) ^ mask);
+}
+template <class T> static T __shfl_sync(unsigned, T value, unsigned lane, unsigned width = 32) {
+  unsigned me = tw_host::current - &tw_host::fibers[0];
+  return tw_lane(value, (me & 31 & ~(width - 1)) | (lane & (width - 1)));
 }
 
 // An argument of any type out of the array that they all come in.

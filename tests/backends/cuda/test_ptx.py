@@ -15,10 +15,7 @@ from tests.schedule.groups import (
     softmax,
     transpose,
 )
-from tilewright.backends.cuda.host import HostKernels, host_compiler
-from tilewright.backends.cuda.host.execute import ORDERS
 from tilewright.backends.cuda.ptx import emit_ptx
-from tilewright.backends.cuda.simulator import Simulator
 from tilewright.backends.cuda.target import ARCHITECTURES, resolve_cuda
 from tilewright.backends.cuda.threads import launch_of
 from tilewright.errors import TargetError
@@ -28,80 +25,13 @@ from tilewright.lower.nests import to_func
 from tilewright.schedule.recipes import schedule
 from tilewright.tensor.check import check
 from tilewright.tensor.compute import ComputeGroup
-from tilewright.tensor.interpret import interpret, interpret_group
-from tilewright.tensor.ir import Buffer, Func, symbol
+from tilewright.tensor.interpret import interpret
+from tilewright.tensor.ir import symbol
 from tilewright.tensor.parse import parse_func
-from tilewright.tensor.simplify import evaluate
 
-SM80 = resolve_cuda("cuda:sm_80")
+from .executors import SM80, assert_simulated_equals_group, simulate
+
 N = symbol("N")
-
-
-def shape_of(b: Buffer, dims: dict[str, int]) -> tuple[int, ...]:
-    return tuple(evaluate(d, dims) for d in b.shape)
-
-
-def simulate(
-    func: Func, given: dict[str, np.ndarray], dims: dict[str, int]
-) -> dict[str, np.ndarray]:
-    """What the PTX of a function leaves in the buffers that are not given."""
-    simulator = Simulator()
-    module = simulator.load(emit_ptx([func], SM80))
-    launch = launch_of(func)
-    args, results = [], {}
-    for p in func.params:
-        if not isinstance(p, Buffer):
-            args.append(dims[p.name])
-            continue
-        if p.name in given:
-            args.append(simulator.place(given[p.name]))
-            continue
-        count = int(np.prod(shape_of(p, dims)))
-        args.append(simulator.allocate(count * p.dtype.bytes, p.name))
-        results[p.name] = (args[-1], p)
-    grid = tuple(evaluate(d, dims) for d in launch.grid)
-    simulator.launch(module.kernel(func.name), grid, (*launch.block, 1), args)
-    return {
-        name: simulator.copy_out(at, shape_of(p, dims), p.dtype.numpy)
-        for name, (at, p) in results.items()
-    }
-
-
-def on_host(
-    func: Func, given: dict[str, np.ndarray], dims: dict[str, int]
-) -> list[dict[str, np.ndarray]]:
-    """What its CUDA C++ leaves there, with threads in every order."""
-    kernels = HostKernels([func])
-    grid = [evaluate(d, dims) for d in launch_of(func).grid]
-    results = []
-    for order in ORDERS:
-        memory = {
-            p.name: np.ascontiguousarray(given[p.name].reshape(shape_of(p, dims)))
-            if p.name in given
-            else np.zeros(shape_of(p, dims), p.dtype.numpy)
-            for p in func.params
-            if isinstance(p, Buffer)
-        }
-        kernels.launch(func.name, memory, dims, grid, order)
-        results.append({n: a for n, a in memory.items() if n not in given})
-    return results
-
-
-def assert_simulated_equals_group(group: ComputeGroup, **dims: int) -> None:
-    func = schedule(to_func(merge_axes(group)), SM80).func
-    check(func)
-    rng = np.random.default_rng(0)
-    given = {
-        b.name: rng.standard_normal(shape_of(b, dims)).astype(b.dtype.numpy) for b in group.inputs
-    }
-    expected = interpret_group(group, given, dims)
-    results = [simulate(func, given, dims)]
-    if host_compiler() is not None:
-        results += on_host(func, given, dims)
-    for result in results:
-        for name, got in result.items():
-            want = np.asarray(expected[name]).ravel()
-            np.testing.assert_allclose(got.ravel(), want, rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize(
