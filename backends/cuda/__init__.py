@@ -2,25 +2,16 @@
 
 target.py    names to targets         threads.py   blocks, threads, what each one keeps
 ptx.py       a function to PTX        backend.py   the Backend: compile, load
-run.py       a program on a device    device.py    what a device can do
+source.py    a function to CUDA C++   host/        runs that text through a host compiler
+launches.py  grids of launches        run.py       a program on a device
+device.py    what a device can do     driver.py    a GPU as a device, by cuda-core
 simulator/   executes PTX in NumPy    simulated.py the simulator as a device
+toolkit.py   NVIDIA's tools           profile.py   counters, occupancy, modelled time
 """
 
 from __future__ import annotations
 
-from tilewright.errors import TargetError
-from tilewright.target import Target
-
 from .backend import CudaBackend
-from .device import Device
+from .driver import open_gpu
 
-
-def _open(target: Target) -> Device:
-    raise TargetError(
-        f"code for target {target.name}: no NVIDIA driver is in use here; compile for "
-        f"cuda-sim:{target.cpu} to run it in the simulator",
-        code="TW-E0407",
-    )
-
-
-BACKEND = CudaBackend("cuda", _open)
+BACKEND = CudaBackend("cuda", open_gpu)

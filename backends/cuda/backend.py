@@ -10,16 +10,14 @@ import llvmlite.binding as llvm
 from tilewright.runtime import text as program_text
 from tilewright.runtime.cache import Cache, digest_key
 from tilewright.target import Target
-from tilewright.tensor.parse import parse_func
-from tilewright.tensor.text import text as func_text
 
 from ..backend import Progress, Unit
 from .device import Device
+from .launches import launching_of, read_launching, write_launching
 from .ptx import emit_llvm, emit_ptx
 from .run import DeviceEntry
 from .source import emit_source
 from .target import resolve_cuda
-from .threads import Launch, launch_of
 
 
 class CudaBackend:
@@ -73,19 +71,12 @@ class CudaBackend:
         """Loads the kernels on a device."""
         ptx, manifest = objects
         found = json.loads(manifest)
-        launches = {k: _launch(v) for k, v in found["launches"].items()}
+        launches = {k: read_launching(v) for k, v in found["launches"].items()}
         program = program_text.parse(found["program"])
         return DeviceEntry(program, launches, ptx.decode(), self._open(target))
 
 
 def _manifest(unit: Unit) -> str:
     """The program and the launches, as JSON of texts."""
-    launches = {}
-    for func in unit.kernels:
-        launch = launch_of(func)
-        launches[func.name] = {"func": func_text(func), "threads": launch.threads}
+    launches = {f.name: write_launching(launching_of(f)) for f in unit.kernels}
     return json.dumps({"program": program_text.text(unit.program), "launches": launches})
-
-
-def _launch(kept: Mapping[str, str]) -> Launch:
-    return launch_of(parse_func(kept["func"]))

@@ -27,7 +27,7 @@ from tilewright.tensor.ir import Dim
 from tilewright.tensor.simplify import evaluate, product
 
 from .device import Device
-from .threads import Launch
+from .launches import Launching, check_grid
 
 RAISED = -100
 """The status of a call that ended with an exception, which the entry holds."""
@@ -42,13 +42,13 @@ class DeviceEntry:
 
     Args:
         program: what to run.
-        launches: of every kernel, by name.
+        launches: how every kernel is launched, by name.
         ptx: the module of all kernels.
         device: where.
     """
 
     def __init__(
-        self, program: Program, launches: Mapping[str, Launch], ptx: str, device: Device
+        self, program: Program, launches: Mapping[str, Launching], ptx: str, device: Device
     ) -> None:
         self.program = program
         self.device = device
@@ -88,12 +88,13 @@ class DeviceEntry:
         """The status that says that this step read a value out of range."""
         return next(k for k, s in enumerate(self._lets, 1) if s is step)
 
-    def launch(self, kernel: str, args: Sequence[int], env: Mapping[str, int]) -> None:
+    def launch(self, kernel: str, args: Sequence[int]) -> None:
         """Launches a kernel on a grid of the sizes at hand; an empty one is nothing to do."""
         how = self._launches[kernel]
-        x, y, z = (evaluate(d, env) for d in how.grid)
-        if x * y * z:
-            self.device.launch(self._module, kernel, (x, y, z), how.block, args)
+        grid = how.blocks(args)
+        if 0 not in grid:
+            check_grid(kernel, grid)
+            self.device.launch(self._module, kernel, grid, how.block, args)
 
 
 class _OutOfRangeError(Exception):
@@ -179,7 +180,7 @@ class _Call:
                         self._at(a) if isinstance(a, Tensor) else evaluate(a, self.env)
                         for a in step.args
                     ]
-                    self.entry.launch(step.kernel, args, self.env)
+                    self.entry.launch(step.kernel, args)
                 case CopyTensor():
                     size = self._bytes(step.src.shape, step.src.dtype.bytes)
                     if size:
