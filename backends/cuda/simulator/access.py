@@ -40,8 +40,7 @@ class Access:
 
 def addresses(batch: Batch, slot: int, offset: int) -> Array:
     """The addresses of the active lanes, or one number for all of them."""
-    found = batch.base = batch.r[slot]
-    batch.offset = offset
+    found = batch.r[slot]
     found = found.view(np.int64) if found.itemsize == 8 else found.astype(np.int64)
     if found.ndim:
         index = batch.index()

@@ -114,9 +114,6 @@ class Batch:
         self.races: SharedShadow | None = None
         self.sharing: GlobalShadow | None = None
         self.copies: AsyncCopies
-        # The register and the offset that the last addresses came from.
-        self.base: Array
-        self.offset = 0
         # Operands of matrix instructions in their own order, by the registers they came from.
         self.fragments: dict[tuple[int, ...], tuple[tuple[Array, ...], Array]] = {}
 

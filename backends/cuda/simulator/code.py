@@ -222,11 +222,22 @@ class Assembly:
             self.initial.append(UNSIGNED[width].type(bits))
         return self.constants[key]
 
-    def read(self, operand: Operand, scalar: Scalar) -> int:
+    def register(self, register: Register, scalar: Scalar, *, wider: bool) -> int:
+        """The slot of a register, which must be as wide as the type; wider, where that is allowed.
+
+        Raises:
+            PtxError: it is not (TW-E1012).
+        """
+        bits = register.scalar.bits
+        if bits < scalar.bits or (bits > scalar.bits and not wider):
+            raise self.fail(f"{register.name} has {bits} bits, and .{scalar.name} {scalar.bits}")
+        return self.frame.base + register.number
+
+    def read(self, operand: Operand, scalar: Scalar, *, wider: bool = False) -> int:
         """The slot of a source operand where a value of that type is wanted."""
         match operand:
             case Register():
-                return self.frame.base + operand.number
+                return self.register(operand, scalar, wider=wider)
             case Immediate():
                 return self.constant(literal_bits(operand, scalar), scalar.bits)
             case Special(name):
@@ -252,11 +263,11 @@ class Assembly:
             case _:
                 raise self.fail(f"{operand} is no predicate")
 
-    def write(self, operand: Operand, scalar: Scalar) -> int:
+    def write(self, operand: Operand, scalar: Scalar, *, wider: bool = False) -> int:
         """The slot of a destination."""
         match operand:
             case Register():
-                return self.frame.base + operand.number
+                return self.register(operand, scalar, wider=wider)
             case Sink():
                 return self.slot(scalar)
             case _:

@@ -60,8 +60,8 @@ class Counters:
     shared_loads: Traffic = field(default_factory=Traffic)
     shared_stores: Traffic = field(default_factory=Traffic)
     shared_atomics: Traffic = field(default_factory=Traffic)
-    _known: dict[tuple[int, int, int, str], tuple[Array, Array | None, tuple[int, int, int]]] = (
-        field(default_factory=dict, repr=False)
+    _known: dict[tuple[int, int, str], tuple[Array | None, Array, tuple[int, int, int]]] = field(
+        default_factory=dict, repr=False, compare=False
     )
 
     def executed(self, blocks: Sequence[Block], times: Sequence[int]) -> None:
@@ -89,8 +89,7 @@ class Counters:
             warps = batch.active_warps()
             traffic.add(warps, warps, warps)
             return
-        phase = batch.offset % SECTOR
-        traffic.add(*self.remembered(batch, access.size, phase, "g", found, _sectors))
+        traffic.add(*self.remembered(batch, access, found, SECTOR, _sectors))
 
     def shared_request(self, batch: Batch, access: Access, found: Array) -> None:
         """Counts the wavefronts that the active lanes' accesses take."""
@@ -102,29 +101,33 @@ class Counters:
             traffic.add(warps, warps, warps)
             return
         # A whole number of words more turns the banks around and changes nothing else.
-        phase = batch.offset % 4
-        traffic.add(*self.remembered(batch, access.size, phase, "s", found, _wavefronts))
+        traffic.add(*self.remembered(batch, access, found, 4, _wavefronts))
 
     def remembered(
-        self,
-        batch: Batch,
-        size: int,
-        phase: int,
-        kind: str,
-        found: Array,
-        figure: _Figure,
+        self, batch: Batch, access: Access, found: Array, phase: int, figure: _Figure
     ) -> tuple[int, int, int]:
-        """The figures of a request; those of the same registers are computed once."""
-        base = batch.base
-        key = (id(base), size, phase, kind)
+        """The figures of a request, computed again only when its pattern has changed.
+
+        Args:
+            phase: addresses that are further by a multiple of it have the same figures.
+        """
+        start = int(found[0])
+        pattern = found - start
+        key = (id(access.instruction), start % phase, access.space)
         known = self._known.get(key)
-        if known is not None and known[0] is base and known[1] is batch.active:
+        if (
+            known is not None
+            and (known[0] is batch.active or _same(known[0], batch.active))
+            and _same(known[1], pattern)
+        ):
             return known[2]
-        result = figure(batch, size, found)
-        if len(self._known) > 256:
-            self._known.clear()
-        self._known[key] = (base, batch.active, result)
+        result = figure(batch, access.size, found)
+        self._known[key] = (batch.active, pattern, result)
         return result
+
+
+def _same(a: Array | None, b: Array | None) -> bool:
+    return a is not None and b is not None and np.array_equal(a, b)
 
 
 def _rows(batch: Batch, values: Array) -> tuple[Array, Array]:

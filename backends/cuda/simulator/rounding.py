@@ -7,7 +7,9 @@ the exact value lies (Boldo, Melquiond: Emulation of FMA and correctly rounded s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 
 import numpy as np
 
@@ -70,16 +72,31 @@ def fma32(a: Array, b: Array, c: Array) -> Array:
 
 def fma64(a: Array, b: Array, c: Array) -> Array:
     """``a * b + c`` of f64 with one rounding, to nearest (Boldo, Melquiond, algorithm 5)."""
+    a, b, c = np.broadcast_arrays(a, b, c)
     uh, ul = two_product(a, b)
     th, tl = two_sum(c, ul)
     vh, vl = two_sum(uh, th)
-    z = to_odd(*two_sum(tl, vl))
-    exact = vh + z
-    plain = a * b + c
-    # Where the product overflows or is too small to split, or a value is no number.
-    safe = np.isfinite(exact) & ((np.abs(uh) > 1e-280) | (uh == 0)) & (np.abs(a) < 1e290)
-    out: Array = np.where(safe & (np.abs(b) < 1e290), exact, plain)
-    return out
+    out = vh + to_odd(*two_sum(tl, vl))
+    finite = np.isfinite(a) & np.isfinite(b) & np.isfinite(c)
+    out = np.where(finite, out, np.where(np.isfinite(a) & np.isfinite(b), c, a * b + c))
+    # Near the ends of the range the parts of a product overflow or vanish.
+    small = (np.abs(uh) < 1e-280) & (a != 0) & (b != 0)
+    extreme = finite & (small | (np.abs(a) > 1e290) | (np.abs(b) > 1e290) | ~np.isfinite(vh))
+    for at in zip(*np.nonzero(extreme), strict=True) if extreme.ndim else [()] * int(extreme):
+        out[at] = _fma_of_fractions(float(a[at]), float(b[at]), float(c[at]))
+    result: Array = out[()]
+    return result
+
+
+def _fma_of_fractions(a: float, b: float, c: float) -> float:
+    exact = Fraction(a) * Fraction(b) + Fraction(c)
+    if exact == 0:
+        return a * b + c
+    try:
+        # The quotient of two integers is rounded once.
+        return exact.numerator / exact.denominator
+    except OverflowError:
+        return math.copysign(math.inf, exact)
 
 
 def widen(bits: Array, scalar: Scalar) -> Array:

@@ -158,11 +158,13 @@ class SharedShadow:
         """Which entries are another thread's, and not ordered before what the lanes do now."""
         lanes = batch.index()
         me = _of(self.me, lanes, entries.ndim)
-        return self.fresh(entries, lanes) & ((entries & _WHO) != me)
+        others: Array = self.fresh(entries, lanes) & ((entries & _WHO) != me)
+        return others
 
     def stamp(self, batch: Batch, axes: int) -> Array:
         """The entries of the active lanes now, to be compared with arrays of so many axes."""
-        return _of(self.me, batch.index(), axes).astype(np.int64) | (self.now << _TIME)
+        entries: Array = _of(self.me, batch.index(), axes).astype(np.int64) | (self.now << _TIME)
+        return entries
 
     def cells(self, index: Array, size: int) -> Array:
         """The cells of accesses; with a second axis where an access covers several."""

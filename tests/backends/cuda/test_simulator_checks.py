@@ -502,6 +502,11 @@ def test_clocks_go_on() -> None:
         "mma.sp.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%f1}, {%r1}, {%r1}, {%f1}, %r1, 0;",
         "add.oob.f32 %f1, %f2, %f3;",
         "shfl.sync.bfly.b32 %r9;",
+        "add.u64 %d1, %d2, %r3;",
+        "mov.b32 %r9, %d1;",
+        "fma.rn.f32 %f1, %f2, %d3, %f3;",
+        "cp.async.ca.shared.global [%r4], [%d2], 4, %p1;",
+        "mul.wide.u32 %r9, %r1, %r2;",
     ],
 )
 def test_modifiers_and_operands_that_are_not_modelled_are_not_ignored(body: str) -> None:

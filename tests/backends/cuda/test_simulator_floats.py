@@ -88,6 +88,23 @@ def test_f64_is_rounded_to_nearest(operation: str) -> None:
     )
 
 
+def test_f64_fma_at_the_ends_of_its_range() -> None:
+    rng = np.random.default_rng(8)
+    scale = rng.integers(-1022, 1023, (3, 300)).astype(np.float64)
+    given = np.ldexp(rng.uniform(1, 2, (3, 300)) * rng.choice([-1, 1], (3, 300)), scale.astype(int))
+    # Products near the top with a third that takes them back, or all near the bottom.
+    given[:, :60] = np.ldexp(rng.uniform(1, 2, (3, 60)), [[520], [504], [1023]])
+    given[2, :60] *= -1
+    given[:, 60:120] = np.ldexp(rng.uniform(1, 2, (3, 60)), [[-520], [-540], [-1070]])
+    check(
+        "fma.rn.f64 %d, %a, %b, %c",
+        "f64",
+        ["f64"] * 3,
+        lambda *codes: arithmetic("fma", "f64", list(codes)),
+        [g.view(np.uint64) for g in given],
+    )
+
+
 @pytest.mark.parametrize("name", ["f16", "bf16"])
 @pytest.mark.parametrize("operation", ["add", "sub", "mul", "fma"])
 def test_16_bit_floats_are_rounded_once(name: str, operation: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -63,13 +64,15 @@ KINDS: dict[str, Callable[[Array], Array]] = {
     "s8": lambda x: x.astype(np.int8).view(np.uint8),
     "u8": lambda x: np.abs(x).astype(np.uint8),
     "f64": lambda x: x.astype(np.float64).view(np.uint64),
+    "e4m3": lambda x: x.astype(ml_dtypes.float8_e4m3fn).view(np.uint8),
+    "e5m2": lambda x: (x // 4 * 2).astype(ml_dtypes.float8_e5m2).view(np.uint8),
 }
 PRODUCTS = [
     ("m16n8k16", "f16", "f32"), ("m16n8k16", "f16", "f16"), ("m16n8k16", "bf16", "f32"),
     ("m16n8k8", "f16", "f32"), ("m16n8k8", "f16", "f16"), ("m16n8k8", "bf16", "f32"),
     ("m16n8k8", "tf32", "f32"), ("m16n8k4", "tf32", "f32"), ("m16n8k32", "s8", "s32"),
     ("m16n8k16", "s8", "s32"), ("m8n8k16", "s8", "s32"), ("m16n8k32", "u8", "s32"),
-    ("m8n8k4", "f64", "f64"),
+    ("m8n8k4", "f64", "f64"), ("m16n8k32", "e4m3", "f32"), ("m16n8k32", "e5m2", "f32"),
 ]  # fmt: skip
 
 
@@ -78,7 +81,8 @@ def test_mma_multiplies_matrices_laid_out_as_in_the_manual(
     shape: str, kind: str, result: str
 ) -> None:
     m, n, k = (int(x) for x in shape[1:].replace("n", "k").split("k"))
-    place = f"{shape}.{ {'bf16': 'f16', 'u8': 's8'}.get(kind, kind) }"
+    same = {"bf16": "f16", "u8": "s8", "e4m3": "s8", "e5m2": "s8"}
+    place = f"{shape}.{same.get(kind, kind)}"
     rng = np.random.default_rng(6)
     low, high = (0, 9) if kind == "u8" else (-8, 9)
     a, b = rng.integers(low, high, (m, k)), rng.integers(low, high, (k, n))
@@ -133,7 +137,11 @@ def test_mma_multiplies_matrices_laid_out_as_in_the_manual(
     out = simulator.allocate(words_c.nbytes)
     counters = simulator.launch(simulator.load(text).kernel("product"), 1, 32, (*places, out))
     found = simulator.copy_out(out, words_c.shape, dtype).view(view)
-    value = np.abs(a) @ np.abs(b) + c if kind == "u8" else a @ b + c
+    if kind == "u8":
+        a, b = np.abs(a), np.abs(b)
+    if kind == "e5m2":
+        a, b = a // 4 * 2, b // 4 * 2
+    value = a @ b + c
     np.testing.assert_array_equal(found, spread(value.astype(view), sums))
     assert counters.tensor_flops == 2 * m * n * k
 

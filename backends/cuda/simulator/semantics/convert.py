@@ -31,8 +31,8 @@ def _convert(code: Assembly, instruction: Instruction) -> Step:
     result, source = types
     if result.kind == "packed" and len(instruction.operands) == 3:
         return _convert_pair(code, instruction, result, source)
-    target = code.write(instruction.operands[0], result)
-    slot = code.read(instruction.operands[1], source)
+    target = code.write(instruction.operands[0], result, wider=True)
+    slot = code.read(instruction.operands[1], source, wider=True)
     if result.kind == "packed" or source.kind == "packed":
         return lanewise(target, (slot,), _unpack(code, instruction, result, source))
     function = conversion(code, instruction, result, source)

@@ -105,7 +105,7 @@ def _load(code: Assembly, instruction: Instruction) -> Step:
     note_width(code, space, access.size)
     if instruction.has("acquire", "volatile", "relaxed"):
         code.facts.add("fence")
-    slots = [None if isinstance(p, Sink) else code.write(p, scalar) for p in parts]
+    slots = [None if isinstance(p, Sink) else code.write(p, scalar, wider=True) for p in parts]
     extend = [_extension(code, slot, scalar) for slot in slots]
 
     def act(batch: Batch, here: Access, found: Array) -> None:
@@ -143,7 +143,7 @@ def _load_parameter(
 ) -> Step:
     name = getattr(address.base, "name", "")
     start = code.parameter_offset(name)
-    slots = [None if isinstance(p, Sink) else code.write(p, scalar) for p in parts]
+    slots = [None if isinstance(p, Sink) else code.write(p, scalar, wider=True) for p in parts]
     extend = [_extension(code, slot, scalar) for slot in slots]
     if start is None:
         steps = [
@@ -184,7 +184,7 @@ def _store(code: Assembly, instruction: Instruction) -> Step:
     space = space_named(instruction)
     target, source = instruction.operands
     address = address_operand(code, target)
-    slots = [code.read(p, scalar) for p in items(source)]
+    slots = [code.read(p, scalar, wider=True) for p in items(source)]
     if space == "param":
         name = getattr(address.base, "name", "")
         if code.parameter_offset(name) is not None:

@@ -9,7 +9,7 @@ import numpy as np
 from ..batch import Batch
 from ..code import CLOCKS, Assembly, Step
 from ..ptx import Instruction, Sink, Special, Vector
-from ..scalars import SCALARS, UNSIGNED, Array, Scalar
+from ..scalars import SCALARS, Array, Scalar
 from .lanewise import Builder, lanewise, type_of
 
 
@@ -30,10 +30,7 @@ def _move(code: Assembly, instruction: Instruction) -> Step:
     if isinstance(source, Special) and source.name in CLOCKS:
         return _clock(code, code.write(target, scalar), scalar)
     written, read = code.write(target, scalar), code.read(source, scalar)
-    raw = UNSIGNED[code.width(written)]
-    if code.width(read) == code.width(written):
-        return lanewise(written, (read,), lambda a: a)
-    return lanewise(written, (read,), lambda a: a.astype(raw))
+    return lanewise(written, (read,), lambda a: a)
 
 
 def _clock(code: Assembly, target: int, scalar: Scalar) -> Step:

@@ -51,6 +51,7 @@ def _start(code: Assembly, instruction: Instruction) -> Step:
         raise code.fail("a copy past the first cache has 16 bytes")
     shared, shared_offset, _ = code.base(address_operand(code, target))
     far, far_offset, _ = code.base(address_operand(code, source))
+    # A predicate there would say whether to ignore the source.
     given = code.read(rest[0], SCALARS["u32"]) if rest else None
     width = min(total, 8)
     store = Access(instruction, "shared", "store", width, total // width)
