@@ -25,6 +25,7 @@ from tilewright.tensor.ir import Dim, symbol
 from .bodies import TARGET, body, f32, random_inputs, run_code
 
 N = symbol("N")
+H, W = symbol("H", 8), symbol("W", 5)
 CONSTANTS = ("w", "b")
 
 
@@ -109,6 +110,9 @@ CASES: list[tuple[str, Callable[[], Graph], Plan, dict[str, int]]] = [
     ("symbolic batch", lambda: conv((N, 6, 10, 4), 8), Plan(4, 6, 3, 8, False), {"N": 3}),
     ("symbolic batch by panels", lambda: conv((N, 6, 10, 4), 12), Plan(4, 6, 3, 8, True),
      {"N": 2}),
+    ("symbolic sizes", lambda: conv((1, H, W, 4), 8), Plan(4, 4, 4, 8, False), {"H": 9, "W": 14}),
+    ("all sizes symbolic", lambda: conv((N, H, W, 4), 24, epilogue="residual"),
+     Plan(4, 4, 2, 8, True), {"N": 2, "H": 13, "W": 7}),
     ("bias, residual, relu", lambda: conv((2, 7, 7, 8), 8, epilogue="bias residual relu"),
      Plan(4, 4, 4, 8, False), {}),
     ("two results", lambda: conv((1, 7, 7, 8), 16, epilogue="bias relu kept"),
@@ -180,6 +184,8 @@ def test_the_model_takes_the_method_where_it_pays() -> None:
     assert chosen((1, 224, 224, 3), 64) is None
     assert chosen((1, 4, 4, 64), 64) is None
     assert chosen((N, 56, 56, 64), 64) is not None
+    assert chosen((N, symbol("H", 32), symbol("W", 32), 64), 64) is not None
+    assert chosen((N, symbol("H"), symbol("W"), 64), 64) is None
     blocks = replace(TARGET, threads=Threads(32, 1024, 1 << 15, 255, 1 << 16, 16, 80))
     assert chosen((1, 56, 56, 64), 64, blocks) is None
 
