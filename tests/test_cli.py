@@ -20,7 +20,7 @@ from tilewright.dtype import f32, i64
 from tilewright.errors import InternalError, OptionError, UnsupportedError
 from tilewright.peers import agreements
 from tilewright.runtime.program import TensorSpec
-from tilewright.tensor.ir import symbol
+from tilewright.tensor.ir import lt, symbol
 
 from .readme_model import write_model
 
@@ -376,6 +376,16 @@ def test_batches_are_1_and_other_symbols_16_within_their_ranges() -> None:
     assert arrays.choose_dims(specs, {"S": 5}) == {"N": 1, "S": 5, "W": 10}
     with pytest.raises(OptionError, match="there are N, S, W"):
         arrays.choose_dims(specs, {"T": 1})
+
+
+def test_sizes_that_nobody_chose_keep_the_conditions_of_the_model() -> None:
+    n, s = symbol("N"), symbol("S", 1, 40)
+    specs = [TensorSpec("x", f32, (n, s)), TensorSpec("y", f32, (s,))]
+    conditions = (lt(n, s), lt(16, s))
+    assert arrays.choose_dims(specs, {}, conditions) == {"N": 1, "S": 32}
+    assert arrays.choose_dims(specs, {"S": 3}, (lt(1, n),)) == {"N": 2, "S": 3}
+    impossible = arrays.choose_dims(specs, {}, (lt(n, 0),))
+    assert impossible == {"N": 1, "S": 1}
 
 
 def test_errors_of_the_command_line_have_the_exit_codes_of_their_kinds() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,13 @@ from tilewright.dtype import DType, Kind
 from tilewright.errors import InputError, OptionError
 from tilewright.runtime.artifact import replace_file
 from tilewright.runtime.program import TensorSpec
-from tilewright.tensor.ir import Dim, Var
+from tilewright.tensor.ir import Dim, Expr, Var
 from tilewright.tensor.simplify import evaluate, symbols
 
 _INNER = 16
 """A symbolic dim that is not the first of any input is this large unless it is chosen."""
+_MOST_FREE = 4
+"""For more symbols than this, no sizes that keep the conditions are looked for."""
 
 
 def symbols_of(specs: Sequence[TensorSpec]) -> dict[str, Var]:
@@ -30,8 +33,12 @@ def symbols_of(specs: Sequence[TensorSpec]) -> dict[str, Var]:
     return found
 
 
-def choose_dims(specs: Sequence[TensorSpec], chosen: Mapping[str, int]) -> dict[str, int]:
+def choose_dims(
+    specs: Sequence[TensorSpec], chosen: Mapping[str, int], conditions: Sequence[Expr] = ()
+) -> dict[str, int]:
     """A size for every symbol: the chosen one, else 1 for batches and 16 for the rest, in range.
+
+    Where these break one of the conditions, sizes nearby that keep all of them are looked for.
 
     Raises:
         OptionError: a name is not a symbol of the inputs (TW-E0823).
@@ -52,7 +59,27 @@ def choose_dims(specs: Sequence[TensorSpec], chosen: Mapping[str, int]) -> dict[
             size = max(size, 1 if var.lo is None else var.lo)
             size = size if var.hi is None else min(size, var.hi)
         sizes[name] = size
+    free = [v for name, v in known.items() if name not in chosen]
+    if len(free) > _MOST_FREE or _hold(conditions, known, sizes):
+        return sizes
+    for others in product(*(_candidates(v, sizes[v.name]) for v in free)):
+        tried = {**sizes, **{v.name: n for v, n in zip(free, others, strict=True)}}
+        if _hold(conditions, known, tried):
+            return tried
     return sizes
+
+
+def _hold(conditions: Sequence[Expr], known: Mapping[str, Var], sizes: Mapping[str, int]) -> bool:
+    """Whether sizes keep the conditions that are about the inputs' symbols."""
+    inside = [c for c in conditions if {v.name for v in c.variables} <= known.keys()]
+    return all(bool(evaluate(c, dict(sizes))) for c in inside)
+
+
+def _candidates(v: Var, first: int) -> list[int]:
+    """Sizes to try, the most usual one first."""
+    low, high = 1 if v.lo is None else v.lo, v.hi
+    tried = dict.fromkeys((first, 2, 3, 4, 8, 16, 32, 64, low))
+    return [n for n in tried if n >= low and (high is None or n <= high)]
 
 
 def size_of(dim: Dim, sizes: Mapping[str, int]) -> int:

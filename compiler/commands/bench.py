@@ -187,7 +187,7 @@ def _open(
     began = time.perf_counter()
     exe = ready(model, shapes=shapes, target=target, cache=False)
     took = time.perf_counter() - began
-    sizes = choose_dims(exe.inputs, dims)
+    sizes = choose_dims(exe.inputs, dims, exe.program.conditions)
     feed = random_inputs(exe.inputs, sizes, seed)
     file, feed_file = folder / "model.tw", folder / "inputs.npz"
     exe.save(file)

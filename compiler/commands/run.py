@@ -118,7 +118,8 @@ def _feed(
     seed: int,
 ) -> dict[str, np.ndarray]:
     given = read_inputs(exe.inputs, files, archive)
-    sizes = choose_dims(exe.inputs, {**dims_from(exe.inputs, given), **dims})
+    chosen = {**dims_from(exe.inputs, given), **dims}
+    sizes = choose_dims(exe.inputs, chosen, exe.program.conditions)
     missing = [s for s in exe.inputs if s.name not in given]
     return {**random_inputs(missing, sizes, seed), **given}
 
