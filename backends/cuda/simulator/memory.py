@@ -61,11 +61,12 @@ class Layout:
         self._starts = None
 
     def holding(self, address: int) -> Region | None:
-        """The region with that address."""
+        """The region with that address; an empty one has the address that it starts at."""
         at = bisect_right(self.regions, address, key=_start) - 1
-        if at < 0 or address >= self.regions[at].end:
+        if at < 0:
             return None
-        return self.regions[at]
+        region = self.regions[at]
+        return region if address < region.end or address == region.start else None
 
     def outside(self, addresses: Array, size: int) -> Array:
         """Which accesses of ``size`` bytes do not lie in one region."""

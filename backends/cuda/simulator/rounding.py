@@ -96,7 +96,7 @@ def _fma_of_fractions(a: float, b: float, c: float) -> float:
         # The quotient of two integers is rounded once.
         return exact.numerator / exact.denominator
     except OverflowError:
-        return math.copysign(math.inf, exact)
+        return math.inf if exact > 0 else -math.inf
 
 
 def widen(bits: Array, scalar: Scalar) -> Array:

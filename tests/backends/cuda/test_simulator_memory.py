@@ -43,8 +43,8 @@ def test_allocations_do_not_meet_and_keep_what_is_in_them(steps: list[tuple[str,
     spans = sorted((address, address + len(data)) for address, data in live.items())
     for (_, end), (start, _) in pairwise(spans):
         assert start - end >= 256
-    for address, data in live.items():
-        assert simulator.copy_out(address, (len(data),), np.uint8).tobytes() == data
+    for address, kept in live.items():
+        assert simulator.copy_out(address, (len(kept),), np.uint8).tobytes() == kept
 
 
 def test_memory_grows_and_is_used_again() -> None:
