@@ -297,6 +297,11 @@ class Assembly:
 
     def passed(self, name: str, offset: int, scalar: Scalar) -> int:
         """The slot of a part of a parameter that one function passes to another."""
+        function = self.frame.function
+        passes = [p.name for p in (*function.parameters, *function.results)]
+        variable = function.variables.get(name)
+        if name not in passes and (variable is None or variable.space != "param"):
+            raise self.fail(f"there is no parameter {name}")
         number, owner = self.frame.cell(name)
         key = (number, owner, offset, scalar.bits)
         if key not in self._cells:

@@ -65,6 +65,8 @@ class GlobalShadow:
                 load of what the launch writes (TW-E1010).
         """
         self.suspects = self.collided = None
+        if access.kind == "load" and self.low == self.high:
+            return
         lowest, highest = int(index.min()), int(index.max()) + access.size
         loads = access.kind in ("load", "read-only load")
         if loads and (highest <= self.low or lowest >= self.high):
