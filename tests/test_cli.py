@@ -62,6 +62,16 @@ def command(*arguments: str) -> int:
 # ------------------------------------------------------------------ compile and run
 
 
+def test_math_is_chosen_when_a_model_is_compiled(
+    layer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    artifact = str(tmp_path / "layer.tw")
+    assert command("run", layer, "--math", "strict") == 0
+    assert command("compile", layer, "--math", "strict", "-o", artifact) == 0
+    assert command("run", artifact, "--math", "strict") == 2
+    assert "TW-E0821" in capsys.readouterr().err
+
+
 def test_compile_writes_a_file_that_run_takes(
     layer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -251,6 +261,7 @@ def test_bench_needs_the_source_to_compare(layer: str, tmp_path: Path) -> None:
         (["run", "missing.tw"], 2, "TW-E05"),
         (["run", "zoo:nothing"], 2, "TW-E0820"),
         (["run", "MODEL", "--target", "pdp-11"], 2, "TW-E0401"),
+        (["run", "MODEL", "--math", "exact"], 2, "strict"),
         (["run", "MODEL", "--dim", "M=3"], 2, "TW-E0823"),
         (["run", "MODEL", "--dim", "N"], 2, "N=4"),
         (["run", "MODEL", "--dim", "N=0"], 2, "TW-E03"),
