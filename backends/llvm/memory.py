@@ -206,7 +206,7 @@ class Memory(Arithmetic):
         size = buffer.dtype.bytes
         pointer = self._guarded(self.locate(self.bases[buffer.name], size, at), self.guard)
         like = self._typed(buffer, self.width)
-        align = size if self.guard is not None else self._alignment(buffer, at)
+        align = self._alignment(buffer, at)
         if mask is None:
             text = f"load {like.type}, ptr {pointer.text}, align {align}"
             raw = self._read(text, like, buffer, pointer.level)

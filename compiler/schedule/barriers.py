@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ..tensor.independence import is_independent
 from ..tensor.ir import (
     Barrier,
     Block,
@@ -109,7 +110,7 @@ class _Placing:
         after = _Since()
         body = self.block(loop.body, after)
         first = self._until_barrier(body)
-        if loop.kind == "serial" and self._meet(after, first):
+        if loop.kind == "serial" and self._meet(after, first) and not is_independent(loop):
             # The end of one iteration meets the start of the next.
             body = (*body, Barrier())
             after.clear()

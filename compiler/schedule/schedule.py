@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from ..tensor.ir import Func, Load
 from .barriers import place_barriers
+from .factors import drop_guards, stage, widen
 from .loops import fuse, peel, reorder, set_kind, specialise, split, tighten
 from .nest import loops, simplify_func
 from .pack import PackDim, Packing, pack
@@ -29,6 +30,9 @@ STEPS: dict[str, Callable[..., Func]] = {
     "place_barriers": place_barriers,
     "cache_read": cache_read,
     "spread": spread,
+    "stage": stage,
+    "drop_guards": drop_guards,
+    "widen": widen,
 }
 
 

@@ -10,14 +10,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ....target import Target
-from ....tensor.ir import Axis, Load
+from ....tensor.ir import Axis, Binary, Load
 from ....tensor.simplify import same_dim
+from ...factors import vector_width
 from ...nest import find_loop
 from ...nests import Nests, Reduction
 from ...schedule import Schedule
 from ..choices import Choices
 from ..elementwise import fuse_all
 from ..tile import load_strides, loads, size, symbols_of
+
+UNROLLED = 8
+"""Rounds of a copy that are written out, so that a thread's loads are under way together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,7 @@ class Contraction:
     Attributes:
         main: the reduction. row, column: the final axes of the tile; outer: the others.
         narrow, wide: the operands that vary along the row and along the column.
+        factors: both, as they stand in the product.
         bm, bn, bk: the block's tile. tm, tn: a thread's.
     """
 
@@ -36,6 +41,7 @@ class Contraction:
     outer: tuple[Axis, ...]
     narrow: Load
     wide: Load
+    factors: tuple[Load, Load]
     bm: int
     bn: int
     bk: int
@@ -55,15 +61,15 @@ def plan(nests: Nests, target: Target, choices: Choices) -> Contraction | None:
     (main,) = nests.reductions or (None,)
     if main is None or main.op != "sum":
         return None
-    operands = loads(main.body)
-    if len(operands) != 2 or any(load_strides(main, x) is None for x in operands):
+    factors = _factors(main)
+    if factors is None:
         return None
     own = dict(zip(main.axes, (a.var for a in main.spatial), strict=True))
     column = nests.axes[-1]
     if column.var.name not in own:
         return None
-    wide = [x for x in operands if own[column.var.name] in symbols_of(x)]
-    narrow = [x for x in operands if own[column.var.name] not in symbols_of(x)]
+    wide = [x for x in factors if own[column.var.name] in symbols_of(x)]
+    narrow = [x for x in factors if own[column.var.name] not in symbols_of(x)]
     if len(wide) != 1 or len(narrow) != 1:
         return None
     rows = [
@@ -77,14 +83,23 @@ def plan(nests: Nests, target: Target, choices: Choices) -> Contraction | None:
     if not rows or size(rows[-1].extent) < 8 or size(column.extent) < 8:
         return None
     row = rows[-1]
-    last = main.reduce[-1].extent
     bm = choices.pick("bm", _tile(size(row.extent)), (16, 32, 64, 128))
     bn = choices.pick("bn", _tile(size(column.extent)), (16, 32, 64, 128))
-    bk = choices.pick("bk", 16 if size(last) >= 16 else 8, (8, 16, 32))
+    bk = choices.pick("bk", 8, (8, 16, 32))
     tm = choices.pick("tm", 4 if bm >= 32 else 2, (2, 4, 8))
     tn = choices.pick("tn", 4 if bn >= 32 else 2, (2, 4, 8))
     outer = tuple(a for a in nests.axes[:-1] if a is not row)
-    return Contraction(main, row, column, outer, narrow[0], wide[0], bm, bn, bk, tm, tn)
+    return Contraction(main, row, column, outer, narrow[0], wide[0], factors, bm, bn, bk, tm, tn)
+
+
+def _factors(main: Reduction) -> tuple[Load, Load] | None:
+    """The loads of a product of two operands, which may be guarded and converted."""
+    if not (isinstance(main.body, Binary) and main.body.op == "mul"):
+        return None
+    found = [loads(e) for e in (main.body.a, main.body.b)]
+    if any(len(x) != 1 or load_strides(main, x[0]) is None for x in found):
+        return None
+    return found[0][0], found[1][0]
 
 
 def _tile(extent: int) -> int:
@@ -97,39 +112,72 @@ def contraction(nests: Nests, target: Target, choices: Choices) -> Schedule:
     t = plan(nests, target, choices)
     assert t is not None
     s = Schedule(nests.func)
-    r = t.main.buffer.name
+    steps = begin(s, t)
+    own = dict(zip(t.main.axes, t.main.spatial, strict=True))
+    first = dict(zip(t.main.axes, t.main.init, strict=True))
+    m, n = t.row.var.name, t.column.var.name
+    loop_m, loop_n, inner = own[m].var.name, own[n].var.name, steps[-1]
+    at = steps[-2] if len(steps) > 1 else f"{n}_b"
+    position = t.main.axes.index(m), t.main.axes.index(n)
+    copies = []
+    for side, load in enumerate(t.factors):
+        loop = loop_n if load is t.wide else loop_m
+        name = f"{load.buffer.name}_{'ba'[load is t.narrow]}"
+        across = contiguous(t, load) != loop
+        # Threads write what lies along the reduction as columns: four more elements a row put
+        # the rows that they write at once in other banks.
+        s.do("stage", at, side, name, (inner, loop), "shared", 4 if across else 0)
+        order = (f"{name}_1", f"{name}_0") if across else (f"{name}_0", f"{name}_1")
+        s.do("reorder", order)
+        copies.append((name, order))
+    s.do("drop_guards", at)
+    for name, order in copies:
+        copy(s, t.threads, name, order)
+    _threads(s, t, f"{m}_i", f"{n}_i")
+    _threads(s, t, first[m], first[n])
+    _threads(s, t, loop_m, loop_n)
+    tile = (f"{loop_m}_y", f"{loop_n}_x", inner, f"{loop_m}_r", f"{loop_n}_r")
+    s.do("reorder", tile)
+    s.do("spread", t.main.buffer.name, ((position[0], t.tm), (position[1], t.tn)))
+    s.do("set_scope", t.main.buffer.name, "register")
+    end(s, t)
+    return s
+
+
+def begin(s: Schedule, t: Contraction) -> list[str]:
+    """Cuts the result in tiles of blocks and the reduction in steps; the loops of the reduction.
+
+    The nest that sums up is left with the steps outside, and then row, column and the last loop
+    of the reduction, which are all of the tile's size.
+    """
     m, n = t.row.var.name, t.column.var.name
     s.do("split", m, t.bm, f"{m}_b", f"{m}_i", "guard")
     s.do("split", n, t.bn, f"{n}_b", f"{n}_i", "guard")
     outer = [a.var.name for a in t.outer]
     s.do("reorder", (*outer, f"{m}_b", f"{n}_b", f"{m}_i", f"{n}_i"))
-    s.do("compute_at", r, f"{n}_b")
+    s.do("compute_at", t.main.buffer.name, f"{n}_b")
     own = dict(zip(t.main.axes, t.main.spatial, strict=True))
-    first = dict(zip(t.main.axes, t.main.init, strict=True))
-    position = t.main.axes.index(m), t.main.axes.index(n)
-    _threads(s, t, f"{m}_i", f"{n}_i")
-    _threads(s, t, first[m], first[n])
     *others, last = (a.var.name for a in t.main.reduce)
     loop_m, loop_n = own[m].var.name, own[n].var.name
     units = [a.var.name for a in t.main.spatial if a.var.name not in (loop_m, loop_n)]
-    whole = same_dim(find_loop(s.func, last, "simt").extent, t.bk)
-    if not whole:
+    steps = [*others, last]
+    if not same_dim(find_loop(s.func, last, "simt").extent, t.bk):
         s.do("split", last, t.bk, f"{last}_o", f"{last}_i", "guard")
-    inner = f"{last}_i" if not whole else last
-    _threads(s, t, loop_m, loop_n)
-    tile = [f"{loop_m}_y", f"{loop_n}_x", inner, f"{loop_m}_r", f"{loop_n}_r"]
-    steps = [*others, *([f"{last}_o"] if not whole else [])]
-    s.do("reorder", (*units, *steps, *tile))
-    s.do("spread", r, ((position[0], t.tm), (position[1], t.tn)))
-    s.do("set_scope", r, "register")
-    at = steps[-1] if steps else f"{n}_b"
-    for operand, name in ((t.narrow, "a"), (t.wide, "b")):
-        staged = f"{operand.buffer.name}_{name}"
-        s.do("cache_read", operand.buffer.name, at, staged)
-        _copy(s, t, staged, len(operand.buffer.shape))
-    blocks = [*outer, f"{m}_b", f"{n}_b"]
+        steps = [*others, f"{last}_o", f"{last}_i"]
+    s.do("reorder", (*units, *steps[:-1], loop_m, loop_n, steps[-1]))
+    return steps
+
+
+def end(s: Schedule, t: Contraction) -> None:
+    """Makes the tiles blocks of one grid."""
+    blocks = [a.var.name for a in t.outer] + [f"{t.row.var.name}_b", f"{t.column.var.name}_b"]
     s.do("set_kind", fuse_all(s, blocks, "block"), "block.x")
-    return s
+
+
+def contiguous(t: Contraction, load: Load) -> str | None:
+    """The loop of the update nest along which neighbours of an operand lie side by side."""
+    strides = load_strides(t.main, load) or {}
+    return next((v.name for v, d in strides.items() if same_dim(d, 1)), None)
 
 
 def _threads(s: Schedule, t: Contraction, m: str, n: str) -> None:
@@ -143,11 +191,17 @@ def _threads(s: Schedule, t: Contraction, m: str, n: str) -> None:
     s.do("set_kind", f"{n}_r", "vector")
 
 
-def _copy(s: Schedule, t: Contraction, name: str, rank: int) -> None:
-    """Shares the elements of a staged operand among the threads, neighbours side by side."""
-    y, x = t.threads
-    loop = fuse_all(s, [f"{name}_{k}" for k in range(rank)], f"{name}_f")
-    s.do("split", loop, x, f"{name}_q", f"{name}_x", "guard")
+def copy(s: Schedule, threads: tuple[int, int], name: str, order: tuple[str, str]) -> None:
+    """Shares a staged tile among the threads: neighbours side by side, vectors where they fit."""
+    width = vector_width(s.func, order[1], 16)
+    if width > 1:
+        s.do("widen", order[1], width)
+    fused = fuse_all(s, list(order), f"{name}_f")
+    y, x = threads
+    s.do("split", fused, x, f"{name}_q", f"{name}_x", "guard")
     s.do("split", f"{name}_q", y, f"{name}_o", f"{name}_y", "guard")
     s.do("set_kind", f"{name}_y", "thread.y")
     s.do("set_kind", f"{name}_x", "thread.x")
+    rounds = find_loop(s.func, f"{name}_o", "simt").extent
+    if isinstance(rounds, int) and rounds <= UNROLLED:
+        s.do("set_kind", f"{name}_o", "unroll")

@@ -1,0 +1,48 @@
+"""Products staged in shared memory: what they compute, and what that takes of the memory."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.schedule.groups import conv, matmul
+from tilewright.tensor.compute import ComputeGroup
+from tilewright.tensor.ir import Barrier, symbol
+from tilewright.tensor.walk import statements
+
+from .executors import assert_simulated_equals_group, scheduled
+
+N = symbol("N")
+
+
+@pytest.mark.parametrize(
+    "group",
+    [matmul(64, 16, 64), matmul(70, 50, 100), matmul(13, 9, 65), matmul(33, 12, 33),
+     matmul(100, 8, 16), conv(20, 16, 20, 3, 1, 1), conv(9, 4, 20, 3, 1, 1),
+     conv(17, 3, 8, 3, 2, 1)],
+    ids=lambda g: f"{g.name}{list(g.inputs[0].shape)}{list(g.inputs[1].shape)}",
+)  # fmt: skip
+def test_shared_memory_serves_every_request_without_conflicts(group: ComputeGroup) -> None:
+    counters = assert_simulated_equals_group(group)
+    for traffic in (counters.shared_loads, counters.shared_stores):
+        assert traffic.pieces == traffic.ideal
+        assert traffic.requests
+
+
+@pytest.mark.parametrize("rows", [1, 5, 70])
+def test_products_of_symbolic_rows_are_what_they_should_be(rows: int) -> None:
+    assert_simulated_equals_group(matmul(N, 36, 65), N=rows)
+
+
+@pytest.mark.parametrize(
+    "group", [matmul(64, 32, 64), matmul(70, 50, 100), conv(9, 4, 20, 3, 1, 1)]
+)
+def test_a_step_waits_before_and_after_it_multiplies_and_not_in_between(
+    group: ComputeGroup,
+) -> None:
+    found = [s for s in statements(scheduled(group).body) if isinstance(s, Barrier)]
+    assert len(found) == 2
+
+
+def test_aligned_operands_are_read_sixteen_bytes_at_a_time() -> None:
+    counters = assert_simulated_equals_group(matmul(64, 32, 64))
+    assert counters.count("ld.global.v4", "ld.global.nc.v4") == counters.count("ld.global")
