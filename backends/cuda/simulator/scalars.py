@@ -29,7 +29,7 @@ class Scalar:
 
     Attributes:
         name: as PTX spells it, without the dot.
-        kind: what the bits mean; ``packed`` is a pair in one 32-bit register.
+        kind: what the bits mean; ``packed`` is a pair in one register.
         bits: width.
         view: the type NumPy computes in; for those it lacks (bf16, tf32, f8), the raw bits.
     """
@@ -65,6 +65,7 @@ def _table() -> dict[str, Scalar]:
         Scalar("e5m2", "float", 8, UNSIGNED[8]),
         Scalar("f16x2", "packed", 32, UNSIGNED[32]),
         Scalar("bf16x2", "packed", 32, UNSIGNED[32]),
+        Scalar("f32x2", "packed", 64, UNSIGNED[64]),
         Scalar("u16x2", "packed", 32, UNSIGNED[32]),
         Scalar("s16x2", "packed", 32, UNSIGNED[32]),
         Scalar("e4m3x2", "packed", 16, UNSIGNED[16]),

@@ -13,7 +13,7 @@ import pytest
 
 from tilewright.backends.cuda.simulator import Simulator
 
-from .assembler import complaints, needs_ptxas
+from .assembler import PTXAS, complaints, needs_ptxas
 from .nvptx import emit
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -368,6 +368,39 @@ def test_vectors_and_local_arrays() -> None:
     both = np.concatenate([x, 2 * x], 1)
     expected = both[np.arange(64), (np.arange(64) + 3) % 8]
     np.testing.assert_array_equal(simulator.copy_out(py, (64,), np.int32), expected)
+
+
+EIGHT = """
+    declare i32 @llvm.nvvm.read.ptx.sreg.tid.x()
+    declare <8 x float> @llvm.fma.v8f32(<8 x float>, <8 x float>, <8 x float>)
+    define ptx_kernel void @k(ptr addrspace(1) noalias align 32 %A,
+                              ptr addrspace(1) noalias align 32 %Y) {
+      %t = call i32 @llvm.nvvm.read.ptx.sreg.tid.x()
+      %p = getelementptr <8 x float>, ptr addrspace(1) %A, i32 %t
+      %x = load <8 x float>, ptr addrspace(1) %p, align 32
+      %y = call <8 x float> @llvm.fma.v8f32(<8 x float> %x, <8 x float> %x, <8 x float> %x)
+      %z = fadd <8 x float> %y, %x
+      %w = fmul <8 x float> %z, %x
+      %q = getelementptr <8 x float>, ptr addrspace(1) %Y, i32 %t
+      store <8 x float> %w, ptr addrspace(1) %q, align 32
+      ret void
+    }"""
+
+
+@pytest.mark.parametrize(("cpu", "features"), [("sm_80", ""), ("sm_100", "+ptx88")])
+def test_vectors_of_256_bits_and_pairs_of_f32(cpu: str, features: str, tmp_path: Path) -> None:
+    text = emit(EIGHT, cpu, features)
+    wide = cpu == "sm_100"
+    assert ("fma.rn.f32x2" in text) == wide
+    simulator = Simulator()
+    x = np.random.default_rng(0).standard_normal(256).astype(np.float32)
+    px, py = simulator.place(x), simulator.allocate(1024)
+    counters = simulator.launch(simulator.load(text).kernel("k"), 1, 32, (px, py))
+    once = (x.astype(np.float64) * x + x).astype(np.float32)
+    np.testing.assert_array_equal(simulator.copy_out(py, (256,), np.float32), (once + x) * x)
+    assert counters.global_stores.pieces == (32 if wide else 64)
+    if PTXAS is not None:
+        assert complaints(text, cpu, tmp_path) == ""
 
 
 def test_dimensions_of_a_loop_are_data() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from ..batch import Batch
 from ..code import Assembly, Step
 from ..ptx import Instruction
-from ..scalars import SCALARS, Array, Scalar
+from ..scalars import SCALARS, UNSIGNED, Array, Scalar
 
 Builder: TypeAlias = Callable[[Assembly, Instruction], Step]
 """Makes the step of an instruction."""
@@ -67,12 +67,12 @@ def viewed(function: Function, scalar: Scalar, result: Scalar | None = None) -> 
 
 
 def pairs(function: Function, scalar: Scalar) -> Function:
-    """The function on 32-bit registers that hold two values, given one on single values' bits."""
-    raw = scalar.raw
+    """The function on registers that hold two values, given one on single values' bits."""
+    raw, whole = scalar.raw, UNSIGNED[2 * scalar.bits]
 
     def on_pairs(*values: Array) -> Array:
         parts = [split_pairs(v, raw) for v in values]
-        out = np.ascontiguousarray(function(*parts)).view(np.uint32)[:, 0]
+        out = np.ascontiguousarray(function(*parts)).view(whole)[:, 0]
         if all(v.ndim == 0 for v in values):
             single: Array = out[0]
             return single
