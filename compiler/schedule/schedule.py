@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 
 from ..tensor.ir import Func, Load
 from .barriers import place_barriers
+from .exchange import combine, on_one_thread
+from .inline import inline
 from .factors import drop_guards, stage, widen
 from .loops import fuse, peel, reorder, set_kind, specialise, split, tighten
 from .nest import loops, simplify_func
 from .pack import PackDim, Packing, pack
 from .place import compute_at, prefetch, rfactor, set_scope
-from .stage import cache_read, spread
+from .stage import cache_read, interleave, spread
 
 STEPS: dict[str, Callable[..., Func]] = {
     "split": split,
@@ -30,6 +32,10 @@ STEPS: dict[str, Callable[..., Func]] = {
     "place_barriers": place_barriers,
     "cache_read": cache_read,
     "spread": spread,
+    "interleave": interleave,
+    "combine": combine,
+    "on_one_thread": on_one_thread,
+    "inline": inline,
     "stage": stage,
     "drop_guards": drop_guards,
     "widen": widen,

@@ -1,4 +1,4 @@
-"""Primitives that say where threads keep values: cache_read, spread."""
+"""Primitives that say where threads keep values: cache_read, spread, interleave."""
 
 from __future__ import annotations
 
@@ -134,6 +134,63 @@ def spread(func: Func, buffer: str, dims: Sequence[tuple[int, int]]) -> Func:
         numbers = [indices[d] // factor for d, factor in dims]
         inside = [i % factors[k] if k in factors else i for k, i in enumerate(indices)]
         return tuple(simplify(i, ranges) for i in (*numbers, *inside))
+
+    def read(e: Expr) -> Expr:
+        return substitute(e, {x: Load(new, place(x.indices)) for x in loads(e) if x.buffer == old})
+
+    def each(stmt: Stmt) -> Block:
+        match stmt:
+            case Store() if stmt.buffer == old:
+                return (Store(new, place(stmt.indices), stmt.value),)
+            case Alloc() if stmt.buffer == old:
+                return (Alloc(new),)
+        return (stmt,)
+
+    return Func(func.name, func.params, map_block(rewrite_block(func.body, read), each))
+
+
+def interleave(func: Func, buffer: str, position: int, threads: int, width: int) -> Func:
+    """Deals the vectors of a dim of a temporary out to threads, whose number becomes the first dim.
+
+    The dim ``i`` becomes the thread ``i // width % threads``, the step ``i // width // threads``
+    and the element ``i % width``. Each thread may touch its own elements only.
+
+    Before:
+        t: local[f32, 8]
+        for o in unroll(2):
+            for x in thread.x(2):
+                for v in vector(2):
+                    t[o * 4 + x * 2 + v] = A[o * 4 + x * 2 + v]
+    After ``interleave("t", 0, 2, 2)``:
+        t: local[f32, 2, 2, 2]
+        for o in unroll(2):
+            for x in thread.x(2):
+                for v in vector(2):
+                    t[x, o, v] = A[o * 4 + v + x * 2]
+
+    Raises:
+        ScheduleError: no such temporary, its dim is not constant, or a thread touches an element
+            of another.
+    """
+    step = f"interleave({buffer!r}, {position}, {threads}, {width})"
+    old = declared(func, buffer, step)
+    size = old.shape[position]
+    if not isinstance(size, int):
+        raise fail(step, func, f"dim {position} of {buffer!r} is not constant")
+    steps = -(-size // (threads * width))
+    rest = (*old.shape[:position], steps, width, *old.shape[position + 1 :])
+    new = Buffer(old.name, old.dtype, (threads, *rest), old.scope)
+    ranges = {x.var: loop_range(x) for x in loops(func.body)}
+    threaded = {x.var for x in loops(func.body) if x.kind == "thread.x"}
+
+    def place(indices: Sequence[Expr]) -> tuple[Expr, ...]:
+        i = indices[position]
+        cut = (i // (width * threads), i % width)
+        moved = (i // width % threads, *indices[:position], *cut, *indices[position + 1 :])
+        whole = tuple(simplify(x, ranges) for x in moved)
+        if whole[0] not in threaded:
+            raise fail(step, func, f"a thread touches {buffer!r} at {i}, which is not its own")
+        return whole
 
     def read(e: Expr) -> Expr:
         return substitute(e, {x: Load(new, place(x.indices)) for x in loads(e) if x.buffer == old})

@@ -104,15 +104,24 @@ def scheduled(group: ComputeGroup) -> Func:
 
 
 def assert_simulated_equals_group(
-    group: ComputeGroup, *, tolerance: float = 2e-5, given: Arrays | None = None, **dims: int
+    group: ComputeGroup,
+    *,
+    tolerance: float = 2e-5,
+    given: Arrays | None = None,
+    host: bool = True,
+    **dims: int,
 ) -> Counters:
-    """Holds the simulator and the host compiler to the group's meaning; returns what it took."""
+    """Holds the simulator and the host compiler to the group's meaning; returns what it took.
+
+    Args:
+        host: whether to run CUDA C++ too.
+    """
     func = scheduled(group)
     given = given or random_inputs(group, dims)
     expected = interpret_group(group, given, dims)
     got, counters = profile(func, given, dims)
     results = [got]
-    if host_compiler() is not None:
+    if host and host_compiler() is not None:
         results += on_host(func, given, dims)
     for result in results:
         for name, values in result.items():

@@ -11,7 +11,7 @@ from ..choices import Choices
 from .contraction import contraction, plan
 from .elementwise import elementwise
 from .plain import plain
-from .rows import rows, shared_bytes
+from .rows import rows
 
 
 def product(nests: Nests, target: Target, choices: Choices) -> Schedule:
@@ -31,9 +31,7 @@ RECIPES: Mapping[str, Callable[[Nests, Target, Choices], Schedule]] = {
 
 def fits_one_kernel(nests: Nests, kind: str, target: Target) -> bool:
     """Whether one kernel may compute a group: what its threads share has a place."""
-    if kind == "rows":
-        return shared_bytes(nests) is not None
-    return kind == "elementwise" or len(nests.temporaries) == 1
+    return kind in ("elementwise", "rows") or len(nests.temporaries) == 1
 
 
 __all__ = ["RECIPES", "fits_one_kernel"]
