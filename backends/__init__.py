@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib import import_module
 from typing import cast
 
 from tilewright.errors import TargetError
 
-from .backend import Backend, Exporter
+from .backend import Backend, Exporter, Profiler
 
 BACKENDS: dict[str, str] = {
     "cpu": "tilewright.backends.cpu",
@@ -18,6 +19,15 @@ BACKENDS: dict[str, str] = {
 
 EXPORTERS: dict[str, str] = {"cpu": "tilewright.backends.cpu.export"}
 """The module of each backend whose code runs without us, which holds it as ``EXPORTER``."""
+
+PROFILERS: dict[str, str] = {
+    "cuda": "tilewright.backends.cuda.profile",
+    "cuda-sim": "tilewright.backends.cuda.profile",
+}
+"""The module of each backend whose kernels are counted and modelled: ``PROFILER``."""
+
+EQUIPMENT: dict[str, str] = {"cuda": "tilewright.backends.cuda.equipment"}
+"""The module of each backend that needs more than this package: ``facts`` says what is there."""
 
 
 def load_backend(name: str) -> Backend:
@@ -45,3 +55,25 @@ def find_exporter(name: str) -> Exporter:
             code="TW-E0406",
         )
     return cast(Exporter, import_module(module).EXPORTER)
+
+
+def find_profiler(name: str) -> Profiler:
+    """What counts and models the kernels of a backend.
+
+    Raises:
+        TargetError: nothing does (TW-E0409).
+    """
+    module = PROFILERS.get(name)
+    if module is None:
+        raise TargetError(
+            f"backend {name!r}: its kernels are measured, not modelled; use bench. Modelled are "
+            f"those of {', '.join(PROFILERS)}",
+            code="TW-E0409",
+        )
+    return cast(Profiler, import_module(module).PROFILER)
+
+
+def equipment() -> Iterator[tuple[str, str]]:
+    """What there is on this machine for each backend that needs something, or what is missing."""
+    for module in EQUIPMENT.values():
+        yield from import_module(module).facts()

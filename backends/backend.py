@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from tilewright.runtime.artifact import Artifact
 from tilewright.runtime.cache import Cache
 from tilewright.runtime.executable import Entry
 from tilewright.runtime.program import Program
@@ -93,3 +94,47 @@ class Exporter:
 
     suffixes: Callable[[Target], tuple[str, ...]]
     export: Callable[[Unit, np.ndarray, Path], dict[Path, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class ProfiledKernel:
+    """What a kernel does in one call of a program.
+
+    Attributes:
+        name: of the kernel. launches: how often it was launched.
+        seconds: the time of all launches.
+        limiter: the part of the machine that takes so long.
+        figures: counts by name: numbers, words, or counts by name in their turn.
+    """
+
+    name: str
+    launches: int
+    seconds: float
+    limiter: str
+    figures: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What the kernels of a program do in one call.
+
+    Attributes:
+        kind: where the seconds come from: "modelled", never a measurement.
+        notes: what is modelled, and how.
+        kernels: in the order of their first launch.
+    """
+
+    kind: str
+    notes: tuple[str, ...]
+    kernels: tuple[ProfiledKernel, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Profiler:
+    """What counts and models the kernels of a backend on a machine that has none of its own.
+
+    Attributes:
+        profile: from what is compiled and the inputs of one call.
+    """
+
+    profile: Callable[[Artifact, Mapping[str, np.ndarray]], Profile]

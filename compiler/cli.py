@@ -1,4 +1,4 @@
-"""The command line: ``tilewright compile | export | run | bench | inspect | ops | doctor``.
+"""The command line: ``tilewright compile | export | run | bench | profile | inspect | ops | doctor``.
 
 Exit codes: 0 ok, 1 results differ, 2 wrong usage or input, 3 unsupported model, 4 internal error.
 Every error is one paragraph on standard error; TILEWRIGHT_DEBUG=1 adds the traceback.
@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("tilewright.commands.export:export", "Export a model for C or WebAssembly."),
     "run": ("tilewright.commands.run:run", "Run a model on random or given inputs."),
     "bench": ("tilewright.commands.bench:bench", "Measure models, also against other runtimes."),
+    "profile": ("tilewright.commands.profile:profile", "Count and model what GPU kernels do."),
     "inspect": ("tilewright.commands.stages:inspect", "Show a model at any stage of compilation."),
     "ops": ("tilewright.commands.ops:ops", "List operators, or what a model lacks."),
     "doctor": ("tilewright.commands.doctor:doctor", "Show the machine, the versions, a self-test."),

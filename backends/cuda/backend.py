@@ -9,15 +9,17 @@ import llvmlite.binding as llvm
 
 from tilewright.runtime import text as program_text
 from tilewright.runtime.cache import Cache, digest_key
+from tilewright.runtime.program import Program
 from tilewright.target import Target
 
 from ..backend import Progress, Unit
 from .device import Device
-from .launches import launching_of, read_launching, write_launching
+from .launches import Launching, launching_of, read_launching, write_launching
 from .ptx import emit_llvm, emit_ptx
 from .run import DeviceEntry
 from .source import emit_source
 from .target import resolve_cuda
+from .toolkit import emit_sass
 
 
 class CudaBackend:
@@ -32,6 +34,7 @@ class CudaBackend:
         "llvm": lambda unit: emit_llvm(unit.kernels, unit.target),
         "cuda": lambda unit: emit_source(unit.kernels),
         "ptx": lambda unit: emit_ptx(unit.kernels, unit.target),
+        "sass": lambda unit: emit_sass(emit_ptx(unit.kernels, unit.target), unit.target.cpu),
     }
     versions: Mapping[str, str] = {"llvm": ".".join(map(str, llvm.llvm_version_info))}
 
@@ -69,14 +72,19 @@ class CudaBackend:
         self, target: Target, objects: tuple[bytes, ...], cache: Cache, threads: int | None
     ) -> DeviceEntry:
         """Loads the kernels on a device."""
-        ptx, manifest = objects
-        found = json.loads(manifest)
-        launches = {k: read_launching(v) for k, v in found["launches"].items()}
-        program = program_text.parse(found["program"])
-        return DeviceEntry(program, launches, ptx.decode(), self._open(target))
+        ptx, program, launches = read_objects(objects)
+        return DeviceEntry(program, launches, ptx, self._open(target))
 
 
 def _manifest(unit: Unit) -> str:
     """The program and the launches, as JSON of texts."""
     launches = {f.name: write_launching(launching_of(f)) for f in unit.kernels}
     return json.dumps({"program": program_text.text(unit.program), "launches": launches})
+
+
+def read_objects(objects: tuple[bytes, ...]) -> tuple[str, Program, dict[str, Launching]]:
+    """The PTX, the program and the launches of what ``compile`` returned."""
+    ptx, manifest = objects
+    found = json.loads(manifest)
+    launches = {k: read_launching(v) for k, v in found["launches"].items()}
+    return ptx.decode(), program_text.parse(found["program"]), launches

@@ -101,32 +101,36 @@ def open_gpu(target: Target) -> DriverDevice:
     Raises:
         TargetError: the package, the driver or the GPU is missing (TW-E0407).
     """
+    assert target.threads is not None
+    found = find_gpu(target.threads.version)
+    if isinstance(found, str):
+        raise TargetError(
+            f"code for target {target.name} cannot run here: {found}. "
+            f"Target cuda-sim:{target.cpu} runs the same code in the simulator, without a GPU",
+            code="TW-E0407",
+        )
+    return found
+
+
+def find_gpu(version: int = 0) -> DriverDevice | str:
+    """The first GPU of at least this version (80 for sm_80), or what is missing for one."""
     try:
         core = import_module(PACKAGE)
     except ImportError as missing:
-        raise _none(target, f"cuda-core is not installed ({missing}): {INSTALL}") from missing
+        return f"cuda-core is not installed ({missing}): {INSTALL}"
     try:
         ctypes.CDLL(DRIVER)
     except OSError as missing:
-        raise _none(target, f"there is no NVIDIA driver ({missing})") from missing
+        return f"there is no NVIDIA driver ({missing})"
     try:
         found = core.Device.get_all_devices()
     except Exception as error:
         # The errors of the driver and of its bindings share no type that can be named here.
-        raise _none(target, f"the NVIDIA driver says: {error}") from error
+        return f"the NVIDIA driver says: {error}"
     if not found:
-        raise _none(target, "the NVIDIA driver sees no GPU")
-    assert target.threads is not None
+        return "the NVIDIA driver sees no GPU"
     for gpu in found:
-        if int(gpu.arch) >= target.threads.version:
+        if int(gpu.arch) >= version:
             return DriverDevice(core, gpu)
     older = ", ".join(f"{gpu.name} (sm_{gpu.arch})" for gpu in found)
-    raise _none(target, f"the GPUs here are older than {target.cpu}: {older}")
-
-
-def _none(target: Target, why: str) -> TargetError:
-    return TargetError(
-        f"code for target {target.name} cannot run here: {why}. "
-        f"Target cuda-sim:{target.cpu} runs the same code in the simulator, without a GPU",
-        code="TW-E0407",
-    )
+    return f"the GPUs here are older than sm_{version}: {older}"

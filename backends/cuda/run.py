@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,16 +45,23 @@ class DeviceEntry:
         launches: how every kernel is launched, by name.
         ptx: the module of all kernels.
         device: where.
+        watch: told the bytes of the tensors that a kernel was launched on.
     """
 
     def __init__(
-        self, program: Program, launches: Mapping[str, Launching], ptx: str, device: Device
+        self,
+        program: Program,
+        launches: Mapping[str, Launching],
+        ptx: str,
+        device: Device,
+        watch: Callable[[str, int], None] | None = None,
     ) -> None:
         self.program = program
         self.device = device
         self.failure: BaseException | None = None
         self.context = 0
         self.threads = 1
+        self.watch = watch
         self._launches = launches
         self._module = device.load(ptx)
         self._constants: int | None = None
@@ -88,13 +95,19 @@ class DeviceEntry:
         """The status that says that this step read a value out of range."""
         return next(k for k, s in enumerate(self._lets, 1) if s is step)
 
-    def launch(self, kernel: str, args: Sequence[int]) -> None:
-        """Launches a kernel on a grid of the sizes at hand; an empty one is nothing to do."""
+    def launch(self, kernel: str, args: Sequence[int]) -> bool:
+        """Launches a kernel on a grid of the sizes at hand; an empty one is nothing to do.
+
+        Returns:
+            Whether there was something to do.
+        """
         how = self._launches[kernel]
         grid = how.blocks(args)
-        if 0 not in grid:
-            check_grid(kernel, grid)
-            self.device.launch(self._module, kernel, grid, how.block, args)
+        if 0 in grid:
+            return False
+        check_grid(kernel, grid)
+        self.device.launch(self._module, kernel, grid, how.block, args)
+        return True
 
 
 class _OutOfRangeError(Exception):
@@ -180,7 +193,11 @@ class _Call:
                         self._at(a) if isinstance(a, Tensor) else evaluate(a, self.env)
                         for a in step.args
                     ]
-                    self.entry.launch(step.kernel, args)
+                    launched = self.entry.launch(step.kernel, args)
+                    if launched and self.entry.watch is not None:
+                        tensors = {a for a in step.args if isinstance(a, Tensor)}
+                        size = sum(self._bytes(t.shape, t.dtype.bytes) for t in tensors)
+                        self.entry.watch(step.kernel, size)
                 case CopyTensor():
                     size = self._bytes(step.src.shape, step.src.dtype.bytes)
                     if size:

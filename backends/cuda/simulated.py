@@ -23,6 +23,7 @@ class SimulatedDevice:
     def __init__(self, options: Options | None = None) -> None:
         self.simulator = Simulator(options)
         self.launches: list[tuple[str, Counters]] = []
+        self._module: LoadedModule | None = None
 
     def allocate(self, nbytes: int) -> int:
         return self.simulator.allocate(nbytes)
@@ -42,7 +43,13 @@ class SimulatedDevice:
         self.simulator.copy_in(dst, self.simulator.copy_out(src, (nbytes,), np.uint8))
 
     def load(self, ptx: str) -> LoadedModule:
-        return self.simulator.load(ptx)
+        self._module = self.simulator.load(ptx)
+        return self._module
+
+    def shared_bytes(self, kernel: str) -> int:
+        """Shared memory that a block of a loaded kernel takes."""
+        assert self._module is not None
+        return self._module.kernel(kernel).program.shared_bytes
 
     def launch(
         self,

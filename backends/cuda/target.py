@@ -10,27 +10,42 @@ from tilewright.target import Target, Threads
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """A compute capability.
+    """A compute capability, and the largest part on sale that has it, to weigh sizes by.
 
     Attributes:
         ptx: the version of PTX, in tenths, that its instructions need at least.
         shared_kib: shared memory of one block at most (CUDA Programming Guide, table of
             technical specifications).
-        l2_mib, processors: of the largest part on sale; to weigh sizes by.
+        l2_mib, processors: of the part.
+        part: its name. mhz: its boost clock. dram_gbs: of its memory, in 1e9 bytes a second.
+        l2_clock: bytes that its second-level cache gives all multiprocessors in one clock; where
+            NVIDIA publishes none, the figure of the generation before.
+        f32, f64: additions or multiplications of lanes, a clock and multiprocessor (CUDA
+            Programming Guide, table of arithmetic throughput).
+        tensor: operations of its matrix units on f16 summed in f32, likewise.
     """
 
     ptx: int
     shared_kib: int
     l2_mib: int
     processors: int
+    part: str
+    mhz: int
+    dram_gbs: int
+    l2_clock: int
+    f32: int
+    f64: int
+    tensor: int
 
 
+# Clocks, bandwidths and matrix units: NVIDIA's whitepapers of Turing, A100, H100 and RTX Blackwell,
+# and the data sheet of B200; processors * tensor * clock is the peak that they state.
 ARCHITECTURES: dict[str, Architecture] = {
-    "sm_75": Architecture(65, 64, 6, 72),
-    "sm_80": Architecture(70, 163, 40, 108),
-    "sm_90": Architecture(80, 227, 50, 132),
-    "sm_100": Architecture(86, 227, 126, 148),
-    "sm_120": Architecture(87, 99, 96, 170),
+    "sm_75": Architecture(65, 64, 6, 72, "Quadro RTX 6000", 1770, 672, 2048, 64, 2, 1024),
+    "sm_80": Architecture(70, 163, 40, 108, "A100 80GB SXM", 1410, 2039, 5120, 64, 32, 2048),
+    "sm_90": Architecture(80, 227, 50, 132, "H100 SXM", 1830, 3352, 5120, 128, 64, 4096),
+    "sm_100": Architecture(86, 227, 126, 148, "B200", 1850, 8000, 10240, 128, 64, 8192),
+    "sm_120": Architecture(87, 99, 96, 170, "GeForce RTX 5090", 2407, 1792, 5120, 128, 2, 512),
 }
 DEFAULT = "sm_80"
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from tilewright import api
 from tilewright import dtype as dt
-from tilewright.backends import load_backend
+from tilewright.backends import equipment, load_backend
 from tilewright.backends.cpu.emulators import EMULATORS, WASM_RUNTIME, missing_tools
 from tilewright.backends.cpu.target import TARGET_NAMES
 from tilewright.backends.cpu.threads import cpu_quota, default_threads
@@ -76,6 +76,7 @@ def _facts(options: Options) -> Iterator[tuple[str, str]]:
         f"{options.cache_bytes / 1e6:.0f} MB",
     )
     yield from _cross_facts()
+    yield from equipment()
     peers = (f"{name} {peer_version(name) or 'not installed'}" for name in PEERS)
     yield "peers", ", ".join(peers)
 

@@ -13,8 +13,11 @@ import click
 from rich.console import Console
 
 from tilewright import api
+from tilewright.backends import load_backend
+from tilewright.backends.backend import Backend
 from tilewright.errors import OptionError
 from tilewright.graph.ir import Graph
+from tilewright.options import from_environment
 from tilewright.runtime import artifact
 from tilewright.runtime.compiled import Compiled
 from tilewright.runtime.executable import Executable
@@ -112,6 +115,18 @@ NO_CACHE = click.option(
 def is_artifact(model: str) -> bool:
     """Whether a model's name is that of a compiled file."""
     return Path(model).suffix == ARTIFACT
+
+
+def backend_for(target: str | None) -> Backend:
+    """The backend of a target, which must be known to it; None stands for the default target.
+
+    Raises:
+        TargetError: there is no such target (TW-E0401).
+    """
+    name = from_environment(None, target=target).target
+    backend = load_backend(api.backend_of(name))
+    backend.resolve(name)
+    return backend
 
 
 def ready(

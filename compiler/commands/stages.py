@@ -6,20 +6,21 @@ from pathlib import Path
 
 import click
 
+from tilewright.backends.backend import Backend
+from tilewright.errors import OptionError
 from tilewright.graph import text as graph_text
 from tilewright.runtime.artifact import replace_file
 from tilewright.runtime.compiled import Compiled
 from tilewright.runtime.program import CallKernel, kernel_names, walk_steps
+from tilewright.stages import GRAPH_STAGES, KERNEL_STAGES
 from tilewright.tensor.text import text as tensor_text
 
-from .model import RANGE, SHAPE, TARGET, built, graph_of, is_artifact
-
-STAGES = ("graph", "passes", "compute", "loops", "schedule", "program", "llvm", "asm")
+from .model import RANGE, SHAPE, TARGET, backend_for, built, graph_of, is_artifact
 
 
 @click.command("inspect", epilog="Example: tilewright inspect zoo:squeezenet --stage program")
 @click.argument("model")
-@click.option("--stage", type=click.Choice(STAGES), help="What to print; without it, a summary.")
+@click.option("--stage", metavar="NAME", help="What to print; without it, a summary.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write it to.")
 @TARGET
 @SHAPE
@@ -36,8 +37,12 @@ def inspect(
 
     graph is the model as imported; passes, the graph after all passes; compute, the tensor
     expressions; loops, the scheduled loop nests; schedule, the steps that led to them; program,
-    what runs; llvm and asm, the code. A compiled file holds program and what --keep named.
+    what runs. Then come the stages of the target's own code, of which the summary lists all: for
+    CPUs llvm and asm; for GPUs llvm, cuda, ptx and sass. A compiled file holds program and what
+    --keep named.
     """
+    if stage is not None and not is_artifact(model):
+        _check_stage(stage, backend_for(target))
     if stage == "graph" and not is_artifact(model):
         # Needs no more than the importer, so it also shows what cannot be compiled.
         found = graph_text.text(graph_of(model, dict(shapes)))
@@ -49,6 +54,19 @@ def inspect(
         return
     with replace_file(output) as put:
         put(0, found.encode())
+
+
+def _check_stage(stage: str, backend: Backend) -> None:
+    """Refuses before a model is compiled what could not be shown after it.
+
+    Raises:
+        OptionError: there is no such stage (TW-E0803).
+    """
+    known = (*GRAPH_STAGES, *KERNEL_STAGES, "program", *backend.stages)
+    if stage not in known:
+        raise OptionError(
+            f"stage {stage!r}: of {backend.name} code there are {', '.join(known)}", code="TW-E0803"
+        )
 
 
 def _summary(exe: Compiled) -> str:

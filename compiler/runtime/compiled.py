@@ -52,6 +52,11 @@ class Compiled:
         return self._built.program
 
     @property
+    def artifact(self) -> Artifact:
+        """The program, its code and its constants, as a file holds them."""
+        return self._built
+
+    @property
     def target(self) -> Target:
         """What the code was generated for."""
         return self._built.target
