@@ -54,7 +54,7 @@ class FakeCore:
     def launch(
         self, stream: FakeStream, config: LaunchConfig, kernel: FakeKernel, *args: int
     ) -> None:
-        assert self.current and isinstance(stream, FakeStream)
+        assert self.current
         assert all(type(a) is int for a in args)
         self.calls.append(f"launch {kernel.kernel.name} {config.grid} {config.block}")
         own = [a - DEVICE_BASE if a >= DEVICE_BASE else a for a in args]
@@ -95,7 +95,8 @@ class FakeGpu:
         return FakeStream(self.core)
 
     def allocate(self, size: int, *, stream: FakeStream) -> FakeBuffer:
-        assert self.core.current and isinstance(stream, FakeStream) and size > 0
+        assert self.core.current and size > 0
+        assert type(stream) is FakeStream
         self.core.calls.append(f"allocate {size}")
         self.core.open += 1
         address = self.core.simulator.allocate(size) + DEVICE_BASE
@@ -125,18 +126,21 @@ class FakeBuffer:
         return self.ptr >= DEVICE_BASE
 
     def close(self, stream: FakeStream) -> None:
-        assert isinstance(stream, FakeStream) and self.owns
+        assert self.owns
+        assert type(stream) is FakeStream
         self.core.calls.append("free")
         self.core.open -= 1
         self.core.simulator.free(self.ptr - DEVICE_BASE)
 
     def copy_from(self, src: FakeBuffer, *, stream: FakeStream) -> None:
-        assert isinstance(stream, FakeStream) and src.size == self.size
+        assert src.size == self.size
+        assert type(stream) is FakeStream
         self.core.calls.append(f"copy {_kind(src)} to {_kind(self)}")
         self.write(src.read())
 
     def copy_to(self, dst: FakeBuffer, *, stream: FakeStream) -> None:
-        assert isinstance(stream, FakeStream) and dst.size == self.size
+        assert dst.size == self.size
+        assert type(stream) is FakeStream
         self.core.calls.append(f"copy {_kind(self)} to {_kind(dst)}")
         dst.write(self.read())
 

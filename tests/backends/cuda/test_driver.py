@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def _machine(
         return object()
 
     monkeypatch.setattr(driver, "import_module", load)
-    monkeypatch.setattr(driver.ctypes, "CDLL", library)
+    monkeypatch.setattr(ctypes, "CDLL", library)
 
 
 def test_a_missing_package_is_said_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
