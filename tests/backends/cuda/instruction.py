@@ -11,7 +11,7 @@ import numpy as np
 from tilewright.backends.cuda.simulator import Options, Simulator
 
 Array = np.ndarray[Any, np.dtype[Any]]
-SEEN: dict[Case, None] = {}
+SEEN: dict[Case, str] = {}
 """What has been run, for NVIDIA's assembler to look at; see conftest.py."""
 HEAD = ".version 8.7\n.target sm_90\n.address_size 64\n"
 
@@ -97,9 +97,13 @@ def kernel(case: Case, name: str, mode: str) -> str:
     )
 
 
-def apply(case: Case, operands: Sequence[Array]) -> list[Array]:
-    """The results' bits for arrays of operands' bits; checks that all ways of running agree."""
-    SEEN[case] = None
+def apply(case: Case, operands: Sequence[Array], target: str = "sm_90") -> list[Array]:
+    """The results' bits for arrays of operands' bits; checks that all ways of running agree.
+
+    Args:
+        target: the lowest that has the instruction.
+    """
+    SEEN[case] = target
     simulator = Simulator()
     module = simulator.load(
         HEAD + "".join(kernel(case, mode, mode) for mode in ("lanes", "guarded", "uniform"))
@@ -129,7 +133,7 @@ def apply(case: Case, operands: Sequence[Array]) -> list[Array]:
 
 def across(case: Case, operands: Sequence[Array], options: Options | None = None) -> list[Array]:
     """The results of an instruction in which lanes take part together; 128 threads a block."""
-    SEEN[case] = None
+    SEEN[case] = "sm_90"
     simulator = Simulator(options)
     module = simulator.load(HEAD + kernel(case, "across", "lanes"))
     count = len(operands[0])

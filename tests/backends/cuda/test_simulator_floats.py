@@ -136,6 +136,21 @@ def test_pairs_are_computed_half_by_half(name: str, operation: str) -> None:
             assert got == expected or (is_nan(got, name) and is_nan(expected, name))
 
 
+@pytest.mark.parametrize("short", ["f16", "bf16"])
+@pytest.mark.parametrize("operation", ["add", "sub", "fma"])
+def test_sums_of_f32_take_shorter_operands(operation: str, short: str) -> None:
+    count = 3 if operation == "fma" else 2
+    given = [floats(short, seed) for seed in range(count - 1)] + [floats("f32", 9)]
+    text = f"{operation}.rn.f32.{short} %d, {', '.join(['%a', '%b', '%c'][:count])}"
+    case = Case(text, (32,), (*(16 for _ in range(count - 1)), 32))
+    (found,) = apply(case, given, "sm_100")
+    for at in range(len(found)):
+        codes = [FORMATS["f32"].encode(FORMATS[short].decode(int(g[at]))) for g in given[:-1]]
+        expected = arithmetic(operation, "f32", [*codes, int(given[-1][at])])
+        got = int(found[at])
+        assert got == expected or (is_nan(got, "f32") and is_nan(expected, "f32"))
+
+
 @pytest.mark.parametrize("operation", ["add", "mul", "fma"])
 def test_ftz_and_sat_of_f32(operation: str) -> None:
     count = 3 if operation == "fma" else 2

@@ -26,7 +26,16 @@ from ..rounding import (
     widen,
 )
 from ..scalars import SCALARS, Array, Scalar
-from .lanewise import Builder, Function, lanewise, operands, pairs, type_of, viewed
+from .lanewise import (
+    Builder,
+    Function,
+    lanewise,
+    operands,
+    pairs,
+    type_of,
+    types_of,
+    viewed,
+)
 
 
 def single(scalar: Scalar) -> Scalar:
@@ -96,6 +105,8 @@ def _arithmetic(plain: Function, exact: Function) -> Builder:
     """
 
     def build(code: Assembly, instruction: Instruction) -> Step:
+        if len(types_of(instruction)) == 2:
+            return _mixed(code, instruction, exact)
         scalar = type_of(code, instruction)
         target, sources = operands(code, instruction, scalar)
         one = single(scalar)
@@ -109,6 +120,23 @@ def _arithmetic(plain: Function, exact: Function) -> Builder:
         return lanewise(target, sources, finished(code, instruction, function))
 
     return build
+
+
+def _mixed(code: Assembly, instruction: Instruction, exact: Function) -> Step:
+    """``fma.rn.f32.f16``: all operands but the last are of the shorter type."""
+    result, short = types_of(instruction)
+    target = code.write(instruction.operands[0], result)
+    *first, last = instruction.operands[1:]
+    sources = (*(code.read(o, short) for o in first), code.read(last, result))
+    kinds = (*(short for _ in first), result)
+    rounding, saturates = direction(instruction), instruction.has("sat")
+
+    def function(*bits: Array) -> Array:
+        values = [widen(b, kind) for b, kind in zip(bits, kinds, strict=True)]
+        out = narrow(exact(*values), result, rounding)
+        return clamp(out, result) if saturates else out
+
+    return lanewise(target, sources, function)
 
 
 def _through_f64(exact: Function, scalar: Scalar, rounding: str) -> Function:
@@ -143,6 +171,8 @@ def _root_exact(a: Array) -> Array:
 
 def _fused(code: Assembly, instruction: Instruction) -> Step:
     """fma, and mad which is the same for floats."""
+    if len(types_of(instruction)) == 2:
+        return _mixed(code, instruction, fma_exact)
     scalar = type_of(code, instruction)
     target, sources = operands(code, instruction, scalar)
     one = single(scalar)
