@@ -15,7 +15,7 @@ from .loops import fuse, peel, reorder, set_kind, specialise, split, tighten
 from .nest import loops, simplify_func
 from .pack import PackDim, Packing, pack
 from .place import compute_at, prefetch, rfactor, set_scope
-from .stage import cache_read, interleave, spread
+from .stage import cache_read, interleave, pad_dim, spread
 
 STEPS: dict[str, Callable[..., Func]] = {
     "split": split,
@@ -33,6 +33,7 @@ STEPS: dict[str, Callable[..., Func]] = {
     "cache_read": cache_read,
     "spread": spread,
     "interleave": interleave,
+    "pad_dim": pad_dim,
     "combine": combine,
     "on_one_thread": on_one_thread,
     "inline": inline,

@@ -1,4 +1,4 @@
-"""Primitives that say where threads keep values: cache_read, spread, interleave."""
+"""Primitives that say where threads keep values: cache_read, spread, interleave, pad_dim."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ..tensor.ir import (
 from ..tensor.simplify import dim, prove, simplify
 from ..tensor.walk import block_loads, loads, map_block, rewrite_block, substitute
 from .nest import edit_loop, fail, find_loop, loop_range, loops
-from .place import declared, ranges_to, region_of
+from .place import declared, ranges_to, region_of, replace_buffer
 
 
 def cache_read(func: Func, buffer: str, loop: str, name: str, scope: Scope = "shared") -> Func:
@@ -204,3 +204,27 @@ def interleave(func: Func, buffer: str, position: int, threads: int, width: int)
         return (stmt,)
 
     return Func(func.name, func.params, map_block(rewrite_block(func.body, read), each))
+
+
+def pad_dim(func: Func, buffer: str, position: int, by: int) -> Func:
+    """Makes a dim of a temporary longer; what is added is not used.
+
+    So the elements of a column of shared memory lie in different banks.
+
+    Before:
+        t: shared[f32, 32, 32]
+        for i in serial(32):
+            for j in serial(32):
+                t[i, j] = A[i, j]
+    After ``pad_dim("t", 1, 1)``:
+        t: shared[f32, 32, 33]
+        for i in serial(32):
+            for j in serial(32):
+                t[i, j] = A[i, j]
+
+    Raises:
+        ScheduleError: no temporary of that name is declared.
+    """
+    old = declared(func, buffer, f"pad_dim({buffer!r}, {position}, {by})")
+    shape = [dim(as_expr(d) + by) if k == position else d for k, d in enumerate(old.shape)]
+    return replace_buffer(func, old, Buffer(old.name, old.dtype, tuple(shape), old.scope))
