@@ -44,11 +44,13 @@ class Backend(Protocol):
     Attributes:
         name: its key in BACKENDS.
         stages: the texts it makes on the way to object code, in order, by name.
+        lacks: operators that it has no code for, by name, and why; a model with one is refused.
         versions: the tools whose versions decide what code comes out.
     """
 
     name: str
     stages: Mapping[str, Callable[[Unit], str]]
+    lacks: Mapping[str, str]
     versions: Mapping[str, str]
 
     def resolve(self, name: str) -> Target:

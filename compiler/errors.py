@@ -121,6 +121,7 @@ CODES: Mapping[str, str] = {
     "TW-E0163": "what a module does depends on the values of tensors",
     "TW-E0164": "the file of an exported program cannot be read",
     "TW-E0200": "the model needs things that are not supported",
+    "TW-E0201": "the model needs operators that its target does not have",
     "TW-E0240": "a traced function needs an op on these sizes that is not supported",
     "TW-E0241": "a traced function uses a part of NumPy that is not supported",
     "TW-E0242": "a traced function needs the data of an array before it runs",

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tilewright.backends.backend import Backend, Unit
-from tilewright.graph.ir import Graph
+from tilewright.errors import Gap, UnsupportedError
+from tilewright.graph.ir import Graph, all_nodes
 from tilewright.graph.passes import run_passes
 from tilewright.graph.text import text as print_graph
 from tilewright.lower.kernels import Kernel
@@ -57,6 +58,7 @@ def build(
     """
     with log.stage("passes"):
         graph = run_passes(graph, target)
+    check_operators(graph, target, backend)
     with log.stage("lower"):
         lowered = lower_graph(graph, target, math)
     del graph
@@ -70,6 +72,24 @@ def build(
     versions = {"tilewright": __version__, **backend.versions}
     made = Artifact(program, target, objects, constants, versions, {})
     return Built(made, unit, kernels, log.seconds)
+
+
+def check_operators(graph: Graph, target: Target, backend: Backend) -> None:
+    """Returns if the backend has code for every operator of a graph.
+
+    Raises:
+        UnsupportedError: it lacks some; lists all of them (TW-E0201).
+    """
+    lacking: dict[str, list[str]] = {}
+    for node in all_nodes(graph):
+        if node.op in backend.lacks:
+            lacking.setdefault(node.op, []).append(node.origin or node.op)
+    if lacking:
+        gaps = [
+            Gap(f"{op} on {target.name}: {backend.lacks[op]}", tuple(nodes))
+            for op, nodes in lacking.items()
+        ]
+        raise UnsupportedError(gaps, code="TW-E0201", model=graph.name)
 
 
 def graph_text(stage: str, graph: Graph, target: Target) -> str:

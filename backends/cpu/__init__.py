@@ -34,6 +34,7 @@ class CpuBackend:
 
     name = "cpu"
     stages: Mapping[str, Callable[[Unit], str]] = {"llvm": _llvm_text, "asm": _assembly}
+    lacks: Mapping[str, str] = {}
     versions: Mapping[str, str] = {"llvm": ".".join(map(str, llvm.llvm_version_info))}
 
     def resolve(self, name: str) -> Target:

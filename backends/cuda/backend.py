@@ -13,6 +13,7 @@ from tilewright.runtime.program import Program
 from tilewright.target import Target
 
 from ..backend import Progress, Unit
+from .budget import check_budget
 from .device import Device
 from .launches import Launching, launching_of, read_launching, write_launching
 from .ptx import emit_llvm, emit_ptx
@@ -36,6 +37,7 @@ class CudaBackend:
         "ptx": lambda unit: emit_ptx(unit.kernels, unit.target),
         "sass": lambda unit: emit_sass(emit_ptx(unit.kernels, unit.target), unit.target.cpu),
     }
+    lacks: Mapping[str, str] = {}
     versions: Mapping[str, str] = {"llvm": ".".join(map(str, llvm.llvm_version_info))}
 
     def __init__(self, name: str, open_device: Callable[[Target], Device]) -> None:
@@ -57,7 +59,12 @@ class CudaBackend:
     def compile(
         self, unit: Unit, cache: Cache, progress: Progress | None = None
     ) -> tuple[bytes, ...]:
-        """The PTX of all kernels, then the program with each kernel's launch, as text."""
+        """The PTX of all kernels, then the program with each kernel's launch, as text.
+
+        Raises:
+            TargetError: a kernel takes more than the target has (TW-E0410).
+        """
+        check_budget(unit.kernels, unit.target)
         text = emit_llvm(unit.kernels, unit.target)
         key = digest_key("ptx", text, unit.target.cpu, unit.target.features, self.versions["llvm"])
         ptx = cache.get(key)

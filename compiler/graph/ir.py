@@ -94,3 +94,14 @@ class Graph:
     constants: Mapping[Value, np.ndarray] = field(default_factory=lambda: MappingProxyType({}))
     output_names: tuple[str, ...] = ()
     conditions: tuple[Expr, ...] = ()
+
+
+def all_nodes(graph: Graph) -> tuple[Node, ...]:
+    """The nodes of a graph and of all graphs inside them."""
+    found: list[Node] = []
+    pending = [graph]
+    while pending:
+        body = pending.pop()
+        found += body.nodes
+        pending += [a for n in body.nodes for a in n.attrs.values() if isinstance(a, Graph)]
+    return tuple(found)
