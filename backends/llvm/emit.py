@@ -21,6 +21,7 @@ from tilewright.tensor.ir import (
     Barrier,
     Block,
     Buffer,
+    Commit,
     Dim,
     Expr,
     For,
@@ -30,6 +31,7 @@ from tilewright.tensor.ir import (
     Stmt,
     Store,
     Var,
+    Wait,
 )
 from tilewright.tensor.walk import (
     block_loads,
@@ -279,7 +281,7 @@ def indexed_by_variables(body: Block) -> frozenset[str]:
                 inner = fixed | {stmt.var} if known else fixed
                 for s in stmt.body:
                     visit(s, inner)
-            case Let() | Alloc() | Prefetch() | Barrier():
+            case Let() | Alloc() | Prefetch() | Barrier() | Commit() | Wait():
                 pass
             case _:
                 for s in (*stmt.then, *stmt.orelse):

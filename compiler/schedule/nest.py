@@ -12,6 +12,7 @@ from ..tensor.ir import (
     Binary,
     Block,
     Buffer,
+    Commit,
     Dim,
     Expr,
     For,
@@ -23,6 +24,7 @@ from ..tensor.ir import (
     Stmt,
     Store,
     Var,
+    Wait,
     as_expr,
 )
 from ..tensor.simplify import Ranges, dim, simplify, substitute
@@ -140,7 +142,7 @@ def map_block(
                 result.append(stmt if same else If(cond, then, orelse))
             case Prefetch():
                 result.append(Prefetch(buffer(stmt.buffer), tuple(map(expr, stmt.indices))))
-            case Barrier():
+            case Barrier() | Commit() | Wait():
                 result.append(stmt)
             case Alloc():
                 target = buffer(stmt.buffer)
@@ -217,7 +219,7 @@ def simplify_block(block: Block, ranges: Ranges) -> Block:
                 result.append(Prefetch(stmt.buffer, indices))
             case Let():
                 result.append(Let(stmt.var, simplify(stmt.value, ranges)))
-            case Alloc() | Barrier():
+            case Alloc() | Barrier() | Commit() | Wait():
                 result.append(stmt)
     return tuple(result)
 

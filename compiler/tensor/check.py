@@ -15,6 +15,7 @@ from .ir import (
     Block,
     Buffer,
     Call,
+    Commit,
     Dim,
     Expr,
     For,
@@ -28,6 +29,7 @@ from .ir import (
     Store,
     Unary,
     Var,
+    Wait,
 )
 from .text import text
 from .walk import visit
@@ -105,9 +107,9 @@ class _Checker:
                     self._access(stmt.buffer, stmt.indices, declared, stmt)
                     for e in stmt.indices:
                         self._expr(e, bound, declared, stmt)
-                case Barrier():
+                case Barrier() | Commit() | Wait():
                     if self._threads:
-                        self._fail("a barrier is inside a loop over threads", stmt)
+                        self._fail("a barrier or wait is inside a loop over threads", stmt)
                 case If():
                     self._expr(stmt.cond, bound, declared, stmt)
                     if stmt.cond.dtype is not dt.bool_:
@@ -187,8 +189,8 @@ class _Checker:
                 if d < 0:
                     self._fail(f"buffer {buffer.name} has a dim of {d}", place)
                 continue
-            if buffer.scope == "register":
-                self._fail(f"register buffer {buffer.name} has a dim that varies", place)
+            if buffer.scope in ("register", "fragment"):
+                self._fail(f"{buffer.scope} buffer {buffer.name} has a dim that varies", place)
             self._dim(d, frozenset(bound), frozenset(), place)
 
     def _access(

@@ -22,6 +22,7 @@ from .ir import (
     Barrier,
     Block,
     Buffer,
+    Commit,
     Dim,
     Expr,
     For,
@@ -33,6 +34,7 @@ from .ir import (
     Reduce,
     Store,
     Var,
+    Wait,
 )
 from .simplify import evaluate as dim_value
 from .text import text
@@ -163,7 +165,7 @@ class _Machine:
                     self._for(stmt, frame)
                 case Store():
                     self._store(stmt, self._value(stmt.value, frame), frame)
-                case Prefetch() | Barrier():
+                case Prefetch() | Barrier() | Commit() | Wait():
                     continue
                 case If():
                     self._if(stmt, frame)

@@ -5,7 +5,7 @@ are one object, so equality is identity and a dict keyed by expressions is cheap
 are the same language: an ``int``, or an i64 expression over symbols (``Var`` with a range).
 
     Expr   Const Var Load Unary Binary Cast Select Call Reduce
-    Stmt   For Store Prefetch Barrier If Alloc Let
+    Stmt   For Store Prefetch Barrier Commit Wait If Alloc Let
     Func   name, params (buffers and i64 symbols), body
 """
 
@@ -32,13 +32,13 @@ COMPARISONS = frozenset({"eq", "ne", "lt", "le", "gt", "ge"})
 ReduceOp = Literal["sum", "prod", "max", "min", "argmax", "argmin"]
 LoopKind = Literal[
     "serial", "parallel", "vector", "unroll",
-    "block.x", "block.y", "block.z", "thread.x", "thread.y",
+    "block.x", "block.y", "block.z", "thread.x", "thread.y", "instruction",
 ]  # fmt: skip
 BOUND_KINDS: frozenset[LoopKind] = frozenset(
     {"block.x", "block.y", "block.z", "thread.x", "thread.y"}
 )
 """The loops whose iterations are the blocks of a grid and the threads of a block."""
-Scope = Literal["global", "local", "register", "shared"]
+Scope = Literal["global", "local", "register", "shared", "fragment"]
 
 # One entry a live expression. Entries of dead ones stay until there are many, then all go.
 _TABLE: dict[tuple[object, ...], ReferenceType[Expr]] = {}
@@ -250,7 +250,8 @@ class Buffer:
         dtype, shape: the elements; dims are ints or i64 expressions over the function's symbols.
         scope: ``global`` (caller's memory or the arena), ``local`` (a thread's own scratch),
             ``register`` (constant shape and, after unrolling, constant indices: SSA values),
-            ``shared`` (a GPU block's scratch).
+            ``shared`` (a GPU block's scratch), ``fragment`` (tiles, the last two dims, that the
+            threads of a warp keep together in their registers, as an instruction wants them).
     """
 
     name: str
@@ -522,6 +523,10 @@ class For:
     which run at once. Loops of one kind that follow each other run on the same threads. What
     such loops compute is what they compute in order; where one reads ``shared`` memory that
     others wrote, a Barrier stands between them.
+
+    ``instruction``: the whole nest is one instruction of the machine (see instructions.py); it
+    computes what its loops compute. The threads of a warp run it together, outside of their
+    loop, where it works on fragments; else each thread runs it, as a copy in the background.
     """
 
     var: Var
@@ -554,6 +559,21 @@ class Barrier:
 
 
 @dataclass(frozen=True, slots=True)
+class Commit:
+    """Makes one group of the copies that instructions began in the background since the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Each thread waits for its own groups of copies, except the last ``pending`` of them.
+
+    Copies are complete only after it. In order nothing is left to wait for.
+    """
+
+    pending: int
+
+
+@dataclass(frozen=True, slots=True)
 class If:
     """Runs ``then`` where ``cond`` holds, else ``orelse``."""
 
@@ -577,7 +597,7 @@ class Let:
     value: Expr
 
 
-Stmt = Union[For, Store, Prefetch, Barrier, If, Alloc, Let]
+Stmt = Union[For, Store, Prefetch, Barrier, Commit, Wait, If, Alloc, Let]
 Block = tuple[Stmt, ...]
 
 

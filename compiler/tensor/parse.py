@@ -22,6 +22,7 @@ from .ir import (
     Buffer,
     Call,
     Cast,
+    Commit,
     Const,
     Dim,
     Expr,
@@ -40,6 +41,7 @@ from .ir import (
     Store,
     Unary,
     Var,
+    Wait,
 )
 from .simplify import ceildiv
 
@@ -71,6 +73,7 @@ _SCOPES: dict[str, Scope] = {
     "local": "local",
     "register": "register",
     "shared": "shared",
+    "fragment": "fragment",
 }
 _KINDS: dict[str, LoopKind] = {kind: kind for kind in get_args(LoopKind)}
 _REDUCTIONS: dict[str, ReduceOp] = {op: op for op in get_args(ReduceOp)}
@@ -263,6 +266,14 @@ def _stmt(node: ast.stmt, names: Names) -> Stmt:
             )
         case ast.Expr(value=ast.Call(func=ast.Name(id="barrier"), args=[], keywords=[])):
             return Barrier()
+        case ast.Expr(value=ast.Call(func=ast.Name(id="commit"), args=[], keywords=[])):
+            return Commit()
+        case ast.Expr(
+            value=ast.Call(
+                func=ast.Name(id="wait"), args=[ast.Constant(value=int() as pending)], keywords=[]
+            )
+        ):
+            return Wait(pending)
         case ast.If():
             then, orelse = _block(node.body, names), _block(node.orelse, names)
             return If(_expr(node.test, names), then, orelse)

@@ -33,6 +33,7 @@ from .ir import (
     Buffer,
     Call,
     Cast,
+    Commit,
     Const,
     Dim,
     Expr,
@@ -48,6 +49,7 @@ from .ir import (
     Store,
     Unary,
     Var,
+    Wait,
 )
 from .walk import visit
 
@@ -259,6 +261,10 @@ def _stmt(stmt: Stmt, indent: str) -> list[str]:
             return [f"{indent}prefetch({place})"]
         case Barrier():
             return [f"{indent}barrier()"]
+        case Commit():
+            return [f"{indent}commit()"]
+        case Wait():
+            return [f"{indent}wait({stmt.pending})"]
         case If():
             lines = [f"{indent}if {_expr(stmt.cond)[0]}:", *_block(stmt.then, deeper)]
             if stmt.orelse:

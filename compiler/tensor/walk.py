@@ -20,6 +20,7 @@ from .ir import (
     Buffer,
     Call,
     Cast,
+    Commit,
     Const,
     Dim,
     Expr,
@@ -35,6 +36,7 @@ from .ir import (
     Store,
     Unary,
     Var,
+    Wait,
     as_expr,
 )
 
@@ -212,7 +214,7 @@ def expressions(stmt: Stmt) -> tuple[Expr, ...]:
             return (*stmt.indices, stmt.value)
         case Prefetch():
             return stmt.indices
-        case Barrier():
+        case Barrier() | Commit() | Wait():
             return ()
         case If():
             return (stmt.cond,)
@@ -283,7 +285,7 @@ def rewrite_block(block: Block, f: ExprFn) -> Block:
                 return (Prefetch(stmt.buffer, tuple(f(i) for i in stmt.indices)),)
             case If():
                 return (If(f(stmt.cond), stmt.then, stmt.orelse),)
-            case Alloc() | Barrier():
+            case Alloc() | Barrier() | Commit() | Wait():
                 return (stmt,)
             case Let():
                 return (Let(stmt.var, f(stmt.value)),)
