@@ -18,7 +18,7 @@ from .nvptx import emit
 
 Array = np.ndarray[Any, np.dtype[Any]]
 COUNT = 96
-DTYPES = {
+DTYPES: dict[str, Any] = {
     "i8": np.int8, "i16": np.int16, "i32": np.int32, "i64": np.int64,
     "float": np.float32, "double": np.float64,
 }  # fmt: skip
