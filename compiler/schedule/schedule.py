@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 
 from ..tensor.ir import Func, Load
 from .barriers import place_barriers
-from .exchange import combine, on_one_thread
-from .inline import inline
+from .exchange import combine, combine_columns, on_one_thread
 from .factors import drop_guards, stage, widen
+from .inline import inline
 from .loops import fuse, peel, reorder, set_kind, specialise, split, tighten
 from .nest import loops, simplify_func
 from .pack import PackDim, Packing, pack
 from .place import compute_at, prefetch, rfactor, set_scope
 from .stage import cache_read, interleave, pad_dim, spread
+from .tensorize import merge_dims, pipeline, tensorize
 
 STEPS: dict[str, Callable[..., Func]] = {
     "split": split,
@@ -32,14 +33,18 @@ STEPS: dict[str, Callable[..., Func]] = {
     "place_barriers": place_barriers,
     "cache_read": cache_read,
     "spread": spread,
-    "interleave": interleave,
-    "pad_dim": pad_dim,
-    "combine": combine,
-    "on_one_thread": on_one_thread,
-    "inline": inline,
     "stage": stage,
     "drop_guards": drop_guards,
     "widen": widen,
+    "tensorize": tensorize,
+    "merge_dims": merge_dims,
+    "pipeline": pipeline,
+    "interleave": interleave,
+    "pad_dim": pad_dim,
+    "combine": combine,
+    "combine_columns": combine_columns,
+    "on_one_thread": on_one_thread,
+    "inline": inline,
 }
 
 
