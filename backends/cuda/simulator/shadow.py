@@ -205,6 +205,11 @@ class SharedShadow:
         first = self.first[cells]
         fresh = self.fresh(first, lanes)
         mine = np.broadcast_to(mine, cells.shape)
+        if not fresh.any():
+            # Of lanes that read one cell, the first stays here and the last there.
+            self.first[cells[::-1]] = mine[::-1]
+            self.last[cells] = mine
+            return
         kept = np.where(fresh, first, mine)
         self.first[cells[::-1]] = kept[::-1]
         other = ~fresh | ((first & _WHO) != me)
