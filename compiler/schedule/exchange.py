@@ -1,4 +1,4 @@
-"""Primitives for threads that combine what each of them has: combine, on_one_thread."""
+"""Primitives for threads that combine what each of them has: combine, combine_columns."""
 
 from __future__ import annotations
 
@@ -126,6 +126,71 @@ def combine(
         result += [Alloc(between), For(s, threads, (first,), "thread.x")]
         result.append(For(w, count, (last,), "vector"))
     return edit_loop(func, loop, lambda _: tuple(result), step)
+
+
+def combine_columns(func: Func, column: str, loop: str, threads: int, name: str) -> Func:
+    """Shares the reduction of each column among threads that stand below each other.
+
+    Neighbouring columns are neighbouring threads, so that these read side by side; the threads
+    of a column exchange their results through shared memory.
+
+    Before:
+        s: register[f32, 32]
+        for j in serial(32):
+            for k in serial(64):
+                s[j] = s[j] + A[k, j]
+    After ``combine_columns("j", "k", 8, "p")``:
+        s: register[f32, 32]
+        p: register[f32, 8, 32]
+        p_w: shared[f32, 8, 32]
+        for k_y in thread.y(8):
+            for j_x in thread.x(32):
+                p[k_y, j_x] = 0.0
+                for k_o in serial(8):
+                    p[k_y, j_x] = p[k_y, j_x] + A[k_o * 8 + k_y, j_x]
+                p_w[k_y, j_x] = p[k_y, j_x]
+        for j in thread.x(32):
+            for k_w in unroll(8):
+                s[j] = s[j] + p_w[k_w, j]
+
+    Raises:
+        ScheduleError: the loop over columns has no constant extent or holds more than the
+            reduction, or the reduction is no accumulation in an element of its column.
+    """
+    step = f"combine_columns({column!r}, {loop!r}, {threads})"
+    across, found = find_loop(func, column, step), find_loop(func, loop, step)
+    if across.body != (found,) or across.start != 0 or not isinstance(across.extent, int):
+        raise fail(step, func, f"{column!r} holds more than {loop!r}, or its extent is not known")
+    store, op, term = _accumulation(func, found, step)
+    if across.var not in symbols(store.buffer[store.indices]):
+        raise fail(step, func, "the accumulator is not indexed by the column")
+    dtype = store.buffer.dtype
+    shape = (threads, across.extent)
+    partial, shown = (
+        Buffer(name, dtype, shape, "register"),
+        Buffer(f"{name}_w", dtype, shape, "shared"),
+    )
+    y, o, w, x = Var(f"{loop}_y"), Var(f"{loop}_o"), Var(f"{loop}_w"), Var(f"{column}_x")
+    own, position = partial[y, x], o * threads + y
+    more = substitute(term, {found.var: position, across.var: x})
+    body: Block = (Store(partial, (y, x), Binary(op, own, more)),)
+    if prove(eq(as_expr(found.extent) % threads, Const(0))) is not True:
+        body = (If(lt(position, found.extent), body),)
+    start = Const(identity(op, dtype), dtype)
+    first: Block = (
+        Store(partial, (y, x), start),
+        For(o, ceildiv(found.extent, threads), body),
+        Store(shown, (y, x), own),
+    )
+    total = Load(store.buffer, store.indices)
+    last = Store(store.buffer, store.indices, Binary(op, total, shown[w, across.var]))
+    result: Block = (
+        Alloc(partial),
+        Alloc(shown),
+        For(y, threads, (For(x, across.extent, first, "thread.x"),), "thread.y"),
+        For(across.var, across.extent, (For(w, threads, (last,), "unroll"),), "thread.x"),
+    )
+    return edit_loop(func, column, lambda _: result, step)
 
 
 def _at(v: Var, body: Block) -> Block:

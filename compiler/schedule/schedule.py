@@ -43,6 +43,7 @@ STEPS: dict[str, Callable[..., Func]] = {
     "pad_dim": pad_dim,
     "combine": combine,
     "combine_columns": combine_columns,
+    "combine_columns": combine_columns,
     "on_one_thread": on_one_thread,
     "inline": inline,
 }

@@ -82,14 +82,19 @@ def _collect(
 def _never_meet(var: Var, buffer: Buffer, accesses: list[_Access]) -> bool:
     if len(accesses) > _MOST_ACCESSES:
         return False
-    # What an index loads may change while the loop runs, so it proves nothing.
-    if any(True for a in accesses for i in a.indices for _ in loads(i)):
-        return False
     rank = len(buffer.shape)
-    if any(_separates(var, [(a.indices[d], a) for a in accesses]) for d in range(rank)):
+    # What an index loads may change while the loop runs, so it proves nothing.
+    known = [d for d in range(rank) if not any(_has_loads(a.indices[d]) for a in accesses)]
+    if any(_separates(var, [(a.indices[d], a) for a in accesses]) for d in known):
         return True
     # A loop over several dims at once shows only in the position in memory.
-    return rank > 1 and _separates(var, [(_position(buffer, a.indices), a) for a in accesses])
+    if rank == 1 or len(known) < rank:
+        return False
+    return _separates(var, [(_position(buffer, a.indices), a) for a in accesses])
+
+
+def _has_loads(e: Expr) -> bool:
+    return any(True for _ in loads(e))
 
 
 def _position(buffer: Buffer, indices: tuple[Expr, ...]) -> Expr:

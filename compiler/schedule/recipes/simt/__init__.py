@@ -8,6 +8,7 @@ from ....target import Target
 from ...nests import Nests
 from ...schedule import Schedule
 from ..choices import Choices
+from .columns import can_columns, columns
 from .contraction import contraction, plan
 from .elementwise import elementwise
 from .plain import plain
@@ -15,9 +16,10 @@ from .rows import rows
 
 
 def product(nests: Nests, target: Target, choices: Choices) -> Schedule:
-    """Tiles for a product of two operands that is large enough, else a thread an element."""
-    tiled = plan(nests, target, choices) is not None
-    return (contraction if tiled else plain)(nests, target, choices)
+    """Tiles for a large product, shared columns for tall sums, else a thread an element."""
+    if plan(nests, target, choices) is not None:
+        return contraction(nests, target, choices)
+    return (columns if can_columns(nests, target) else plain)(nests, target, choices)
 
 
 RECIPES: Mapping[str, Callable[[Nests, Target, Choices], Schedule]] = {
