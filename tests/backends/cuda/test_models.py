@@ -1,4 +1,4 @@
-"""Whole models on the simulated GPU agree with the CPU."""
+"""Whole models on the simulated GPU, and on a real one where there is one, agree with the CPU."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ import pytest
 from numpy.random import default_rng
 
 import tilewright as tw
+from tests.backends.cpu.cross.cases import MODELS as CASES
 from tests.frontends.onnx.models import parsed
+
+from .gpus import TARGETS, available
+from .networks import NETWORKS
 
 MODELS = {
     "an MLP with a symbolic batch": """agraph (float[N, 8] x, float[8, 12] w, float[12] b)
@@ -41,11 +45,12 @@ MODELS = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", MODELS)
-def test_a_model_agrees_with_the_cpu(name: str) -> None:
+def test_a_model_agrees_with_the_cpu(name: str, target: str) -> None:
     model = parsed(MODELS[name])
     cpu = tw.compile(model, cache=False)
-    gpu = tw.compile(model, target="cuda-sim", cache=False)
+    gpu = tw.compile(model, target=available(target), cache=False)
     rng = default_rng(0)
     for batch in (1, 5):
         inputs = {
@@ -57,3 +62,43 @@ def test_a_model_agrees_with_the_cpu(name: str) -> None:
         expected = cpu.run(inputs)
         for key, got in gpu.run(inputs).items():
             np.testing.assert_allclose(got, expected[key], rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_agrees_with_the_cpu(name: str, target: str) -> None:
+    network = NETWORKS[name]
+    cpu = tw.compile(network.model(), cache=False)
+    gpu = tw.compile(network.model(), target=available(target), cache=False)
+    for sizes in network.sizes:
+        inputs = network.inputs(cpu.inputs, sizes)
+        expected = cpu.run(inputs)
+        for key, got in gpu.run(inputs).items():
+            scale = np.abs(expected[key]).max()
+            assert scale > 0 and expected[key].std() > 0
+            np.testing.assert_allclose(got, expected[key], rtol=1e-5, atol=2e-5 * scale)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", CASES)
+def test_other_types_and_layouts_agree_with_the_cpu(name: str, target: str) -> None:
+    case = CASES[name]()
+    cpu = tw.compile(case.graph, cache=False)
+    gpu = tw.compile(case.graph, target=available(target), cache=False)
+    for got, expected in zip(gpu(*case.inputs), cpu(*case.inputs), strict=True):
+        tolerance = {2: 2e-2, 1: 0}.get(got.dtype.itemsize, 2e-5)
+        wide = expected.astype(np.float64)
+        largest = np.abs(wide[np.isfinite(wide)]).max()
+        np.testing.assert_allclose(
+            got.astype(np.float64), wide, rtol=tolerance, atol=tolerance * largest
+        )
+
+
+def test_the_simulator_looks_for_all_that_it_can_by_default() -> None:
+    exe = tw.compile(parsed(MODELS["a running sum"]), target="cuda-sim", cache=False)
+    device = exe._entry.device  # type: ignore[attr-defined]
+    options = device.simulator.options
+    assert options.races and options.sharing and options.counters
+    exe(np.ones((4, 9), np.float32))
+    ((kernel, counters),) = device.launches
+    assert kernel.startswith("cumulative") and counters.count("st.global") > 0
