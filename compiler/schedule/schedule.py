@@ -43,7 +43,6 @@ STEPS: dict[str, Callable[..., Func]] = {
     "pad_dim": pad_dim,
     "combine": combine,
     "combine_columns": combine_columns,
-    "combine_columns": combine_columns,
     "on_one_thread": on_one_thread,
     "inline": inline,
 }
