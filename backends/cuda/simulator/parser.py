@@ -56,7 +56,8 @@ _HEAD = re.compile(
 _LIMIT = re.compile(r"\.(?:maxntid|reqntid)\s+(\d+(?:\s*,\s*\d+)*)")
 _INTEGER = re.compile(r"-?(?:0[xX][0-9a-fA-F]+|0[bB][01]+|\d+)[uU]?$")
 _DECIMAL = re.compile(r"-?\d+\.\d*(?:[eE][-+]?\d+)?$|-?\d+[eE][-+]?\d+$")
-_IGNORED = re.compile(r"\.(?:file|loc|pragma)\b[^\n]*|\.section\b[^{]*\{[^}]*\}")
+# Places in the source end with their line, hints with a semicolon.
+_IGNORED = re.compile(r"\.(?:file|loc)\b[^\n]*|\.pragma\b[^;]*;|\.section\b[^{]*\{[^}]*\}")
 _SPECIALS = frozenset(
     [f"{name}.{axis}" for name in ("tid", "ntid", "ctaid", "nctaid") for axis in "xyz"]
     + ["laneid", "warpid", "nwarpid", "smid", "nsmid", "gridid", "clock", "clock64", "clock_hi"]
@@ -235,6 +236,8 @@ class _FunctionParser:
             elif sign == "}":
                 text.at += 1
                 scope = scope.outer
+            elif text.take(_IGNORED):
+                pass
             elif found := text.take(_LABEL):
                 self.label(found[1], scope)
             elif found := text.take(_STATEMENT):
@@ -256,7 +259,7 @@ class _FunctionParser:
             self.found.append((self.instruction(text, scope, line), scope))
         elif text.startswith(".reg"):
             self.declare(text, scope, line)
-        elif _IGNORED.match(text) is None:
+        else:
             variable = read_variable(text, line)
             self.variables[variable.name] = variable
 

@@ -503,6 +503,10 @@ def test_clocks_go_on() -> None:
         "add.oob.f32 %f1, %f2, %f3;",
         "shfl.sync.bfly.b32 %r9;",
         "add.u64 %d1, %d2, %r3;",
+        "setp.lt.and.u32 %p1, %r1, %r2;",
+        "setp.lt.u32 %p1, %r1, %r2, %p2;",
+        "add.sat.u32 %r9, %r1, %r2;",
+        "call.uni %d1, (), X;",
         "ld.param.u32 %r9, [%d1];",
         "ld.param.u32 %r9, [X+8];",
         "st.param.u32 [X], %r9;",
@@ -531,3 +535,17 @@ def test_indirect_branches_stay_in_their_list() -> None:
     refused(
         body.replace("{}", "and.b32 %r9, %r1, 3;"), "TW-E1001", "target 2 of 2 is out of bounds"
     )
+
+
+def test_directives_amid_instructions_are_no_instructions() -> None:
+    found = run(
+        """
+        .loc 1 2 3
+        mov.u32 %r9, 5;
+        .loc 1 3 3, function_name $L__info, inlined_at 1 9 9
+        L: .pragma "nounroll"; add.u32 %r9, %r9, 1;
+        .file 1 "kernel.cu"
+        st.global.u32 [%d2], %r9;
+        """
+    )
+    np.testing.assert_array_equal(found[:64], 6)

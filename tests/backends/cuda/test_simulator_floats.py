@@ -188,7 +188,7 @@ def test_fma_relu_of_f16() -> None:
         ("f16", ".NaN"),
         ("bf16", ".NaN"),
         ("f32", ".NaN"),
-    ],  # fmt: skip
+    ],
 )
 @pytest.mark.parametrize("operation", ["min", "max"])
 def test_extremes_know_zeros_and_nan(name: str, operation: str, nan: str) -> None:

@@ -90,7 +90,9 @@ def compiled(folder: str, barrier: str) -> str:
     source = Path(folder) / "kernels.cu"
     source.write_text(SOURCE.replace("LAST_BARRIER", barrier))
     assert NVCC is not None
-    command = [NVCC, "-ptx", "-arch=sm_80", str(source), "-o", str(Path(folder) / "kernels.ptx")]
+    # With the places of lines, which are directives amid the instructions.
+    command = [NVCC, "-ptx", "-lineinfo", "-arch=sm_80", str(source)]
+    command += ["-o", str(Path(folder) / "kernels.ptx")]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
     return (Path(folder) / "kernels.ptx").read_text()
 

@@ -101,6 +101,8 @@ def _sum(function: Function) -> Builder:
         scalar = type_of(code, instruction)
         target, sources = operands(code, instruction, scalar)
         if instruction.has("sat"):
+            if scalar.name != "s32":
+                raise code.fail("only s32 saturates")
             return lanewise(target, sources, _saturated(function))
         if scalar.kind == "packed":
             return lanewise(target, sources, pairs(function, SCALARS["b16"]))

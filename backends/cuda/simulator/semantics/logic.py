@@ -322,6 +322,8 @@ def _set_predicate(code: Assembly, instruction: Instruction) -> Step:
     a, b = code.read(first, scalar), code.read(second, scalar)
     compare = _comparison(code, instruction, scalar)
     combine = next((m for m in instruction.modifiers if m in _COMBINE), None)
+    if (combine is None) != (not rest):
+        raise code.fail("a third operand and its combination go together")
     packed = scalar.kind == "packed"
     if not pair and combine is None and not packed:
         return lanewise(target, (a, b), compare)
