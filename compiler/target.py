@@ -17,6 +17,7 @@ class Threads:
         block_registers: of all threads of a block.
         processors: multiprocessors that blocks are spread over; to weigh sizes by.
         version: of the instruction set, as the maker counts (80 for sm_80).
+        instructions: names of those that compute a whole nest (tensor/instructions.py).
     """
 
     warp: int
@@ -26,6 +27,7 @@ class Threads:
     block_registers: int
     processors: int
     version: int
+    instructions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

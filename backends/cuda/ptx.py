@@ -15,19 +15,30 @@ import llvmlite.binding as llvm
 from tilewright import dtype as dt
 from tilewright.dtype import DType
 from tilewright.target import Target
+from tilewright.tensor.instructions import (
+    Match,
+    Operand,
+    find,
+    layouts_of,
+    registers_of,
+    tile_size,
+)
 from tilewright.tensor.ir import (
     Barrier,
     Block,
     Buffer,
     Call,
+    Commit,
     Expr,
     For,
     Func,
     If,
     LoopKind,
     Var,
+    Wait,
     lt,
 )
+from tilewright.tensor.simplify import simplify
 from tilewright.tensor.walk import substitute, visit
 
 from ..cpu.compile import machine_for, parse
@@ -38,6 +49,8 @@ from ..llvm.machine import machine_of
 from ..llvm.memory import ZEROS, ZEROS_BYTES
 from ..llvm.statements import Statements
 from ..llvm.types import memory_type, register_type
+from .fragments import scattered
+from .instructions import LANE, check_instructions, needs, rows_of
 from .threads import BLOCKS, THREADS, Launch, launch_of, private
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_]")
@@ -63,7 +76,12 @@ def emit_ptx(funcs: Sequence[Func], target: Target) -> str:
 
 
 def emit_llvm(funcs: Sequence[Func], target: Target) -> str:
-    """The LLVM IR of kernels with distinct names, as one module."""
+    """The LLVM IR of kernels with distinct names, as one module.
+
+    Raises:
+        TargetError: the target lacks an instruction (TW-E0411).
+    """
+    check_instructions(funcs, target)
     kernels = [_Kernel(f, target) for f in funcs]
     parts = [k.emit() for k in kernels]
     if any(k.uses_zeros for k in kernels):
@@ -83,6 +101,7 @@ class _Threads(Statements):
     def __init__(self, func: Func, target: Target, launch: Launch) -> None:
         super().__init__(machine_of(target))
         self.launch = launch
+        self.layouts = layouts_of(func.body)
         self.name = func.name
         self.shared: list[str] = []
 
@@ -95,6 +114,15 @@ class _Threads(Statements):
                     for name in self.buffers:
                         if name not in self.registers:
                             self.forget(name)
+                case Commit():
+                    self.enter(lanes[0])
+                    self.line(f"call void @{needs('cp.async.commit_group').call}()")
+                case Wait():
+                    self.enter(lanes[0])
+                    self.line(f"call void @{needs('cp.async.wait_group').call}(i32 {stmt.pending})")
+                case For() if stmt.kind == "instruction":
+                    self.enter(lanes[0])
+                    self._instruction(stmt)
                 case For() if stmt.kind in _REGISTERS:
                     self._bound(stmt, lanes)
                 case _:
@@ -114,6 +142,97 @@ class _Threads(Statements):
                 super().block((If(lt(loop.var, loop.extent), loop.body),), lanes)
                 return
         self.block(loop.body, lanes)
+
+    # -------------------------------------------------------------- instructions
+
+    def _instruction(self, nest: For) -> None:
+        """A nest as the instruction that computes it."""
+        found = find(nest)
+        assert found is not None, "instructions are checked before"
+        name = found.instruction.name
+        if name.startswith("mma."):
+            self._multiply(found)
+        elif name.startswith("ldmatrix."):
+            self._fetch(found)
+        else:
+            self._copy(found)
+
+    def _multiply(self, found: Match) -> None:
+        name = found.instruction.name
+        a, b, c = (found.operands[n] for n in "abc")
+        whole = "<2 x half>" if a.buffer.dtype is dt.f16 else "i32"
+        values = []
+        for operand in (a, b):
+            pointer, count = self._kept(operand)
+            step = 4 // operand.buffer.dtype.bytes
+            for k in range(0, count, step):
+                at = self.offset(pointer, k * operand.buffer.dtype.bytes)
+                values.append(
+                    f"{whole} {self._fresh_line(f'load {whole}, ptr {at.text}, align 4')}"
+                )
+        pointer, count = self._kept(c)
+        places = [self.offset(pointer, 4 * k).text for k in range(count)]
+        for at_text in places:
+            values.append(f"float {self._fresh_line(f'load float, ptr {at_text}, align 4')}")
+        result = "{float, float, float, float}"
+        called = self._fresh_line(f"call {result} @{needs(name).call}({', '.join(values)})")
+        for k, at_text in enumerate(places):
+            part = self._fresh_line(f"extractvalue {result} {called}, {k}")
+            self.line(f"store float {part}, ptr {at_text}, align 4")
+        self.forget(c.buffer.name)
+
+    def _fetch(self, found: Match) -> None:
+        target = found.operands["f"]
+        rows = rows_of(found, self.layouts[target.buffer.name])
+        source = self._shared(found.operands["s"], rows.at)
+        call = f"{needs(found.instruction.name).call}.x{rows.count}"
+        call += ".trans.b16.p3" if rows.transposed else ".b16.p3"
+        result = "i32" if rows.count == 1 else f"{{{', '.join(['i32'] * rows.count)}}}"
+        called = self._fresh_line(f"call {result} @{call}(ptr addrspace(3) {source})")
+        pointer, _ = self._kept(target)
+        for k in range(rows.count):
+            part = called
+            if rows.count > 1:
+                part = self._fresh_line(f"extractvalue {result} {called}, {k}")
+            self.line(f"store i32 {part}, ptr {self.offset(pointer, 4 * k).text}, align 4")
+        self.forget(target.buffer.name)
+
+    def _copy(self, found: Match) -> None:
+        target, source = found.operands["s"], found.operands["g"]
+        near = self._shared(target, target.first)
+        size = source.buffer.dtype.bytes
+        base = self.bases[source.buffer.name]
+        at = self.locate(base, size, self.index(source.first))
+        inside, text, call = found.values.get("inside"), at.text, needs(found.instruction.name).call
+        count = ""
+        if inside is not None:
+            # A copy of no bytes still names an address.
+            holds = self.value(self.expanded(inside)).text
+            text = self._fresh_line(f"select i1 {holds}, ptr {at.text}, ptr {base.text}")
+            count = f", i32 {self._fresh_line(f'select i1 {holds}, i32 16, i32 0')}"
+            call += ".s"
+        far = self._fresh_line(f"addrspacecast ptr {text} to ptr addrspace(1)")
+        arguments = f"ptr addrspace(3) {near}, ptr addrspace(1) {far}{count}"
+        self.line(f"call void @{call}({arguments})")
+        self.forget(target.buffer.name)
+
+    def _kept(self, operand: Operand) -> tuple[Pointer, int]:
+        """Where this lane keeps its part of a tile, and how many elements that is."""
+        count = registers_of(self.layouts[operand.buffer.name])
+        first = simplify(operand.first // tile_size(operand.buffer) * count)
+        base, size = self.bases[operand.buffer.name], operand.buffer.dtype.bytes
+        return self.locate(base, size, self.index(first)), count
+
+    def _shared(self, operand: Operand, at: Expr) -> str:
+        """The address of an element in shared memory."""
+        base, size = self.bases[operand.buffer.name], operand.buffer.dtype.bytes
+        pointer = self.locate(base, size, self.index(at))
+        return self._fresh_line(f"addrspacecast ptr {pointer.text} to ptr addrspace(3)")
+
+    def _fresh_line(self, text: str) -> str:
+        name = f"%{self.fresh()}"
+        self.line(f"{name} = {text}")
+        return name
 
     def _last(self, kind: LoopKind) -> int | None:
         if kind in THREADS:
@@ -209,16 +328,19 @@ class _Kernel:
 
     def emit(self) -> str:
         emitter = _Threads(self.func, self.target, self.launch)
-        emitter.symbolic_registers = indexed_by_variables(self.func.body)
+        body = scattered(self.func).body
+        emitter.symbolic_registers = indexed_by_variables(body)
         params, casts = self._params(emitter)
-        emitter.run(self.func.body)
+        lane = Value("%tid.x", "i64", dt.i64, 1, 0, None, 0, 31)
+        emitter.env[LANE] = emitter.atom(lane)
+        emitter.run(body)
         self.uses_zeros = emitter.uses_zeros
         head = (
             f"define ptx_kernel void @{self.func.name}({', '.join(params)}) "
             f'nounwind "nvvm.maxntid"="{self.launch.threads}" {{'
         )
-        body = [*casts, *self._special(), *emitter.prologue, *emitter.scopes[0].lines]
-        return "\n".join([*emitter.shared, head, "entry:", *body, "  ret void", "}"])
+        lines = [*casts, *self._special(), *emitter.prologue, *emitter.scopes[0].lines]
+        return "\n".join([*emitter.shared, head, "entry:", *lines, "  ret void", "}"])
 
     def _params(self, emitter: _Threads) -> tuple[list[str], list[str]]:
         declared: list[str] = []

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from tilewright.errors import TargetError
 from tilewright.target import Target, Threads
 
+from .instructions import instructions_for
+
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
@@ -86,5 +88,6 @@ def resolve_cuda(name: str) -> Target:
             block_registers=65536,
             processors=found.processors,
             version=int(sm.removeprefix("sm_")),
+            instructions=instructions_for(int(sm.removeprefix("sm_")), found.ptx),
         ),
     )

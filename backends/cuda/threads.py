@@ -140,7 +140,7 @@ def _between(block: Block) -> tuple[tuple[Buffer, Block], ...]:
     found: list[tuple[Buffer, Block]] = []
     for stmt in block:
         match stmt:
-            case Alloc() if stmt.buffer.scope in ("register", "local"):
+            case Alloc() if stmt.buffer.scope in ("register", "local", "fragment"):
                 found.append((stmt.buffer, block))
             case For() if _has_threads(stmt.body) or stmt.kind not in THREADS:
                 found += _between(stmt.body)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ..tensor.independence import is_independent
 from ..tensor.ir import (
     Barrier,
+    Binary,
     Block,
     Buffer,
     Const,
@@ -21,12 +22,13 @@ from ..tensor.ir import (
     Var,
 )
 from ..tensor.simplify import Ranges, simplify
-from ..tensor.walk import expressions, loads, statements
+from ..tensor.walk import expressions, loads, statements, substitute
 from .nest import loop_range
 
 Owner = tuple[tuple[str, int], ...]
 """For each kind of thread loop, the position of the index that tells whose an element is."""
-Access = tuple[Buffer, Owner | None]
+Access = tuple[Buffer, Owner | None, Expr | None]
+"""A buffer, whose an element is, and its first index where that is the same for all threads."""
 
 
 @dataclass
@@ -39,6 +41,16 @@ class _Since:
     def add(self, later: _Since) -> None:
         self.reads |= later.reads
         self.writes |= later.writes
+
+    def moved(self, var: Var, by: Expr | None) -> _Since:
+        """The same where ``var`` is something else; None: anything."""
+
+        def move(a: Access) -> Access:
+            if a[2] is None or var not in a[2].variables:
+                return a
+            return a[0], a[1], None if by is None else simplify(substitute(a[2], {var: by}))
+
+        return _Since({move(a) for a in self.reads}, {move(a) for a in self.writes})
 
     def clear(self) -> None:
         self.reads.clear()
@@ -110,16 +122,26 @@ class _Placing:
         after = _Since()
         body = self.block(loop.body, after)
         first = self._until_barrier(body)
-        if loop.kind == "serial" and self._meet(after, first) and not is_independent(loop):
+        if loop.kind == "serial" and self._repeats(loop, body, after, first):
             # The end of one iteration meets the start of the next.
             body = (*body, Barrier())
             after.clear()
         waits = self._meet(since, first)
         if waits or any(isinstance(s, Barrier) for s in statements(body)):
             since.clear()
-        since.add(after)
+        since.add(after.moved(loop.var, None))
         new = For(loop.var, loop.extent, body, loop.kind, loop.start)
         return (Barrier(), new) if waits else (new,)
+
+    def _repeats(self, loop: For, body: Block, after: _Since, first: _Since) -> bool:
+        """Whether threads must wait between two iterations of a loop."""
+        if self._meet(after, first.moved(loop.var, loop.var + 1)):
+            return not is_independent(loop)
+        if any(isinstance(s, Barrier) for s in statements(body)):
+            return False
+        # Without any barrier, iterations that are further apart meet as well.
+        apart = self._meet(after, first.moved(loop.var, None))
+        return apart and not is_independent(loop)
 
     def _until_barrier(self, block: Block) -> _Since:
         """What a block touches before it waits for the first time, or at most."""
@@ -154,9 +176,11 @@ class _Placing:
             for e in expressions(stmt):
                 for x in loads(e):
                     if x.buffer.scope == "shared":
-                        found.reads.add((x.buffer, self._owner(x.indices, own, ranges)))
+                        owner = self._owner(x.indices, own, ranges)
+                        found.reads.add((x.buffer, owner, _stage(x.indices, ranges)))
             if isinstance(stmt, Store) and stmt.buffer.scope == "shared":
-                found.writes.add((stmt.buffer, self._owner(stmt.indices, own, ranges)))
+                owner = self._owner(stmt.indices, own, ranges)
+                found.writes.add((stmt.buffer, owner, _stage(stmt.indices, ranges)))
         return found
 
     def _owner(
@@ -178,4 +202,25 @@ def _has_threads(block: Block) -> bool:
 
 def _conflict(a: set[Access], b: set[Access]) -> bool:
     """Whether two threads may touch one element: the same buffer, and not each its own."""
-    return any(x[0] == y[0] and not (x[1] is not None and x[1] == y[1]) for x in a for y in b)
+    return any(
+        x[0] == y[0] and not (x[1] is not None and x[1] == y[1]) and not _apart(x[2], y[2])
+        for x in a
+        for y in b
+    )
+
+
+def _stage(indices: tuple[Expr, ...], ranges: Ranges) -> Expr | None:
+    """The first index, if it does not vary among the iterations of the loops at hand."""
+    return simplify(indices[0]) if indices and not indices[0].variables & ranges.keys() else None
+
+
+def _apart(a: Expr | None, b: Expr | None) -> bool:
+    """Whether two indices certainly differ; most are stages that take turns: ``k % 2``."""
+    if a is None or b is None:
+        return False
+    match a, b:
+        case Binary(op="mod", b=Const(value=m)), Binary(op="mod", b=Const(value=n)) if m == n:
+            gap = simplify(a.a - b.a)
+            return isinstance(gap, Const) and gap.value % m != 0
+    gap = simplify(a - b)
+    return isinstance(gap, Const) and gap.value != 0

@@ -299,7 +299,15 @@ def uniform_guard(guard: Expr, var: Var, width: int, ranges: Ranges) -> Expr | N
     """The guard of a whole vector ``var * width + v``; None where it may change with v."""
     if var not in symbols(guard):
         return guard
-    first = substitute(guard, bind(var, var * width))
+    v = Var(".v")
+    return at_first(substitute(guard, bind(var, var * width + v)), v, width, ranges)
+
+
+def at_first(guard: Expr, var: Var, width: int, ranges: Ranges) -> Expr | None:
+    """The guard where ``var`` is 0; None where it may change with it, up to ``width``."""
+    if var not in symbols(guard):
+        return guard
+    first = substitute(guard, bind(var, 0))
     if not (isinstance(guard, Binary) and guard.op in ("lt", "le")):
         return None
     low, high = simplify(first.operands[0], ranges), simplify(first.operands[1], ranges)
@@ -343,3 +351,42 @@ def vector_width(func: Func, loop: str, most: int) -> int:
             return width
         width //= 2
     return 1
+
+
+def level_guards(func: Func, loop: str) -> Func:
+    """Takes the guards of a loop out of it, where they hold for all of its iterations or none.
+
+    Before:
+        for i in serial(16):
+            for v in vector(4):
+                if i * 4 + v < 40:
+                    B[i * 4 + v] = A[i * 4 + v]
+    After ``level_guards("v")``:
+        for i in serial(16):
+            if i * 4 < 40:
+                for v in vector(4):
+                    B[i * 4 + v] = A[i * 4 + v]
+
+    Raises:
+        ScheduleError: no such loop, or its extent is not constant.
+    """
+    step = f"level_guards({loop!r})"
+    target = find_loop(func, loop, step)
+    if not isinstance(target.extent, int) or target.start != 0:
+        raise fail(step, func, "its extent is not constant from 0")
+    width, around = target.extent, ranges_to(func.body, loop) or {}
+
+    def edit(it: For) -> Block:
+        body, conditions = it.body, []
+        while len(body) == 1 and isinstance(body[0], If) and not body[0].orelse:
+            cond = at_first(body[0].cond, it.var, width, around)
+            if cond is None:
+                break
+            conditions.append(cond)
+            body = body[0].then
+        new: Block = (For(it.var, it.extent, body, it.kind),)
+        for cond in reversed(conditions):
+            new = (If(cond, new),)
+        return new
+
+    return edit_loop(func, loop, edit, step)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from ..tensor.ir import Func, Load
 from .barriers import place_barriers
 from .exchange import combine, combine_columns, on_one_thread
-from .factors import drop_guards, stage, widen
+from .factors import drop_guards, level_guards, stage, widen
 from .inline import inline
 from .loops import fuse, peel, reorder, set_kind, specialise, split, tighten
 from .nest import loops, simplify_func
@@ -36,6 +36,7 @@ STEPS: dict[str, Callable[..., Func]] = {
     "stage": stage,
     "drop_guards": drop_guards,
     "widen": widen,
+    "level_guards": level_guards,
     "tensorize": tensorize,
     "merge_dims": merge_dims,
     "pipeline": pipeline,

@@ -139,15 +139,23 @@ def product(c: fragment[f32, 16, 8], a: fragment[{kind}, 16, {depth}], b: fragme
 def _fetch(kind: str, tile: tuple[int, int], count: int, transposed: bool) -> Instruction:
     """Tiles of a fragment from rows of eight in shared memory, one row an address."""
     rows, columns = tile
-    source = "s[t, j, i]" if transposed else "s[t, i, j]"
+    source = "s[j, i]" if transposed else "s[i, j]"
     shape = f"{columns}, {rows}" if transposed else f"{rows}, {columns}"
-    func = parse_func(f"""
+    text = f"""
+def fetch(f: fragment[{kind}, {rows}, {columns}], s: shared[{kind}, {shape}]):
+    for i in instruction({rows}):
+        for j in serial({columns}):
+            f[i, j] = {source}
+"""
+    if count > 1:
+        text = f"""
 def fetch(f: fragment[{kind}, {count}, {rows}, {columns}], s: shared[{kind}, {count}, {shape}]):
     for t in instruction({count}):
         for i in serial({rows}):
             for j in serial({columns}):
-                f[t, i, j] = {source}
-""")
+                f[t, i, j] = {source.replace("[", "[t, ")}
+"""
+    func = parse_func(text)
     name = f"ldmatrix.{'trans.' if transposed else ''}{kind}.{count}x{rows}x{columns}"
     return Instruction(name, func, {})
 
@@ -194,11 +202,13 @@ class Operand:
         buffer: where.
         at: the position of an element, in terms of the loops of the nest.
         first: the position of the first element.
+        run: the instruction's loop along which neighbours lie side by side in memory, if any.
     """
 
     buffer: Buffer
     at: Expr
     first: Expr
+    run: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,7 +335,7 @@ def _operand(
     # Rows are read eight elements at a time, sixteen bytes, at addresses of that alignment.
     width = 16 // load.dtype.bytes
     starts = simplify(substitute(at, {run: run * width}) % width, ranges)
-    return Operand(load.buffer, at, first) if same_dim(starts, 0) else None
+    return Operand(load.buffer, at, first, last.name) if same_dim(starts, 0) else None
 
 
 def _extents(
@@ -346,3 +356,10 @@ def layouts_of(block: Block) -> dict[str, Layout]:
                 assert how is not None
                 found[how.operands[name].buffer.name] = layout
     return found
+
+
+def tile_size(fragment: Buffer) -> int:
+    """How many elements a tile of a fragment has."""
+    rows, columns = fragment.shape[-2:]
+    assert isinstance(rows, int) and isinstance(columns, int)
+    return rows * columns

@@ -117,7 +117,7 @@ def contraction(nests: Nests, target: Target, choices: Choices) -> Schedule:
     first = dict(zip(t.main.axes, t.main.init, strict=True))
     m, n = t.row.var.name, t.column.var.name
     loop_m, loop_n, inner = own[m].var.name, own[n].var.name, steps[-1]
-    at = steps[-2] if len(steps) > 1 else f"{n}_b"
+    at = steps[-2]
     position = t.main.axes.index(m), t.main.axes.index(n)
     copies = []
     for side, load in enumerate(t.factors):
@@ -160,10 +160,8 @@ def begin(s: Schedule, t: Contraction) -> list[str]:
     *others, last = (a.var.name for a in t.main.reduce)
     loop_m, loop_n = own[m].var.name, own[n].var.name
     units = [a.var.name for a in t.main.spatial if a.var.name not in (loop_m, loop_n)]
-    steps = [*others, last]
-    if not same_dim(find_loop(s.func, last, "simt").extent, t.bk):
-        s.do("split", last, t.bk, f"{last}_o", f"{last}_i", "guard")
-        steps = [*others, f"{last}_o", f"{last}_i"]
+    s.do("split", last, t.bk, f"{last}_o", f"{last}_i", "guard")
+    steps = [*others, f"{last}_o", f"{last}_i"]
     s.do("reorder", (*units, *steps[:-1], loop_m, loop_n, steps[-1]))
     return steps
 
@@ -196,6 +194,11 @@ def copy(s: Schedule, threads: tuple[int, int], name: str, order: tuple[str, str
     width = vector_width(s.func, order[1], 16)
     if width > 1:
         s.do("widen", order[1], width)
+    bind_copy(s, threads, name, order)
+
+
+def bind_copy(s: Schedule, threads: tuple[int, int], name: str, order: tuple[str, str]) -> None:
+    """Deals the rounds of a copy to the threads along y and x."""
     fused = fuse_all(s, list(order), f"{name}_f")
     y, x = threads
     s.do("split", fused, x, f"{name}_q", f"{name}_x", "guard")
