@@ -9,7 +9,7 @@ from ..graph.ir import Graph, Node, Value
 from ..ops import OPS
 from ..schedule.nest import simplify_func
 from ..schedule.pack import Packing
-from ..schedule.recipes import fits_one_kernel, schedule
+from ..schedule.recipes import fits_one_kernel, schedule, spread_loops
 from ..target import Target
 from ..tensor.compute import ComputeGroup
 from ..tensor.ir import Buffer, Func, Var
@@ -74,7 +74,7 @@ class KernelTable:
     _known: dict[
         tuple[ComputeGroup, frozenset[str]], tuple[tuple[Kernel, ...], tuple[Buffer, ...]]
     ] = field(default_factory=dict)
-    _plain: dict[tuple[object, ...], Kernel] = field(default_factory=dict)
+    _plain: dict[tuple[object, ...], tuple[Kernel, ...]] = field(default_factory=dict)
 
     def code(self, body: Graph, constants: frozenset[Value]) -> GroupCode:
         """The kernels that compute a fused body.
@@ -144,6 +144,7 @@ class KernelTable:
         except ScheduleError as error:
             why = f" (plain: {error})"
         func = simplify_func(element_by_element(_called(merged, self._name(title))))
+        (func,) = spread_loops(func, self.target)
         return self._add(Kernel(func, (), f"unscheduled{why}", "", text(merged)))
 
     def _kernel(
@@ -185,8 +186,10 @@ class KernelTable:
             name = f"{node.op}_{len(self.kernels)}"
             func = Func(name, (*params, *free_symbols(list(block), params)), block)
             func = simplify_func(func)
-            self._plain[key] = Kernel(func, (), "loops", "", text(func))
-            self.kernels[name] = self._plain[key]
+            self._plain[key] = tuple(
+                self._add(Kernel(f, (), "loops", "", text(func)))
+                for f in spread_loops(func, self.target)
+            )
         used = {v: n for v, n in values.items() if v in node.inputs}
         named = tuple((n, v) for v, n in used.items())
         read = [v in body.outputs for v in node.outputs]
@@ -194,7 +197,7 @@ class KernelTable:
             (b.name, v) for b, v, r in zip(outputs, node.outputs, read, strict=True) if r
         )
         unread = tuple(b for b, r in zip(outputs, read, strict=True) if not r)
-        return GroupCode((self._plain[key],), named, results, unread)
+        return GroupCode(self._plain[key], named, results, unread)
 
 
 def _called(group: ComputeGroup, name: str) -> ComputeGroup:

@@ -75,6 +75,11 @@ def schedule(
     return Scheduled(s.finish(), tuple(s.packings), kind, str(s))
 
 
+def spread_loops(func: Func, target: Target) -> tuple[Func, ...]:
+    """The kernels of a loop nest that no recipe knows, in the order of their calls."""
+    return (func,) if target.threads is None else simt.irregular(func)
+
+
 def kind_of(nests: Nests) -> str:
     """The kind of a nest: elementwise, tile, rows, chain, or plain; by its axes alone."""
     if not nests.temporaries:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -128,3 +128,38 @@ def assert_simulated_equals_group(
             want = np.asarray(expected[name]).ravel()
             np.testing.assert_allclose(values.ravel(), want, rtol=tolerance, atol=tolerance)
     return counters
+
+
+def in_turn(funcs: Sequence[Func], given: Arrays, results: Sequence[Buffer]) -> list[Arrays]:
+    """What kernels of constant sizes leave that follow each other: simulated, and on the host.
+
+    Args:
+        results: the buffers that they fill.
+    """
+    simulator = Simulator()
+    module = simulator.load(emit_ptx(funcs, SM80))
+    places = {n: simulator.place(a) for n, a in given.items()}
+    for b in results:
+        places[b.name] = simulator.allocate(int(np.prod(shape_of(b, {}))) * b.dtype.bytes, b.name)
+    for f in funcs:
+        launch = launch_of(f)
+        args = [places[p.name] for p in f.params]
+        grid = tuple(evaluate(d, {}) for d in launch.grid)
+        simulator.launch(module.kernel(f.name), grid, (*launch.block, 1), args)
+    found = [
+        {
+            b.name: simulator.copy_out(places[b.name], shape_of(b, {}), b.dtype.numpy)
+            for b in results
+        }
+    ]
+    if host_compiler() is None:
+        return found
+    kernels = HostKernels(funcs)
+    for order in ORDERS:
+        memory = {n: np.ascontiguousarray(a) for n, a in given.items()}
+        memory |= {b.name: np.zeros(shape_of(b, {}), b.dtype.numpy) for b in results}
+        for f in funcs:
+            grid = [evaluate(d, {}) for d in launch_of(f).grid]
+            kernels.launch(f.name, memory, {}, grid, order)
+        found.append({b.name: memory[b.name] for b in results})
+    return found

@@ -11,6 +11,7 @@ from ..choices import Choices
 from .columns import can_columns, columns
 from .contraction import contraction, plan
 from .elementwise import elementwise
+from .irregular import irregular
 from .plain import plain
 from .rows import rows
 
@@ -36,4 +37,4 @@ def fits_one_kernel(nests: Nests, kind: str, target: Target) -> bool:
     return kind in ("elementwise", "rows") or len(nests.temporaries) == 1
 
 
-__all__ = ["RECIPES", "fits_one_kernel"]
+__all__ = ["RECIPES", "fits_one_kernel", "irregular"]
