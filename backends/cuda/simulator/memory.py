@@ -185,8 +185,9 @@ class GlobalMemory:
         start = self._place(max(size, 1), align)
         if start + size + GUARD > self.bytes.size:
             self.bytes.grow(start + size + GUARD)
+        # What was never used is not written either, and need not be touched.
+        self.bytes.written[start : min(start + size, self._top)] = 0
         self._top = max(self._top, start + max(size, 1))
-        self.bytes.written[start : start + size] = 0
         self.layout.add(Region(name, GLOBAL_BASE + start, GLOBAL_BASE + start + size))
         return GLOBAL_BASE + start
 
