@@ -337,7 +337,8 @@ class _Kernel:
         self.uses_zeros = emitter.uses_zeros
         head = (
             f"define ptx_kernel void @{self.func.name}({', '.join(params)}) "
-            f'nounwind "nvvm.maxntid"="{self.launch.threads}" {{'
+            # One block that fits is enough: for more, ptxas would rather spill than use registers.
+            f'nounwind "nvvm.maxntid"="{self.launch.threads}" "nvvm.minctasm"="1" {{'
         )
         lines = [*casts, *self._special(), *emitter.prologue, *emitter.scopes[0].lines]
         return "\n".join([*emitter.shared, head, "entry:", *lines, "  ret void", "}"])

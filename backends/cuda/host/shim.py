@@ -13,13 +13,17 @@ SHIM = r"""
 #define __global__
 #define __restrict__ __restrict
 #define __shared__ static
-#define __launch_bounds__(n)
+#define __launch_bounds__(...)
 #define TW_DEVICE inline
 
 struct tw_dim { unsigned x, y, z; };
 static tw_dim gridDim, blockDim, blockIdx, threadIdx;
 
 namespace tw_host {
+struct Copy {  // sixteen bytes in the background; from nowhere: zeros
+  char* to;
+  const char* from;
+};
 struct Fiber {
   ucontext_t context;
   std::vector<char> stack;
@@ -27,6 +31,9 @@ struct Fiber {
   bool done, waits;       // waits: at a barrier of the block
   unsigned long shuffles;  // of its warp, begun
   long long held[2];      // what it shows in the even and the odd ones
+  unsigned shown[2][8];   // the same, of instructions that take more
+  std::vector<Copy> begun;                // since the last group
+  std::vector<std::vector<Copy>> groups;  // oldest first
 };
 static std::vector<Fiber> fibers;
 static ucontext_t scheduler;
@@ -48,6 +55,8 @@ static int block(unsigned order) {
     Fiber& f = fibers[i];
     f.done = f.waits = false;
     f.shuffles = 0;
+    f.begun.clear();
+    f.groups.clear();
     f.at = {i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)};
     if (f.stack.empty()) f.stack.resize(1 << 17);
     getcontext(&f.context);
