@@ -157,6 +157,7 @@ CODES: Mapping[str, str] = {
     "TW-E0408": "a tool of NVIDIA's toolkit is not installed",
     "TW-E0409": "kernels for the target are not profiled by a model",
     "TW-E0410": "a kernel needs more of a GPU than the target has",
+    "TW-E0411": "the target lacks an instruction that a kernel uses",
     "TW-E0501": "the file is no artefact",
     "TW-E0502": "the artefact has another format version",
     "TW-E0503": "the artefact is damaged",

@@ -2,6 +2,81 @@
 
 from __future__ import annotations
 
+WARP = r"""
+#ifndef TW_HOST
+TW_DEVICE unsigned tw_pair(const unsigned short* x) { return x[0] | (unsigned)x[1] << 16; }
+TW_DEVICE unsigned tw_near(const void* p) { return (unsigned)__cvta_generic_to_shared(p); }
+
+#define TW_SUMS "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+#define TW_MMA_16(kind)                                                                       \
+  TW_DEVICE void tw_mma_m16n8k16_##kind(float* c, const unsigned short* a,                    \
+                                        const unsigned short* b) {                            \
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." #kind "." #kind ".f32 "             \
+                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"            \
+                 : TW_SUMS                                                                    \
+                 : "r"(tw_pair(a)), "r"(tw_pair(a + 2)), "r"(tw_pair(a + 4)),                 \
+                   "r"(tw_pair(a + 6)), "r"(tw_pair(b)), "r"(tw_pair(b + 2)));                \
+  }
+TW_MMA_16(f16)
+TW_MMA_16(bf16)
+TW_DEVICE void tw_mma_m16n8k8_f16(float* c, const unsigned short* a, const unsigned short* b) {
+  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 "
+               "{%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+               : TW_SUMS : "r"(tw_pair(a)), "r"(tw_pair(a + 2)), "r"(tw_pair(b)));
+}
+TW_DEVICE unsigned tw_tf32(float x) {
+  unsigned y;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
+  return y;
+}
+TW_DEVICE void tw_mma_m16n8k8_tf32(float* c, const float* a, const float* b) {
+  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
+               "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+               : TW_SUMS
+               : "r"(tw_tf32(a[0])), "r"(tw_tf32(a[1])), "r"(tw_tf32(a[2])),
+                 "r"(tw_tf32(a[3])), "r"(tw_tf32(b[0])), "r"(tw_tf32(b[1])));
+}
+
+template <int count, bool transposed>
+TW_DEVICE void tw_ldmatrix(unsigned short* f, const unsigned short* row) {
+  unsigned x[4];
+  if (count == 4 && !transposed)
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3]) : "r"(tw_near(row)) : "memory");
+  if (count == 4 && transposed)
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3]) : "r"(tw_near(row)) : "memory");
+  if (count == 2 && !transposed)
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
+                 : "=r"(x[0]), "=r"(x[1]) : "r"(tw_near(row)) : "memory");
+  if (count == 2 && transposed)
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
+                 : "=r"(x[0]), "=r"(x[1]) : "r"(tw_near(row)) : "memory");
+  if (count == 1 && !transposed)
+    asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];"
+                 : "=r"(x[0]) : "r"(tw_near(row)) : "memory");
+  if (count == 1 && transposed)
+    asm volatile("ldmatrix.sync.aligned.m8n8.x1.trans.shared.b16 {%0}, [%1];"
+                 : "=r"(x[0]) : "r"(tw_near(row)) : "memory");
+  for (int k = 0; k < count; ++k) {
+    f[2 * k] = (unsigned short)x[k];
+    f[2 * k + 1] = (unsigned short)(x[k] >> 16);
+  }
+}
+
+TW_DEVICE void tw_copy16(void* to, const void* from, bool inside) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+               :: "r"(tw_near(to)), "l"(__cvta_generic_to_global(from)), "r"(inside ? 16 : 0)
+               : "memory");
+}
+TW_DEVICE void tw_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int pending> TW_DEVICE void tw_wait() {
+  asm volatile("cp.async.wait_group %0;" :: "n"(pending) : "memory");
+}
+#endif
+"""
+"""What a warp does together, as PTX inside CUDA C++; a host has its own (host/matrices.py)."""
+
 PRELUDE = r"""
 #ifndef TW_DEVICE
 #define TW_DEVICE __device__ __forceinline__

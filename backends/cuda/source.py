@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from tilewright import dtype as dt
 from tilewright.dtype import DType, Kind
 from tilewright.errors import InternalError
+from tilewright.tensor.instructions import Operand, find, layouts_of, registers_of, tile_size
 from tilewright.tensor.ir import (
     BOUND_KINDS,
     Alloc,
@@ -22,6 +23,7 @@ from tilewright.tensor.ir import (
     Buffer,
     Call,
     Cast,
+    Commit,
     Const,
     Dim,
     Expr,
@@ -37,13 +39,16 @@ from tilewright.tensor.ir import (
     Store,
     Unary,
     Var,
+    Wait,
     as_expr,
     le,
 )
 from tilewright.tensor.simplify import prove, simplify
 from tilewright.tensor.walk import statements
 
-from .prelude import PRELUDE
+from .fragments import scattered
+from .instructions import LANE, rows_of
+from .prelude import PRELUDE, WARP
 from .threads import BLOCKS, THREADS, Launch, launch_of, private
 
 _TYPES = {
@@ -83,7 +88,15 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_]")
 
 def emit_source(funcs: Sequence[Func]) -> str:
     """CUDA C++ of kernels with distinct names, as one file."""
-    return "\n".join([PRELUDE, *(_Kernel(f).text() for f in funcs)])
+    parts = [PRELUDE, WARP] if any(_uses_warps(f.body) for f in funcs) else [PRELUDE]
+    return "\n".join([*parts, *(_Kernel(f).text() for f in funcs)])
+
+
+def _uses_warps(block: Block) -> bool:
+    return any(
+        isinstance(s, Commit | Wait) or (isinstance(s, For) and s.kind == "instruction")
+        for s in statements(block)
+    )
 
 
 class _Kernel:
@@ -92,6 +105,7 @@ class _Kernel:
     def __init__(self, func: Func) -> None:
         self.launch: Launch = launch_of(func)
         self.func = private(func)
+        self.layouts = layouts_of(self.func.body)
         self.names: dict[str, str] = {}
         self.ranges: dict[Var, tuple[Dim, Dim]] = {}
 
@@ -106,9 +120,11 @@ class _Kernel:
                 params.append(f"{const}{_TYPES[p.dtype.name]}* __restrict__ {name}")
             else:
                 params.append(f"long long {name}")
-        head = f'extern "C" __global__ void __launch_bounds__({self.launch.threads})'
+        head = f'extern "C" __global__ void __launch_bounds__({self.launch.threads}, 1)'
         lines = [f"{head} {self.func.name}({', '.join(params)}) {{"]
-        lines += self.block(self.func.body, "  ")
+        if self.layouts:
+            lines.append(f"  const long long {self.name(LANE.name)} = threadIdx.x;")
+        lines += self.block(scattered(self.func).body, "  ")
         return "\n".join([*lines, "}", ""])
 
     def name(self, given: str) -> str:
@@ -130,6 +146,8 @@ class _Kernel:
     def statement(self, stmt: Stmt, indent: str) -> list[str]:
         """The lines of one statement."""
         match stmt:
+            case For() if stmt.kind == "instruction":
+                return [f"{indent}{self.instruction(stmt)};"]
             case For():
                 return self.loop(stmt, indent)
             case Store():
@@ -149,6 +167,10 @@ class _Kernel:
                 return [f"{indent}const {type_} {name} = {self.expr(stmt.value)};"]
             case Barrier():
                 return [f"{indent}__syncthreads();"]
+            case Commit():
+                return [f"{indent}tw_commit();"]
+            case Wait():
+                return [f"{indent}tw_wait<{stmt.pending}>();"]
             case Prefetch():
                 return []
 
@@ -172,6 +194,38 @@ class _Kernel:
         lines = [f"{indent}#pragma unroll"] if loop.kind in ("unroll", "vector") else []
         return [*lines, indent + head, *self.block(loop.body, deeper), indent + "}"]
 
+    def instruction(self, nest: For) -> str:
+        """A nest as a call of the helper that computes it."""
+        found = find(nest)
+        if found is None:
+            raise InternalError(
+                f"{self.func.name}: a nest is no instruction in CUDA C++", code="TW-E0953"
+            )
+        name, operands = found.instruction.name, found.operands
+        if name.startswith("mma."):
+            args = ", ".join(self.kept(operands[n]) for n in "cab")
+            return f"tw_{name.replace('.', '_')}({args})"
+        if name.startswith("ldmatrix."):
+            rows = rows_of(found, self.layouts[operands["f"].buffer.name])
+            how = f"{rows.count}, {'true' if rows.transposed else 'false'}"
+            source = self.address(operands["s"], rows.at)
+            return f"tw_ldmatrix<{how}>({self.kept(operands['f'])}, {source})"
+        inside = found.values.get("inside")
+        guard = "true" if inside is None else self.expr(inside)
+        near, far = (self.address(operands[n], operands[n].first) for n in "sg")
+        return f"tw_copy16({near}, {far}, {guard})"
+
+    def kept(self, operand: Operand) -> str:
+        """What this lane keeps of a tile."""
+        count = registers_of(self.layouts[operand.buffer.name])
+        first = simplify(operand.first // tile_size(operand.buffer) * count)
+        return self.address(operand, first)
+
+    def address(self, operand: Operand, at: Expr) -> str:
+        """The address of an element by its position."""
+        position = self.expr(simplify(at, self.ranges))
+        return f"{self.name(operand.buffer.name)} + {position}"
+
     def declaration(self, b: Buffer) -> str:
         """A temporary of constant size."""
         count = 1
@@ -181,7 +235,7 @@ class _Kernel:
                     f"{self.func.name}: {b.name} has no constant size", code="TW-E0951"
                 )
             count *= d
-        shared = "__shared__ " if b.scope == "shared" else ""
+        shared = "__shared__ __align__(16) " if b.scope == "shared" else ""
         return f"{shared}{_TYPES[b.dtype.name]} {self.name(b.name)}[{count}]"
 
     # -------------------------------------------------------------- expressions
@@ -218,7 +272,7 @@ class _Kernel:
                 return _rounded(e.dtype, self.binary(e))
             case Call():
                 return _rounded(e.dtype, self.call(e))
-        raise InternalError(f"{self.func.name}: {e!r} in a function", code="TW-E0947")
+        raise InternalError(f"{self.func.name}: {e!r} in a function", code="TW-E0953")
 
     def cast(self, e: Cast) -> str:
         """A conversion by value."""

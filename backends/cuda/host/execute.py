@@ -17,6 +17,7 @@ from tilewright.tensor.ir import Buffer, Func
 
 from ..source import emit_source
 from ..threads import launch_of
+from .matrices import MATRICES
 from .shim import SHIM
 
 ORDERS = ("forwards", "backwards", "mixed")
@@ -50,7 +51,7 @@ class HostKernels:
         wrappers = "\n".join(_wrapper(f) for f in funcs)
         with tempfile.TemporaryDirectory() as folder:
             source, library = Path(folder, "kernels.cpp"), Path(folder, "kernels.so")
-            source.write_text("\n".join([SHIM, emit_source(funcs), wrappers]))
+            source.write_text("\n".join([SHIM, MATRICES, emit_source(funcs), wrappers]))
             command = [compiler, "-std=c++17", "-O1", "-fwrapv", "-ffp-contract=off", "-w", *flags]
             command += ["-shared", "-fPIC", str(source), "-o", str(library)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)

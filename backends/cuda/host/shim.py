@@ -14,6 +14,7 @@ SHIM = r"""
 #define __restrict__ __restrict
 #define __shared__ static
 #define __launch_bounds__(...)
+#define __align__(n) __attribute__((aligned(n)))
 #define TW_DEVICE inline
 
 struct tw_dim { unsigned x, y, z; };
