@@ -22,7 +22,7 @@ from ..tensor.ir import (
     Var,
 )
 from ..tensor.simplify import Ranges, simplify
-from ..tensor.walk import expressions, loads, statements, substitute
+from ..tensor.walk import allocations, expressions, loads, statements, substitute
 from .nest import loop_range
 
 Owner = tuple[tuple[str, int], ...]
@@ -136,12 +136,12 @@ class _Placing:
     def _repeats(self, loop: For, body: Block, after: _Since, first: _Since) -> bool:
         """Whether threads must wait between two iterations of a loop."""
         if self._meet(after, first.moved(loop.var, loop.var + 1)):
-            return not is_independent(loop)
+            return not _is_free(loop)
         if any(isinstance(s, Barrier) for s in statements(body)):
             return False
         # Without any barrier, iterations that are further apart meet as well.
         apart = self._meet(after, first.moved(loop.var, None))
-        return apart and not is_independent(loop)
+        return apart and not _is_free(loop)
 
     def _until_barrier(self, block: Block) -> _Since:
         """What a block touches before it waits for the first time, or at most."""
@@ -194,6 +194,11 @@ class _Placing:
                 if isinstance(rest, Const) and rest.value == 0:
                     found[kind] = position
         return tuple(sorted(found.items())) if found.keys() == self.counts.keys() else None
+
+
+def _is_free(loop: For) -> bool:
+    """Whether iterations touch different elements; a shared buffer of each is in one place."""
+    return is_independent(loop) and not any(b.scope == "shared" for b in allocations(loop.body))
 
 
 def _has_threads(block: Block) -> bool:
