@@ -402,6 +402,9 @@ def arange(
     """``start + step * i``, as many as torch has found."""
     del end, dtype
     size = ctx.shape[0]
+    if not ctx.dtype.is_float:
+        # torch takes the whole part of each number before it counts.
+        start, step = (int(v) if isinstance(v, float) else v for v in (start, step))
     whole = not any(isinstance(v, float) for v in (start, step))
     # torch counts in f64 and rounds once.
     wide = dt.i64 if whole else dt.f64

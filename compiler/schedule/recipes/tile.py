@@ -181,7 +181,7 @@ def tile_size(row: Axis | None, column: Axis, target: Target, contraction: bool)
     """
     lanes = target.lanes(32)
     registers = target.vector_registers
-    n = size(column.extent)
+    n = max(1, size(column.extent))
     m = size(row.extent) if row is not None else 1
     fixed_rows = row is None or isinstance(row.extent, int)
     best: tuple[float, int, int] = (float("inf"), 1, lanes)
