@@ -61,7 +61,7 @@ def schedule(
         ScheduleError: a step of the recipe does not apply.
     """
     choices = choices or Choices()
-    kind = kind or kind_of(nests)
+    kind = kind or _kind_for(nests, target)
     if target.threads is not None:
         s = simt.RECIPES[kind](nests, target, choices)
         s.do("place_barriers")
@@ -94,12 +94,18 @@ def kind_of(nests: Nests) -> str:
     return "plain"
 
 
+def _kind_for(nests: Nests, target: Target) -> str:
+    """The kind of a nest on a machine of that kind."""
+    kind = kind_of(nests)
+    return kind if target.threads is None else simt.kind_of(nests, kind)
+
+
 def fits_one_kernel(nests: Nests, target: Target) -> bool:
     """Whether a group has one final nest, and one loop of it can hold all its temporaries."""
     if nests.finals > 1:
         return False
     if target.threads is not None:
-        return simt.fits_one_kernel(nests, kind_of(nests), target)
+        return simt.fits_one_kernel(nests, _kind_for(nests, target), target)
     return kind_of(nests) != "plain" or len(nests.temporaries) == 1
 
 

@@ -48,8 +48,12 @@ class Chain:
     fits: Expr
 
 
-def can_chain(nests: Nests) -> bool:
-    """Whether a nest is such a chain: rows of one shape between two products."""
+def can_chain(nests: Nests, contiguous: bool = True) -> bool:
+    """Whether a nest is such a chain: rows of one shape between two products.
+
+    Args:
+        contiguous: whether the columns of the products must be contiguous in memory.
+    """
     found = _products(nests)
     if found is None or len(nests.axes) < 2:
         return False
@@ -57,7 +61,7 @@ def can_chain(nests: Nests) -> bool:
     column = nests.axes[-1].var.name
     if last.axes[-1:] != (column,) or set(last.axes) != {a.var.name for a in nests.axes}:
         return False
-    if not (_has_vector_axis(last) and _has_vector_axis(scores)):
+    if contiguous and not (_has_vector_axis(last) and _has_vector_axis(scores)):
         return False
     rank = len(scores.spatial)
     for t in nests.temporaries:

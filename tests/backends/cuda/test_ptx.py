@@ -8,7 +8,6 @@ import pytest
 from tests.schedule.groups import (
     add,
     arg_max,
-    attention,
     conv,
     matmul,
     max_pool,
@@ -65,9 +64,6 @@ def test_what_threads_share_of_an_unbounded_row_is_computed_again() -> None:
     table = KernelTable(SM80)
     kernels, scratch = table._compile(softmax(4, N), frozenset(), "softmax")
     assert (len(kernels), scratch) == (1, ())
-    whole, none = table._compile(attention(2, 5, 6, 4, 8), frozenset(), "attention")
-    assert len(whole) > 1
-    assert none
 
 
 TILED = """

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from ....target import Target
 from ...nests import Nests
 from ...schedule import Schedule
+from ..chain import can_chain
 from ..choices import Choices
 from .attention import attention, plan_attention
 from .columns import can_columns, columns
@@ -18,8 +19,24 @@ from .rows import rows
 from .tensor import plan_products, tensor
 
 
+Recipe = Callable[[Nests, Target, Choices], Schedule]
+
+
+def or_product(other: Recipe) -> Recipe:
+    """A recipe that leaves products to their own: rows of both operands may be contiguous."""
+
+    def choose(nests: Nests, target: Target, choices: Choices) -> Schedule:
+        tiled = plan(nests, target, choices) is not None
+        return (product if tiled else other)(nests, target, choices)
+
+    return choose
+
+
 def product(nests: Nests, target: Target, choices: Choices) -> Schedule:
-    """Tiles for a large product, by instructions for halves; shared columns for tall sums, else a thread an element."""
+    """Tiles for large products, shared columns for tall sums, else a thread an element.
+
+    Products of halves go to the instructions of warps where the target has them.
+    """
     halves = plan_products(nests, target, choices)
     if halves is not None:
         return tensor(nests, halves)
@@ -28,14 +45,19 @@ def product(nests: Nests, target: Target, choices: Choices) -> Schedule:
     return (columns if can_columns(nests, target) else plain)(nests, target, choices)
 
 
-RECIPES: Mapping[str, Callable[[Nests, Target, Choices], Schedule]] = {
+RECIPES: Mapping[str, Recipe] = {
     "elementwise": elementwise,
-    "rows": rows,
-    "plain": plain,
+    "rows": or_product(rows),
+    "plain": or_product(plain),
     "tile": product,
     "chain": attention,
 }
 """By kind of nest, as ``recipes.kind_of`` names it."""
+
+
+def kind_of(nests: Nests, kind: str) -> str:
+    """The kind of a nest, given what it is for vector registers: chains may have any layout."""
+    return "chain" if kind == "plain" and can_chain(nests, contiguous=False) else kind
 
 
 def fits_one_kernel(nests: Nests, kind: str, target: Target) -> bool:
@@ -45,4 +67,4 @@ def fits_one_kernel(nests: Nests, kind: str, target: Target) -> bool:
     return kind in ("elementwise", "rows") or len(nests.temporaries) == 1
 
 
-__all__ = ["RECIPES", "fits_one_kernel", "irregular"]
+__all__ = ["RECIPES", "fits_one_kernel", "irregular", "kind_of"]

@@ -57,7 +57,7 @@ class Attention:
 def plan_attention(nests: Nests, target: Target, choices: Choices) -> Attention | None:
     """The plan of a chain; None where the scores of a few rows do not fit shared memory."""
     assert target.threads is not None
-    if not can_chain(nests):
+    if not can_chain(nests, contiguous=False):
         return None
     found = plan_chain(nests, target, Choices())
     warp = target.threads.warp

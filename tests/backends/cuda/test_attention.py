@@ -1,0 +1,104 @@
+"""Attention in one kernel: scores stay in the block, whatever the sizes and masks."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.schedule.groups import attention, variables
+from tilewright import dtype as dt
+from tilewright.backends.cuda.threads import launch_of
+from tilewright.dtype import DType
+from tilewright.lower.kernels import KernelTable
+from tilewright.tensor.compute import Compute, ComputeGroup
+from tilewright.tensor.ir import (
+    Axis,
+    Buffer,
+    Call,
+    Cast,
+    Const,
+    Dim,
+    Expr,
+    Reduce,
+    Select,
+    le,
+    symbol,
+)
+
+from .executors import SM80, assert_simulated_equals_group, scheduled
+
+N = symbol("N")
+
+
+def causal(
+    heads: int, rows: Dim, columns: Dim, depth: int, width: int, dtype: DType = dt.f32
+) -> ComputeGroup:
+    """softmax(q k^T * 0.25, where c <= r + 3) v, divided by the sum before the last product."""
+    h, r, c, k, d = variables("h r c k d")
+    f32 = dt.f32
+
+    def wide(e: Expr) -> Expr:
+        return e if dtype is f32 else Cast(e, f32)
+
+    q, keys = (
+        Buffer("x0", dtype, (heads, rows, depth)),
+        Buffer("x1", dtype, (heads, columns, depth)),
+    )
+    v, y = Buffer("x2", dtype, (heads, columns, width)), Buffer("y0", dtype, (heads, rows, width))
+    scores, e, p = (Buffer(n, f32, (heads, rows, columns)) for n in ("t0", "t2", "t4"))
+    top, total = (Buffer(n, f32, (heads, rows)) for n in ("t1", "t3"))
+    head, row, column = Axis(h, heads), Axis(r, rows), Axis(c, columns)
+    along = (Axis(k, columns),)
+    dot = Reduce("sum", (Axis(k, depth),), wide(q[h, r, k]) * wide(keys[h, c, k]))
+    masked = Select(le(c, r + 3), dot * 0.25, Const(-1e30, f32))
+    mixed: Expr = Reduce("sum", along, p[h, r, k] * wide(v[h, k, d]))
+    if dtype is not f32:
+        mixed = Cast(mixed, dtype)
+    stages = (
+        Compute(scores, (head, row, column), masked),
+        Compute(top, (head, row), Reduce("max", along, scores[h, r, k])),
+        Compute(e, (head, row, column), Call("exp", (scores[h, r, c] - top[h, r],), f32)),
+        Compute(total, (head, row), Reduce("sum", along, e[h, r, k])),
+        Compute(p, (head, row, column), e[h, r, c] / total[h, r]),
+        Compute(y, (head, row, Axis(d, width)), mixed),
+    )
+    return ComputeGroup("causal", (q, keys, v), (y,), stages)
+
+
+@pytest.mark.parametrize(
+    "group",
+    [attention(2, 20, 40, 8, 16), attention(1, 16, 128, 64, 64), attention(2, 5, 33, 7, 80),
+     causal(2, 17, 19, 16, 32), causal(1, 32, 64, 32, 32)],
+    ids=lambda g: f"{g.name}{'x'.join(map(str, g.outputs[0].shape))}",
+)  # fmt: skip
+def test_rows_of_scores_stay_in_the_block(group: ComputeGroup) -> None:
+    assert launch_of(scheduled(group)).shared
+    assert_simulated_equals_group(group)
+
+
+def test_halves_are_multiplied_as_floats() -> None:
+    assert_simulated_equals_group(causal(2, 20, 33, 16, 32, dt.f16), tolerance=2e-3)
+
+
+@pytest.mark.parametrize("rows", [1, 18])
+def test_the_number_of_rows_is_known_at_run_time(rows: int) -> None:
+    assert_simulated_equals_group(attention(2, N, 40, 8, 16), N=rows, host=rows == 18)
+
+
+def test_no_score_goes_to_global_memory() -> None:
+    heads, rows, columns, depth = 2, 32, 64, 32
+    counters = assert_simulated_equals_group(causal(heads, rows, columns, depth, depth), host=False)
+    assert counters.global_stores.pieces == heads * rows * depth * 4 // 32
+    blocks = heads * rows // 16
+    whole = (16 + columns) * depth
+    values = 4 * columns * depth
+    assert counters.global_loads.pieces == blocks * (whole + values) * 4 // 32
+    assert counters.shared_loads.pieces == counters.shared_loads.ideal
+
+
+def test_scores_that_do_not_fit_are_kernels_of_their_own() -> None:
+    for group in (attention(2, 5, 9000, 4, 8), attention(2, 5, N, 4, 8)):
+        kernels, scratch = KernelTable(SM80)._compile(group, frozenset(), "attention")
+        assert len(kernels) > 1
+        assert scratch
+    kernels, scratch = KernelTable(SM80)._compile(attention(2, 5, 90, 4, 8), frozenset(), "one")
+    assert (len(kernels), scratch) == (1, ())
