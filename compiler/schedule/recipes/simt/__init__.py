@@ -18,7 +18,6 @@ from .plain import plain
 from .rows import rows
 from .tensor import plan_products, tensor
 
-
 Recipe = Callable[[Nests, Target, Choices], Schedule]
 
 
