@@ -79,7 +79,7 @@ def assert_scheduled_equals_group(
 
 @pytest.mark.parametrize("target", [AVX512, AVX2, SSE], ids=lambda t: t.name)
 @pytest.mark.parametrize("constants", [WEIGHTS, frozenset()], ids=["packed", "unpacked"])
-@pytest.mark.parametrize("shape", [(16, 24, 100), (1, 7, 3), (5, 1, 16), (13, 9, 65)])
+@pytest.mark.parametrize("shape", [(16, 24, 100), (1, 7, 3), (5, 1, 16), (13, 9, 65), (3, 4, 0)])
 def test_matmul_tiles(
     shape: tuple[int, int, int], constants: frozenset[str], target: Target
 ) -> None:
