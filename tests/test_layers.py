@@ -248,3 +248,23 @@ def test_no_frontend_is_named_outside_its_folder(path: Path) -> None:
     framework = re.compile(r"(?<!\.)\b(onnx|torch|pytorch|aten)\b", re.IGNORECASE)
     named = [f"line {n}: {t}" for n, t in texts_and_names(tree_of(path)) if framework.search(t)]
     assert not named
+
+
+GPUS = re.compile(r"\b(cuda|nvptx|nvvm|ptx|ptxas)\b", re.IGNORECASE)
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_gpu_is_named_outside_its_backend(path: Path) -> None:
+    parts = path.relative_to(ROOT).parts
+    table = parts == ("backends", "__init__.py") or parts == ("compiler", "errors.py")
+    if table or parts[:2] == ("backends", "cuda"):
+        return
+    tree = tree_of(path)
+    # Examples of commands are words for people; schedules and passes ask a target for numbers.
+    named = [
+        f"line {n}: {t}"
+        for n, t in texts_and_names(tree)
+        if GPUS.search(t) and not t.startswith("Example:")
+    ]
+    inside = [".".join(n[1:]) for _, _, n in imports(path) if "cuda" in n]
+    assert not named + inside

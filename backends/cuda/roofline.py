@@ -42,12 +42,15 @@ _KINDS: Mapping[str, str] = {
     "rsqrt": "special functions", "tanh": "special functions", "cvt": "conversions",
 }  # fmt: skip
 _MEMORY = frozenset({"ld", "ldu", "st", "atom", "red", "cp", "prefetch"})
+_WAITS = frozenset({"commit_group", "wait_group", "wait_all", "mbarrier"})
 _MOVES = frozenset({"mov", "selp", "setp", "set", "prmt", "cvta"})
 
 
 def kind_of(name: str) -> str:
     """The part of the machine that executes an instruction (``fma.rn.f32``: ``f32``)."""
     stem, *modifiers = name.split(".")
+    if _WAITS.intersection(modifiers):
+        return "barriers"
     if stem in _MEMORY:
         space = next((m.split("::")[0] for m in modifiers if m.startswith(_SPACES)), "generic")
         return f"{space} memory"
