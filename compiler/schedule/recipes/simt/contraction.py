@@ -205,6 +205,8 @@ def bind_copy(s: Schedule, threads: tuple[int, int], name: str, order: tuple[str
     s.do("split", f"{name}_q", y, f"{name}_o", f"{name}_y", "guard")
     s.do("set_kind", f"{name}_y", "thread.y")
     s.do("set_kind", f"{name}_x", "thread.x")
+    if f"{order[1]}_v" in s.loop_names():
+        s.do("level_guards", f"{order[1]}_v")
     rounds = find_loop(s.func, f"{name}_o", "simt").extent
     if isinstance(rounds, int) and rounds <= UNROLLED:
         s.do("set_kind", f"{name}_o", "unroll")
