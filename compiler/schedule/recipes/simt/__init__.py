@@ -31,19 +31,6 @@ def or_product(other: Recipe) -> Recipe:
     return choose
 
 
-Recipe = Callable[[Nests, Target, Choices], Schedule]
-
-
-def or_product(other: Recipe) -> Recipe:
-    """A recipe that leaves products to their own: rows of both operands may be contiguous."""
-
-    def choose(nests: Nests, target: Target, choices: Choices) -> Schedule:
-        tiled = plan(nests, target, choices) is not None
-        return (product if tiled else other)(nests, target, choices)
-
-    return choose
-
-
 def product(nests: Nests, target: Target, choices: Choices) -> Schedule:
     """Tiles for large products, shared columns for tall sums, else a thread an element.
 
