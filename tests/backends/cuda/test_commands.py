@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -117,9 +118,9 @@ def test_inspect_knows_the_stages_of_each_backend_and_no_others(
 # ------------------------------------------------------------------ profile
 
 
-def profile(layer: str, capsys: pytest.CaptureFixture[str], *more: str) -> dict[str, object]:
+def profile(layer: str, capsys: pytest.CaptureFixture[str], *more: str) -> dict[str, Any]:
     assert command("profile", layer, "--json", "--dim", "N=64", *more) == 0
-    found: dict[str, object] = json.loads(capsys.readouterr().out)
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
     return found
 
 
@@ -129,7 +130,7 @@ def test_profile_counts_what_a_kernel_does(
     monkeypatch.setattr("tilewright.backends.cuda.profile.find_tool", lambda name: None)
     found = profile(layer, capsys, "--target", "cuda:sm_80")
     assert found["kind"] == "modelled"
-    (kernel,) = found["kernels"]  # type: ignore[misc]
+    (kernel,) = found["kernels"]
     # x, weights, bias and y, each once.
     assert kernel["operand bytes"] == 4 * (64 * 16 + 16 * 8 + 8 + 64 * 8)
     assert kernel["launches"] == 1 and kernel["registers"] is None
@@ -142,7 +143,7 @@ def test_profile_counts_what_a_kernel_does(
     parts = kernel["modelled seconds by part"]
     assert kernel["modelled seconds"] == max(parts.values()) == parts[kernel["limited by"]]
     assert parts["DRAM"] == kernel["operand bytes"] / 2039e9
-    assert any("registers are not known" in note for note in found["notes"])  # type: ignore[attr-defined]
+    assert any("registers are not known" in note for note in found["notes"])
 
 
 def test_profile_is_the_same_at_every_run(layer: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -184,7 +185,7 @@ def test_a_faster_part_takes_less_time(layer: str, capsys: pytest.CaptureFixture
         sm: profile(layer, capsys, "--target", f"cuda:{sm}")["modelled seconds"]
         for sm in ("sm_75", "sm_90")
     }
-    assert times["sm_90"] < times["sm_75"]  # type: ignore[operator]
+    assert times["sm_90"] < times["sm_75"]
 
 
 # ------------------------------------------------------------------ ops and doctor
