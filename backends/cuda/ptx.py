@@ -151,13 +151,13 @@ class _Threads(Statements):
         assert found is not None, "instructions are checked before"
         name = found.instruction.name
         if name.startswith("mma."):
-            self._multiply(found)
+            self._matrix_product(found)
         elif name.startswith("ldmatrix."):
             self._fetch(found)
         else:
             self._copy(found)
 
-    def _multiply(self, found: Match) -> None:
+    def _matrix_product(self, found: Match) -> None:
         name = found.instruction.name
         a, b, c = (found.operands[n] for n in "abc")
         whole = "<2 x half>" if a.buffer.dtype is dt.f16 else "i32"
