@@ -159,7 +159,7 @@ def in_turn(funcs: Sequence[Func], given: Arrays, results: Sequence[Buffer]) -> 
         memory = {n: np.ascontiguousarray(a) for n, a in given.items()}
         memory |= {b.name: np.zeros(shape_of(b, {}), b.dtype.numpy) for b in results}
         for f in funcs:
-            grid = [evaluate(d, {}) for d in launch_of(f).grid]
-            kernels.launch(f.name, memory, {}, grid, order)
+            sizes = [evaluate(d, {}) for d in launch_of(f).grid]
+            kernels.launch(f.name, memory, {}, sizes, order)
         found.append({b.name: memory[b.name] for b in results})
     return found

@@ -133,10 +133,10 @@ def _scheduled(
     _tile(s, t, f"{row}_i", column)
     _last(s, t)
     _scores(s, t)
-    for x in narrow:
-        _stage(s, x, block, f"{x.buffer.name}_q")
-    for x in wide:
-        _stage(s, x, f"{t.values.axes[-1].var.name}_o", f"{x.buffer.name}_k")
+    for load in narrow:
+        _stage(s, load, block, f"{load.buffer.name}_q")
+    for load in wide:
+        _stage(s, load, f"{t.values.axes[-1].var.name}_o", f"{load.buffer.name}_k")
     for x in between:
         match x:
             case Reduction():
