@@ -32,7 +32,7 @@ THREADS = 128
 
 def irregular(func: Func) -> tuple[Func, ...]:
     """The kernels that compute what a function computes, in the order of their calls."""
-    if not all(isinstance(s, For) for s in func.body):
+    if not func.body or not all(isinstance(s, For) for s in func.body):
         return (func,)
     if len(func.body) == 1:
         return (simplify_func(Func(func.name, func.params, _shared(func.body))),)
