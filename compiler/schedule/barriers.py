@@ -135,6 +135,8 @@ class _Placing:
 
     def _repeats(self, loop: For, body: Block, after: _Since, first: _Since) -> bool:
         """Whether threads must wait between two iterations of a loop."""
+        if loop.extent == 1:
+            return False
         if self._meet(after, first.moved(loop.var, loop.var + 1)):
             return not _is_free(loop)
         if any(isinstance(s, Barrier) for s in statements(body)):

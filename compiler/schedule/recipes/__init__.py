@@ -97,7 +97,11 @@ def kind_of(nests: Nests) -> str:
 def _kind_for(nests: Nests, target: Target) -> str:
     """The kind of a nest on a machine of that kind."""
     kind = kind_of(nests)
-    return kind if target.threads is None else simt.kind_of(nests, kind)
+    if target.threads is None:
+        return kind
+    if kind == "plain" and can_rows(nests, longest=None):
+        return "rows"
+    return simt.kind_of(nests, kind)
 
 
 def fits_one_kernel(nests: Nests, target: Target) -> bool:
@@ -109,10 +113,13 @@ def fits_one_kernel(nests: Nests, target: Target) -> bool:
     return kind_of(nests) != "plain" or len(nests.temporaries) == 1
 
 
-def can_rows(nests: Nests) -> bool:
+def can_rows(nests: Nests, longest: int | None = 1 << 16) -> bool:
     """Whether every temporary belongs to a row, and rows are contiguous.
 
     Final axes must be the rows' axes and then at most one more.
+
+    Args:
+        longest: a row whose values are kept, in elements; None: they need not be kept.
     """
     reductions = nests.reductions
     if not reductions:
@@ -138,7 +145,7 @@ def can_rows(nests: Nests) -> bool:
         if len(t.buffer.shape) != len(held) + 1:
             return False
         _, most = bounds(t.buffer.shape[-1])
-        if most is not None and most > 1 << 16:
+        if longest is not None and most is not None and most > longest:
             return False
     return True
 

@@ -23,10 +23,14 @@ from ..elementwise import fuse_all
 
 VECTOR = 4
 """Elements that a thread reads at once where rows divide into so many."""
-WARP_ELEMENTS = 16
+WARP_ELEMENTS = 24
 """Elements of a row that one thread of a warp takes at most."""
 KEPT = 64
 """Elements of a row that one thread keeps in registers at most, all kept values together."""
+THREAD_ELEMENTS = 16
+"""Elements of a row that one thread of a larger block takes, where there are threads enough."""
+AHEAD = 4
+"""Vectors that a thread reads at once of a row that it does not keep."""
 LONG_ROW_THREADS = 256
 BLOCK_THREADS = 128
 """Threads of a block whose warps have a row each."""
@@ -69,7 +73,7 @@ def plan_rows(nests: Nests, target: Target, choices: Choices) -> Rows:
         lanes, together = _warps(rows, -(-longest // width), threads.warp)
         return Rows(lanes, together, width, -(-longest // (lanes * width)))
     count = threads.warp * 2
-    while count < threads.most and count * WARP_ELEMENTS < longest:
+    while count < threads.most and count * THREAD_ELEMENTS < longest:
         count *= 2
     count = choices.pick("threads", count, (64, 128, 256, 512, 1024))
     return Rows(count, 1, width, -(-longest // (count * width)))
@@ -149,6 +153,7 @@ def _shared_inputs(nests: Nests) -> list[str]:
 def _scheduled(nests: Nests, plan: Rows, inputs: list[str], wide: list[MapStage]) -> Schedule:
     """The schedule that keeps these inputs and these values in registers."""
     s = Schedule(nests.func)
+    unrolled = KEPT if inputs or wide else AHEAD
     held = nests.reductions[0].axes
     outer = [a.var.name for a in nests.axes if a.var.name in held]
     inner = [a.var.name for a in nests.axes if a.var.name not in held]
@@ -170,20 +175,20 @@ def _scheduled(nests: Nests, plan: Rows, inputs: list[str], wide: list[MapStage]
     kept: list[tuple[str, int]] = []
     for name in inputs:
         rank = ranks[name]
-        share_steps(s, f"{name}_r_{rank - 1}", plan)
+        share_steps(s, f"{name}_r_{rank - 1}", plan, unrolled)
         kept.append((f"{name}_r", rank - 1))
     for t in here:
         match t:
             case Reduction():
-                _reduce(s, t, plan)
+                _reduce(s, t, plan, unrolled)
             case MapStage() if t in wide:
                 s.do("set_scope", t.buffer.name, "register")
-                share_steps(s, t.axes[-1].var.name, plan)
+                share_steps(s, t.axes[-1].var.name, plan, unrolled)
                 kept.append((t.buffer.name, len(t.axes) - 1))
             case MapStage():
                 s.do("set_scope", t.buffer.name, "register")
     if inner:
-        share_steps(s, inner[-1], plan)
+        share_steps(s, inner[-1], plan, unrolled)
     else:
         for p in _stored_alone(nests):
             s.do("on_one_thread", p, f"{p}_one")
@@ -219,9 +224,8 @@ def _blocks(s: Schedule, row: str, plan: Rows) -> None:
     s.do("set_kind", f"{row}_y", "thread.y")
 
 
-def share_steps(s: Schedule, loop: str, plan: Rows) -> None:
-    """Gives each thread every T-th vector of a loop."""
-    extent = find_loop(s.func, loop, "rows").extent
+def share_steps(s: Schedule, loop: str, plan: Rows, unrolled: int) -> None:
+    """Gives each thread every T-th vector of a loop, written out where they are few."""
     quotient = loop
     if plan.width > 1:
         s.do("split", loop, plan.width, f"{loop}_q", f"{loop}_v", "exact")
@@ -230,13 +234,12 @@ def share_steps(s: Schedule, loop: str, plan: Rows) -> None:
     s.do("split", quotient, plan.threads, f"{loop}_o", f"{loop}_t", "guard")
     s.do("set_kind", f"{loop}_t", "thread.x")
     steps = find_loop(s.func, f"{loop}_o", "rows").extent
-    if isinstance(extent, int) and isinstance(steps, int) and steps <= KEPT:
+    if isinstance(steps, int) and steps <= unrolled:
         s.do("set_kind", f"{loop}_o", "unroll")
 
 
-def _reduce(s: Schedule, t: Reduction, plan: Rows) -> None:
+def _reduce(s: Schedule, t: Reduction, plan: Rows, unrolled: int) -> None:
     """The threads' own results first, then their sum, in every thread."""
     s.do("set_scope", t.buffer.name, "register")
     last = fuse_all(s, [a.var.name for a in t.reduce], f"{t.buffer.name}_k")
-    unrolled = 0 if plan.steps is None else KEPT
     s.do("combine", last, plan.threads, plan.width, f"{t.buffer.name}_p", 32, unrolled)
