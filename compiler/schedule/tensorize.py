@@ -121,7 +121,8 @@ def pipeline(func: Func, loop: str, stages: int) -> Func:
 
     The copies are the nests at the start of the body that fill what the body declares in shared
     memory. There are ``stages`` of each buffer, which take turns. Copies that instructions make
-    in the background are waited for at the end of the iteration before they are needed.
+    in the background are waited for at the end of the iteration before they are needed. A loop
+    of one iteration has no later ones: it only waits.
 
     Before:
         for k in serial(6):
@@ -162,14 +163,17 @@ def pipeline(func: Func, loop: str, stages: int) -> Func:
         raise fail(step, func, "the body does not begin with copies to shared memory")
     if any(x.buffer in shared for x in block_loads(copies)):
         raise fail(step, func, "a copy needs another")
+    if target.extent == 1:
+        once = substitute_block((*copies, Commit(), Wait(0), *rest), bind(target.var, 0))
+        return edit_loop(func, loop, lambda _: (*map(Alloc, shared), *once), step)
     staged = {b: Buffer(b.name, b.dtype, (stages, *b.shape), b.scope) for b in shared}
 
     def at(block: Block, iteration: Expr) -> Block:
         """Statements of an iteration, on its stage of each buffer."""
-        which = simplify(iteration % stages, {target.var: loop_range(target)})
+        which = simplify(iteration % stages)
 
         def read(e: Expr) -> Expr:
-            found = {
+            found: dict[Expr, Expr] = {
                 x: Load(staged[x.buffer], (which, *x.indices))
                 for x in loads(e)
                 if x.buffer in staged
