@@ -38,8 +38,8 @@ from .opdb_ratchet import OUTCOMES, RATCHET, Key, Result, lost, read_ratchet, wr
 SAMPLES = f"{__package__}.opdb_samples"
 """Loaded where samples run only: torch's database takes seconds to import."""
 TOGETHER = 48
-SECONDS_TO_START = 120.0
-SECONDS_PER_SAMPLE = 60.0
+SECONDS_TO_START = 600.0
+SECONDS_PER_SAMPLE = 120.0
 BYTES_PER_PROCESS = 24 << 30
 """Address space of a process: a sample that runs away fails, and the machine goes on."""
 
