@@ -6,25 +6,38 @@ import pytest
 
 from tests.schedule.groups import attention, variables
 from tilewright import dtype as dt
+from tilewright.backends.cuda.simulator.faults import SimulationError
 from tilewright.backends.cuda.threads import launch_of
 from tilewright.dtype import DType
 from tilewright.lower.kernels import KernelTable
 from tilewright.tensor.compute import Compute, ComputeGroup
 from tilewright.tensor.ir import (
     Axis,
+    Barrier,
+    Block,
     Buffer,
     Call,
     Cast,
     Const,
     Dim,
     Expr,
+    For,
+    Func,
     Reduce,
     Select,
+    Stmt,
     le,
     symbol,
 )
+from tilewright.tensor.walk import statements
 
-from .executors import SM80, assert_simulated_equals_group, scheduled
+from .executors import (
+    SM80,
+    assert_simulated_equals_group,
+    random_inputs,
+    scheduled,
+    simulate,
+)
 
 N = symbol("N")
 
@@ -102,3 +115,29 @@ def test_scores_that_do_not_fit_are_kernels_of_their_own() -> None:
         assert scratch
     kernels, scratch = KernelTable(SM80)._compile(attention(2, 5, 90, 4, 8), frozenset(), "one")
     assert (len(kernels), scratch) == (1, ())
+
+
+def without(block: Block, number: list[int]) -> Block:
+    """A block less one barrier: the one at which the number is 0."""
+    result: list[Stmt] = []
+    for stmt in block:
+        if isinstance(stmt, Barrier):
+            number[0] -= 1
+            if number[0] == -1:
+                continue
+        if isinstance(stmt, For):
+            stmt = For(stmt.var, stmt.extent, without(stmt.body, number), stmt.kind, stmt.start)
+        result.append(stmt)
+    return tuple(result)
+
+
+def test_every_barrier_of_a_chain_is_needed() -> None:
+    group = attention(1, 16, 64, 8, 16)
+    func = scheduled(group)
+    given = random_inputs(group, {})
+    count = sum(isinstance(s, Barrier) for s in statements(func.body))
+    assert count >= 3
+    for k in range(count):
+        broken = Func(func.name, func.params, without(func.body, [k]))
+        with pytest.raises(SimulationError, match="TW-E1005"):
+            simulate(broken, given, {})

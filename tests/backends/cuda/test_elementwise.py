@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from tests.schedule.groups import add, transpose, variables
@@ -10,7 +11,7 @@ from tilewright.backends.cuda.threads import launch_of
 from tilewright.tensor.compute import Compute, ComputeGroup
 from tilewright.tensor.ir import Axis, Buffer, Call, Cast, Const, Select, le, lt, symbol
 
-from .executors import assert_simulated_equals_group, scheduled
+from .executors import Arrays, assert_simulated_equals_group, scheduled
 
 N = symbol("N")
 F32 = dt.f32
@@ -71,6 +72,19 @@ def halves(count: int) -> ComputeGroup:
 )  # fmt: skip
 def test_elements_are_what_the_group_says(group: ComputeGroup) -> None:
     assert_simulated_equals_group(group)
+
+
+def test_rows_that_indices_choose_are_read_in_vectors() -> None:
+    i, j = variables("i j")
+    table, rows = Buffer("x0", F32, (50, 64)), Buffer("x1", dt.i64, (9,))
+    y = Buffer("y0", F32, (9, 64))
+    stage = Compute(y, (Axis(i, 9), Axis(j, 64)), table[rows[i], j])
+    group = ComputeGroup("gather", (table, rows), (y,), (stage,))
+    rng = np.random.default_rng(0)
+    given: Arrays = {"x0": rng.standard_normal((50, 64)).astype(np.float32)}
+    given["x1"] = rng.permutation(50)[:9]
+    counters = assert_simulated_equals_group(group, given=given)
+    assert counters.count("ld.global.nc.v4") == counters.global_stores.requests == 5
 
 
 @pytest.mark.parametrize("group", [add(4096), add(64, 60), add(3, 8, 16), halves(4096)])

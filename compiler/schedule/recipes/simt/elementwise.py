@@ -42,11 +42,13 @@ def elementwise(nests: Nests, target: Target, choices: Choices) -> Schedule:
         return s
     widest = vector_width(nests)
     width = choices.pick("vector", widest, tuple(w for w in (1, 2, 4) if w <= widest))
-    loop = fuse_all(s, [a.var.name for a in nests.axes], "e")
+    *names, inner = (a.var.name for a in nests.axes)
     if width > 1:
-        s.do("split", loop, width, "e_q", "e_v", "exact")
+        # Cut before the axes are fused, so that a vector has one index along all the others.
+        s.do("split", inner, width, f"{inner}_q", "e_v", "exact")
         s.do("set_kind", "e_v", "vector")
-        loop = "e_q"
+        inner = f"{inner}_q"
+    loop = fuse_all(s, [*names, inner], "e")
     share(s, loop, choices)
     return s
 
@@ -68,11 +70,12 @@ def vector_width(nests: Nests) -> int:
     ranges = _ranges(nests.axes)
     written = [Load(x.buffer, x.indices) for x in stores(nests.func.body)]
     accesses = [*written, *dict.fromkeys(block_loads(nests.func.body))]
-    bytes_ = max(x.dtype.bytes for x in accesses)
+    wide = [x for x in accesses if not _is_uniform(x, inner, ranges)]
+    bytes_ = max((x.dtype.bytes for x in wide), default=VECTOR_BYTES)
     width = max(1, min(4, VECTOR_BYTES // bytes_))
     while width > 1 and not (
         prove(eq(as_expr(inner.extent) % width, Const(0))) is True
-        and all(_is_aligned(x, inner, width, ranges) for x in accesses)
+        and all(_is_aligned(x, inner, width, ranges) for x in wide)
     ):
         width //= 2
     return width
@@ -82,14 +85,17 @@ def _ranges(axes: tuple[Axis, ...]) -> Ranges:
     return {a.var: (0, as_expr(a.extent) - 1) for a in axes}
 
 
+def _is_uniform(x: Load, inner: Axis, ranges: Ranges) -> bool:
+    """Whether neighbours along an axis read one element."""
+    return inner.var not in flat_index(x, ranges).variables
+
+
 def _is_aligned(x: Load, inner: Axis, width: int, ranges: Ranges) -> bool:
-    """Whether vectors along an axis are vectors in memory, or one element for all lanes."""
+    """Whether vectors along an axis are aligned vectors in memory."""
     flat = flat_index(x, ranges)
     form = affine(flat, (inner.var,), ranges)
-    if form is None or not (same_dim(form[0][inner.var], 0) or same_dim(form[0][inner.var], 1)):
+    if form is None or not same_dim(form[0][inner.var], 1):
         return False
-    if same_dim(form[0][inner.var], 0):
-        return True
     first = substitute(flat, {inner.var: inner.var * width})
     return prove(eq(first % width, Const(0)), ranges) is True
 
