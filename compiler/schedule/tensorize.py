@@ -155,10 +155,9 @@ def pipeline(func: Func, loop: str, stages: int) -> Func:
     if target.kind != "serial" or target.start != 0 or stages < 2:
         raise fail(step, func, "the loop is not serial from 0, or there are fewer than two stages")
     shared = [b for b in allocations(target.body) if b.scope == "shared"]
+    allocated: list[Stmt] = [Alloc(b) for b in shared]
     copies = tuple(s for s in target.body if isinstance(s, For) and _fills(s, shared))
-    rest = tuple(
-        s for s in target.body if not any(s is c for c in copies) and s not in map(Alloc, shared)
-    )
+    rest = tuple(s for s in target.body if not any(s is c for c in copies) and s not in allocated)
     if not copies or any(s.buffer in shared for s in stores(rest)):
         raise fail(step, func, "the body does not begin with copies to shared memory")
     if any(x.buffer in shared for x in block_loads(copies)):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,15 +12,17 @@ from tests.schedule.groups import variables
 from tilewright import dtype as dt
 from tilewright.backends.cuda.host import host_compiler
 from tilewright.backends.cuda.ptx import emit_ptx
-from tilewright.backends.cuda.simulator import Counters
+from tilewright.backends.cuda.simulator import Counters, Simulator
 from tilewright.backends.cuda.source import emit_source
 from tilewright.backends.cuda.target import ARCHITECTURES, resolve_cuda
+from tilewright.backends.cuda.threads import launch_of
 from tilewright.backends.cuda.toolkit import assemble, find_tool
 from tilewright.dtype import DType
 from tilewright.errors import TargetError
 from tilewright.lower.merge import merge_axes
 from tilewright.lower.nests import to_func
 from tilewright.schedule.recipes import schedule
+from tilewright.schedule.recipes.choices import Choices
 from tilewright.tensor.check import check
 from tilewright.tensor.compute import Compute, ComputeGroup
 from tilewright.tensor.interpret import interpret_group
@@ -39,6 +44,7 @@ from tilewright.tensor.ir import (
     symbol,
 )
 from tilewright.tensor.parse import parse_func
+from tilewright.tensor.simplify import evaluate, product
 from tilewright.tensor.text import text
 from tilewright.tensor.walk import statements
 
@@ -168,6 +174,25 @@ def test_tiles_meet_no_bank_conflicts_and_are_copied_in_the_background() -> None
     assert counters.count("cp.async.cg") == 2 * 128 * 256 // 8 // 32 * 2
 
 
+@pytest.mark.parametrize(
+    "given",
+    [{"bm": 128, "bn": 128}, {"bm": 16, "bn": 128, "bk": 32}, {"bm": 128, "bn": 32, "stages": 3},
+     {"stages": 1}, {"bk": 16, "stages": 3}],
+    ids=str,
+)  # fmt: skip
+def test_every_choice_of_tiles_computes_the_same(given: dict[str, int]) -> None:
+    group = halves(130, 200, 136)
+    func = schedule(to_func(merge_axes(group)), resolve_cuda("cuda:sm_80"), Choices(given)).func
+    check(func)
+    taken = sum(evaluate(product(b.shape), {}) * b.dtype.bytes for b in launch_of(func).shared)
+    assert taken <= 48 << 10
+    inputs = random_inputs(group, {})
+    got, counters = profile(func, inputs, {})
+    off = np.abs(got["y0"] - interpret_group(group, inputs, {})["y0"])
+    assert (off <= bound(group, inputs, 200)).all()
+    assert counters.shared_loads.pieces == counters.shared_loads.ideal
+
+
 def test_a_step_waits_once() -> None:
     func = scheduled(halves(128, 256, 128))
     assert len([s for s in statements(func.body) if isinstance(s, Barrier)]) == 2
@@ -204,3 +229,45 @@ def test_nvidias_assembler_takes_the_products_without_spills(target: str) -> Non
         made = assemble(emit_ptx([func], resolve_cuda(f"cuda:{target}")), target)
         (taken,) = made.kernels.values()
         assert (taken.spills, taken.stack) == (0, 0)
+
+
+needs_nvcc = pytest.mark.skipif(
+    find_tool("nvcc") is None, reason="no nvcc: pip install nvidia-cuda-nvcc"
+)
+
+
+def compiled(func: Func, target: str, folder: Path, *flags: str) -> tuple[bytes, str]:
+    """What nvcc makes of the CUDA C++ of a function, and what it says."""
+    source, made = folder / "kernel.cu", folder / "kernel.out"
+    source.write_text(emit_source([func]))
+    command = [str(find_tool("nvcc")), f"-arch={target}", "-std=c++17", "-w", *flags]
+    done = subprocess.run(
+        [*command, str(source), "-o", str(made)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return made.read_bytes(), done.stderr
+
+
+@needs_nvcc
+@pytest.mark.parametrize("target", ARCHITECTURES)
+def test_nvcc_takes_the_source_without_spills(target: str, tmp_path: Path) -> None:
+    func = scheduled(halves(200, 256, 136), target)
+    _, said = compiled(func, target, tmp_path, "-cubin", "-Xptxas", "-v")
+    assert "0 bytes spill stores, 0 bytes spill loads" in said
+
+
+@needs_nvcc
+def test_what_nvcc_makes_of_the_source_computes_the_same(tmp_path: Path) -> None:
+    group = halves(70, 200, 104)
+    func = scheduled(group)
+    ptx, _ = compiled(func, "sm_80", tmp_path, "-ptx")
+    simulator, launch, given = Simulator(), launch_of(func), random_inputs(group, {})
+    args = [simulator.place(given[b.name]) for b in group.inputs]
+    args.append(simulator.allocate(70 * 104 * 4, "y0"))
+    kernel = simulator.load(ptx.decode()).kernel(func.name)
+    grid = tuple(evaluate(d, {}) for d in launch.grid)
+    counters = simulator.launch(kernel, grid, (*launch.block, 1), args)
+    off = np.abs(simulator.copy_out(args[-1], (70, 104), np.float32)
+                 - interpret_group(group, given, {})["y0"])  # fmt: skip
+    assert (off <= bound(group, given, 200)).all()
+    assert counters.shared_loads.pieces == counters.shared_loads.ideal

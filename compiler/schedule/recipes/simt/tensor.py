@@ -22,6 +22,8 @@ from .contraction import Contraction, begin, bind_copy, contiguous, end, plan
 
 ROWS, COLUMNS = 16, 8
 """The tile of the result of one instruction; lanes are 8 rows by 4 pairs of columns."""
+MOST_SHARED_BYTES = 48 << 10
+"""What a block may declare of shared memory on every machine."""
 PAD = 8
 """Halves that keep the rows of a tile in different banks: 16 bytes each row."""
 
@@ -69,10 +71,17 @@ def plan_products(nests: Nests, target: Target, choices: Choices) -> Products | 
     bk = choices.pick("bk", _tile(steps, 16, 64), (16, 32, 64))
     warps = (2 if bm >= 32 else 1, 2)
     stages = choices.pick("stages", 2, (1, 2, 3)) if f"cp.async.{kind}" in has else 1
+    while _bytes(bm, bn, bk) * stages > MOST_SHARED_BYTES:
+        stages, bk = (stages, bk // 2) if bk > 16 else (stages - 1, bk)
     base = Contraction(
         t.main, t.row, t.column, t.outer, t.narrow, t.wide, t.factors, bm, bn, bk, t.tm, t.tn
     )
     return Products(base, kind, depth, warps, stages)
+
+
+def _bytes(bm: int, bn: int, bk: int) -> int:
+    """Of both tiles of halves in shared memory, whichever way they lie."""
+    return 2 * (max(bm * (bk + PAD), bk * (bm + PAD)) + max(bn * (bk + PAD), bk * (bn + PAD)))
 
 
 def _last(t: Contraction) -> Dim:
