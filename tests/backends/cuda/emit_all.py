@@ -9,6 +9,7 @@ import json
 import sys
 from pathlib import Path
 
+from tests.backends.cpu.cross.cases import MODELS as CASES
 from tilewright import api
 
 from .networks import NETWORKS
@@ -17,8 +18,9 @@ from .networks import NETWORKS
 def main(target: str, output: Path) -> None:
     """Writes the PTX of every network, and the CUDA C++, by name."""
     found = {}
-    for name, network in NETWORKS.items():
-        built = api.build(network.model(), target=target, cache=False)
+    models = {name: network.model() for name, network in NETWORKS.items()}
+    for name, model in {**models, "halves": CASES["halves"]().graph}.items():
+        built = api.build(model, target=target, cache=False)
         found[name] = {"ptx": built.text("ptx"), "cuda": built.text("cuda")}
     output.write_text(json.dumps(found))
 
