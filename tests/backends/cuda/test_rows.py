@@ -81,6 +81,16 @@ def test_a_number_of_rows_known_at_run_time(rows: int) -> None:
     assert_simulated_equals_group(norm(N, 96), N=rows)
 
 
+@pytest.mark.parametrize("length", [7, 1000])
+def test_one_row_is_one_block(length: int) -> None:
+    (k,) = variables("k")
+    x, y = Buffer("x0", dt.f32, (N,)), Buffer("y0", dt.f32, ())
+    value = Reduce("sum", (Axis(k, N),), x[k])
+    group = ComputeGroup("whole", (x,), (y,), (Compute(y, (), value),))
+    assert_simulated_equals_group(group, N=length)
+    assert launch_of(scheduled(group)).grid == (1, 1, 1)
+
+
 def test_nan_and_infinity_reach_the_result() -> None:
     x = np.zeros((4, 96), np.float32)
     x[0, 50], x[1, 3], x[2, :] = np.nan, -np.inf, 1e30
