@@ -62,6 +62,7 @@ _REGISTERS: dict[LoopKind, str] = {
     "thread.y": "tid.y",
 }
 _SHUFFLES = frozenset({"shuffle_xor", "shuffle_lane"})
+_ROUND_TF32 = "llvm.nvvm.f2tf32.rna"
 _BARRIER = "call void @llvm.nvvm.barrier.cta.sync.aligned.all(i32 0)"
 
 
@@ -167,6 +168,11 @@ class _Threads(Statements):
             step = 4 // operand.buffer.dtype.bytes
             for k in range(0, count, step):
                 at = self.offset(pointer, k * operand.buffer.dtype.bytes)
+                if operand.buffer.dtype is dt.f32:
+                    exact = self._fresh_line(f"load float, ptr {at.text}, align 4")
+                    near = self._fresh_line(f"call i32 @{_ROUND_TF32}(float {exact})")
+                    values.append(f"i32 {near}")
+                    continue
                 values.append(
                     f"{whole} {self._fresh_line(f'load {whole}, ptr {at.text}, align 4')}"
                 )

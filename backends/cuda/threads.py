@@ -135,17 +135,23 @@ def private(func: Func) -> Func:
     return Func(func.name, func.params, map_block(rewrite_block(func.body, expr), each))
 
 
-def _between(block: Block) -> tuple[tuple[Buffer, Block], ...]:
-    """The temporaries that are declared around loops of threads, each with what may use it."""
+def _between(block: Block, warps: bool = False) -> tuple[tuple[Buffer, Block], ...]:
+    """The temporaries that are declared around loops of threads, each with what may use it.
+
+    Args:
+        warps: whether the block is in a loop over warps, each of which has its own fragments.
+    """
     found: list[tuple[Buffer, Block]] = []
     for stmt in block:
         match stmt:
-            case Alloc() if stmt.buffer.scope in ("register", "local", "fragment"):
+            case Alloc() if stmt.buffer.scope in ("register", "local"):
+                found.append((stmt.buffer, block))
+            case Alloc() if stmt.buffer.scope == "fragment" and not warps:
                 found.append((stmt.buffer, block))
             case For() if _has_threads(stmt.body) or stmt.kind not in THREADS:
-                found += _between(stmt.body)
+                found += _between(stmt.body, warps or stmt.kind in THREADS)
             case If():
-                found += _between(stmt.then) + _between(stmt.orelse)
+                found += _between(stmt.then, warps) + _between(stmt.orelse, warps)
     return tuple(found)
 
 

@@ -105,6 +105,8 @@ class Instruction:
 
 
 _C = _layout("r2*2 l8*4", "l4*1 r2*1")
+# The machine rounds the factors of tf32 to ten bits after the point; no recipe uses it unless
+# it is told that such factors will do.
 _PRODUCTS: dict[str, tuple[str, int, dict[str, Layout]]] = {
     "mma.m16n8k16.f16": ("f16", 16, {
         "a": _layout("r2*2 l8*4", "r2*4 l4*1 r2*1"), "b": _layout("r2*2 l4*1 r2*1", "l8*4"),

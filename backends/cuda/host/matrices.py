@@ -82,6 +82,8 @@ static void tw_mma_m16n8k8_tf32(float* c, const float* a, const float* b) {
   memcpy(left, a, 16);
   memcpy(right, b, 8);
   tw_host::multiply(c, left, right, 8, 32, [](unsigned x) {
+    // Numbers of ten bits after the point, the nearest, ties away from zero.
+    if ((x & 0x7f800000u) != 0x7f800000u) x = (x + 0x1000u) & ~0x1fffu;
     float f;
     memcpy(&f, &x, 4);
     return f;

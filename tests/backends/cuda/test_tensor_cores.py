@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.schedule.groups import variables
+from tests.schedule.groups import matmul, variables
 from tilewright import dtype as dt
 from tilewright.backends.cuda.host import host_compiler
 from tilewright.backends.cuda.ptx import emit_ptx
@@ -191,6 +191,28 @@ def test_every_choice_of_tiles_computes_the_same(given: dict[str, int]) -> None:
     off = np.abs(got["y0"] - interpret_group(group, inputs, {})["y0"])
     assert (off <= bound(group, inputs, 200)).all()
     assert counters.shared_loads.pieces == counters.shared_loads.ideal
+
+
+@pytest.mark.parametrize("sizes", [(70, 96, 104), (33, 50, 37)], ids=str)
+def test_words_of_32_bits_are_rounded_to_tf32_only_where_asked(sizes: tuple[int, int, int]) -> None:
+    group = matmul(*sizes)
+    given = random_inputs(group, {})
+    want = interpret_group(group, given, {})["y0"]
+    size = {n: np.abs(a) for n, a in given.items()}
+    # Each factor keeps ten bits after the point.
+    limit = interpret_group(group, size, {})["y0"] * 2.0**-10
+    nests = to_func(merge_axes(group))
+    for answers in ({}, {"tf32": 1}):
+        func = schedule(nests, resolve_cuda("cuda:sm_80"), Choices(answers)).func
+        check(func)
+        got, counters = profile(func, given, {})
+        results = [got, *(on_host(func, given, {}) if host_compiler() is not None else ())]
+        assert all((np.abs(r["y0"] - want) <= limit).all() for r in results)
+        assert (counters.count("mma.sync") > 0) == bool(answers)
+        assert counters.shared_loads.pieces == counters.shared_loads.ideal
+        if find_tool("ptxas") is not None and answers:
+            made = assemble(emit_ptx([func], resolve_cuda("cuda:sm_80")), "sm_80")
+            assert all(k.spills == 0 for k in made.kernels.values())
 
 
 def test_a_step_waits_once() -> None:

@@ -33,7 +33,7 @@ class Products:
     """The plan of a product by instructions.
 
     Attributes:
-        base: the tile of a block. kind: of the factors, ``f16`` or ``bf16``.
+        base: the tile of a block. kind: of the factors, ``f16``, ``bf16`` or ``tf32``.
         depth: of the instruction along the reduction. warps: along rows and columns.
         stages: tiles that are in shared memory at once; 1 where copies cannot wait.
     """
@@ -58,9 +58,15 @@ def plan_products(nests: Nests, target: Target, choices: Choices) -> Products | 
         return None
     kinds = {x.dtype.name for x in t.factors}
     body = t.main.body
-    if len(kinds) != 1 or not all(isinstance(e, Cast) for e in body.operands):
+    if len(kinds) != 1:
         return None
     (kind,) = kinds
+    # Factors of f32 lose bits: only where somebody says that this will do.
+    if kind == "f32" and not choices.pick("tf32", 0, (0,)):
+        return None
+    if kind != "f32" and not all(isinstance(e, Cast) for e in body.operands):
+        return None
+    kind = "tf32" if kind == "f32" else kind
     has = target.threads.instructions
     depth = next((d for d in (16, 8) if f"mma.m16n8k{d}.{kind}" in has), 0)
     if not depth or any(contiguous(t, x) is None for x in t.factors):
@@ -68,10 +74,12 @@ def plan_products(nests: Nests, target: Target, choices: Choices) -> Products | 
     rows, columns, steps = (size(x) for x in (t.row.extent, t.column.extent, _last(t)))
     bm = choices.pick("bm", _tile(rows, 16, 64), (16, 32, 64, 128))
     bn = choices.pick("bn", _tile(columns, 32, 64), (32, 64, 128))
-    bk = choices.pick("bk", _tile(steps, 16, 64), (16, 32, 64))
+    bk = choices.pick("bk", _tile(steps, 16, 32 if kind == "tf32" else 64), (16, 32, 64))
     warps = (2 if bm >= 32 else 1, 2)
-    stages = choices.pick("stages", 2, (1, 2, 3)) if f"cp.async.{kind}" in has else 1
-    while _bytes(bm, bn, bk) * stages > MOST_SHARED_BYTES:
+    size_of = t.narrow.dtype.bytes
+    background = f"cp.async.{t.narrow.dtype.name}" in has
+    stages = choices.pick("stages", 2, (1, 2, 3)) if background else 1
+    while size_of * _elements(bm, bn, bk) * stages > MOST_SHARED_BYTES:
         stages, bk = (stages, bk // 2) if bk > 16 else (stages - 1, bk)
     base = Contraction(
         t.main, t.row, t.column, t.outer, t.narrow, t.wide, t.factors, bm, bn, bk, t.tm, t.tn
@@ -79,9 +87,9 @@ def plan_products(nests: Nests, target: Target, choices: Choices) -> Products | 
     return Products(base, kind, depth, warps, stages)
 
 
-def _bytes(bm: int, bn: int, bk: int) -> int:
-    """Of both tiles of halves in shared memory, whichever way they lie."""
-    return 2 * (max(bm * (bk + PAD), bk * (bm + PAD)) + max(bn * (bk + PAD), bk * (bn + PAD)))
+def _elements(bm: int, bn: int, bk: int) -> int:
+    """Of both tiles in shared memory, whichever way they lie."""
+    return max(bm * (bk + PAD), bk * (bm + PAD)) + max(bn * (bk + PAD), bk * (bn + PAD))
 
 
 def _last(t: Contraction) -> Dim:
@@ -111,7 +119,8 @@ def products(s: Schedule, p: Products) -> None:
         load, loop = (t.wide, loop_n) if wide else (t.narrow, loop_m)
         name = f"{load.buffer.name}_{'b' if wide else 'a'}"
         along = contiguous(t, load) != loop
-        s.do("stage", at, side, name, (loop, loop_k) if along else (loop_k, loop), "shared", PAD)
+        axes = (loop, loop_k) if along else (loop_k, loop)
+        s.do("stage", at, side, name, axes, "shared", 4 if p.kind == "tf32" and along else PAD)
         tiles[wide] = name, along
     s.do("drop_guards", at)
     background = [_copy(s, p, name) for name, _ in tiles.values()]
@@ -134,13 +143,14 @@ def _copy(s: Schedule, p: Products, name: str) -> bool:
     """Shares a staged tile among the threads; returns whether it is copied in the background."""
     order = (f"{name}_0", f"{name}_1")
     width = vector_width(s.func, order[1], 16)
-    background = width == 8 and p.stages > 1
+    kind = "f32" if p.kind == "tf32" else p.kind
+    background = width == (4 if kind == "f32" else 8) and p.stages > 1
     if width > 1:
         s.do("widen", order[1], width)
     if background:
         (store,) = find_loop(s.func, f"{order[1]}_v", "simt").body
         guarded = isinstance(store, Store) and isinstance(store.value, Select)
-        s.do("tensorize", f"{order[1]}_v", f"cp.async.{p.kind}{'.guarded' if guarded else ''}")
+        s.do("tensorize", f"{order[1]}_v", f"cp.async.{kind}{'.guarded' if guarded else ''}")
     bind_copy(s, (p.warps[0] * p.warps[1], 32), name, order)
     return background
 
@@ -160,6 +170,14 @@ def _instructions(
     s.do("reorder", (f"{m}_w", f"{n}_w", f"{k}_t", *inner))
     s.do("stage", f"{k}_t", sides[False], "fa", (f"{m}_t", f"{m}_r", f"{k}_r"), "fragment")
     s.do("stage", f"{k}_t", sides[True], "fb", (f"{n}_t", f"{k}_r", f"{n}_r"), "fragment")
+    (_fetch_each if p.kind == "tf32" else _fetch)(s, p, tiles)
+    for loop in (f"{k}_t", f"{m}_t", f"{n}_t"):
+        s.do("set_kind", loop, "unroll")
+    s.do("set_kind", fuse_all(s, [f"{m}_w", f"{n}_w"], f"{m}_y"), "thread.y")
+
+
+def _fetch(s: Schedule, p: Products, tiles: dict[bool, tuple[str, bool]]) -> None:
+    """Fills fragments of halves by the instruction that reads rows of shared memory."""
     rows = "" if tiles[False][1] else "trans."
     s.do("tensorize", "fa_1", f"ldmatrix.{rows}{p.kind}.1x{ROWS}x{p.depth}")
     s.do("set_kind", "fa_0", "unroll")
@@ -168,9 +186,20 @@ def _instructions(
     s.do("split", "fb_0", count, "fb_o", "fb_i", "exact")
     s.do("set_kind", "fb_o", "unroll")
     s.do("tensorize", "fb_i", f"ldmatrix.{columns}{p.kind}.{count}x{p.depth}x{COLUMNS}")
-    for loop in (f"{k}_t", f"{m}_t", f"{n}_t"):
+
+
+def _fetch_each(s: Schedule, p: Products, tiles: dict[bool, tuple[str, bool]]) -> None:
+    """Fills fragments of single words: each lane reads what it keeps."""
+    del p, tiles
+    s.do("split", "fa_1", 8, "fa_h", "fa_g", "exact")
+    s.do("split", "fa_2", 4, "fa_c", "fa_t", "exact")
+    s.do("reorder", ("fa_g", "fa_t", "fa_0", "fa_h", "fa_c"))
+    s.do("split", "fb_1", 4, "fb_c", "fb_t", "exact")
+    s.do("reorder", ("fb_2", "fb_t", "fb_0", "fb_c"))
+    s.do("set_kind", fuse_all(s, ["fa_g", "fa_t"], "fa_x"), "thread.x")
+    s.do("set_kind", fuse_all(s, ["fb_2", "fb_t"], "fb_x"), "thread.x")
+    for loop in ("fa_0", "fa_h", "fa_c", "fb_0", "fb_c"):
         s.do("set_kind", loop, "unroll")
-    s.do("set_kind", fuse_all(s, [f"{m}_w", f"{n}_w"], f"{m}_y"), "thread.y")
 
 
 def _warps(s: Schedule, p: Products, m: str, n: str) -> None:
