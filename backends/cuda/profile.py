@@ -16,7 +16,7 @@ from .launches import Launching
 from .roofline import bounds_of, mix
 from .run import DeviceEntry
 from .simulated import SimulatedDevice
-from .simulator import Counters, LoadedModule, Traffic
+from .simulator import Counters, Traffic
 from .simulator.occupancy import multiprocessor, occupancy
 from .target import ARCHITECTURES, Architecture
 from .toolkit import TOOLS, Resources, assemble, find_tool
@@ -35,28 +35,6 @@ class _Launches:
     operands: list[int] = field(default_factory=list)
 
 
-class _Watched(SimulatedDevice):
-    """A simulated device that knows how large the operands of each launch are."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: dict[str, _Launches] = {}
-
-    def launch(
-        self,
-        module: LoadedModule,
-        kernel: str,
-        grid: tuple[int, int, int],
-        block: tuple[int, int],
-        args: Sequence[int],
-    ) -> None:
-        super().launch(module, kernel, grid, block, args)
-        self.seen.setdefault(kernel, _Launches()).counters.append(self.launches[-1][1])
-
-    def operands(self, kernel: str, nbytes: int) -> None:
-        self.seen.setdefault(kernel, _Launches()).operands.append(nbytes)
-
-
 def profile(built: Artifact, inputs: Mapping[str, np.ndarray]) -> Profile:
     """Runs a program once in the simulator and models its kernels.
 
@@ -65,16 +43,22 @@ def profile(built: Artifact, inputs: Mapping[str, np.ndarray]) -> Profile:
         inputs: of the one call.
     """
     ptx, program, launches = read_objects(built.objects)
-    device = _Watched()
-    entry = DeviceEntry(program, launches, ptx, device, device.operands)
+    device = SimulatedDevice()
+    seen: dict[str, _Launches] = {}
+
+    def watch(kernel: str, nbytes: int) -> None:
+        of_kernel = seen.setdefault(kernel, _Launches())
+        of_kernel.counters.append(device.launches[-1][1])
+        of_kernel.operands.append(nbytes)
+
+    entry = DeviceEntry(program, launches, ptx, device, watch)
     Executable(built, entry).run(inputs)
     machine = ARCHITECTURES[built.target.cpu]
     known = find_tool("ptxas") is not None
     resources = assemble(ptx, built.target.cpu).kernels if known else {}
     kernels = [
-        _kernel(name, seen, launches[name], device, resources.get(name), built.target.cpu)
-        for name, seen in device.seen.items()
-        if seen.counters
+        _kernel(name, found, launches[name], device, resources.get(name), built.target.cpu)
+        for name, found in seen.items()
     ]
     notes = [
         f"modelled, not measured: the least time that {machine.part} ({built.target.cpu}) may take",

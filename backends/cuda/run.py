@@ -45,7 +45,7 @@ class DeviceEntry:
         launches: how every kernel is launched, by name.
         ptx: the module of all kernels.
         device: where.
-        watch: told the bytes of the tensors that a kernel was launched on.
+        watch: told of each launch, just after it: the kernel and the bytes of its tensors.
     """
 
     def __init__(
