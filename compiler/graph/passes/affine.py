@@ -200,6 +200,8 @@ def _without_factor(rules: Rules, value: Value) -> tuple[Value, np.ndarray] | No
     scaled = rules.behind_once(value, "mul")
     if scaled is None or rules.number(scaled.inputs[1]) is None or not value.dtype.is_float:
         return None
+    if value.dtype is dt.f16:
+        return None  # what is scaled before may be so to keep the product in the range of f16
     x, c = scaled.inputs
     alone = rules.producer.get(x) is None or rules.behind(x, "slice") is not None
     if not alone or not same_shape(x.shape, value.shape):

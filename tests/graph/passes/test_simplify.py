@@ -520,3 +520,11 @@ def test_a_factor_of_an_input_moves_behind_the_product(check: Check) -> None:
     x, y = b.input("x", f32(N, S, 5)), b.input("y", f32(N, 5, 4))
     b.output(b.add("matmul", b.add("mul", x, const(b, 0.5)), y))
     assert ops(check(b.finish(), simplify, N=2, S=3)) == ["matmul", "mul"]
+
+
+def test_a_factor_that_keeps_a_product_in_the_range_of_halves_stays(check: Check) -> None:
+    b = GraphBuilder("g")
+    x, y = (b.input(n, TensorType(dt.f16, s)) for n, s in (("x", (N, S, 5)), ("y", (N, 5, 4))))
+    half = b.constant(np.array(0.5, np.float16))
+    b.output(b.add("matmul", b.add("mul", x, half), y))
+    assert ops(check(b.finish(), simplify, N=2, S=3)) == ["mul", "matmul"]
