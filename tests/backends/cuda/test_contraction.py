@@ -5,8 +5,14 @@ from __future__ import annotations
 import pytest
 
 from tests.schedule.groups import conv, matmul
+from tilewright.backends.cuda.ptx import emit_ptx
+from tilewright.backends.cuda.target import ARCHITECTURES, resolve_cuda
+from tilewright.backends.cuda.toolkit import assemble, find_tool
+from tilewright.lower.merge import merge_axes
+from tilewright.lower.nests import to_func
+from tilewright.schedule.recipes import schedule
 from tilewright.tensor.compute import ComputeGroup
-from tilewright.tensor.ir import Barrier, symbol
+from tilewright.tensor.ir import Barrier, Commit, Wait, symbol
 from tilewright.tensor.walk import statements
 
 from .executors import assert_simulated_equals_group, scheduled
@@ -16,8 +22,8 @@ N = symbol("N")
 
 @pytest.mark.parametrize(
     "group",
-    [matmul(64, 16, 64), matmul(70, 50, 100), matmul(13, 9, 65), matmul(33, 12, 33),
-     matmul(100, 8, 16), conv(20, 16, 20, 3, 1, 1), conv(9, 4, 20, 3, 1, 1),
+    [matmul(64, 16, 64), matmul(70, 96, 104), matmul(70, 50, 100), matmul(13, 9, 65),
+     matmul(33, 12, 33), matmul(100, 8, 16), conv(20, 16, 20, 3, 1, 1), conv(9, 4, 20, 3, 1, 1),
      conv(17, 3, 8, 3, 2, 1)],
     ids=lambda g: f"{g.name}{list(g.inputs[0].shape)}{list(g.inputs[1].shape)}",
 )  # fmt: skip
@@ -34,7 +40,7 @@ def test_products_of_symbolic_rows_are_what_they_should_be(rows: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "group", [matmul(64, 32, 64), matmul(70, 50, 100), conv(9, 4, 20, 3, 1, 1)]
+    "group", [matmul(64, 24, 64), matmul(70, 50, 100), conv(9, 4, 20, 3, 1, 1)]
 )
 def test_a_step_waits_before_and_after_it_multiplies_and_not_in_between(
     group: ComputeGroup,
@@ -44,5 +50,31 @@ def test_a_step_waits_before_and_after_it_multiplies_and_not_in_between(
 
 
 def test_aligned_operands_are_read_sixteen_bytes_at_a_time() -> None:
-    counters = assert_simulated_equals_group(matmul(64, 32, 64))
+    counters = assert_simulated_equals_group(matmul(64, 16, 64))
     assert counters.count("ld.global.v4", "ld.global.nc.v4") == counters.count("ld.global")
+
+
+def test_long_sums_copy_the_next_tiles_in_the_background() -> None:
+    group = matmul(70, 96, 104)
+    counters = assert_simulated_equals_group(group)
+    assert counters.count("cp.async.cg") == 2 * 3 * (2 * 64 * 32 // 4 // 32) * 2
+    assert counters.count("st.shared") == 0
+    assert len([s for s in statements(scheduled(group).body) if isinstance(s, Barrier)]) == 2
+
+
+def test_gpus_without_such_copies_wait_for_theirs() -> None:
+    func = schedule(to_func(merge_axes(matmul(70, 96, 104))), resolve_cuda("cuda:sm_75")).func
+    assert not any(isinstance(s, Commit | Wait) for s in statements(func.body))
+    assert "cp.async" not in emit_ptx([func], resolve_cuda("cuda:sm_75"))
+
+
+@pytest.mark.skipif(
+    find_tool("ptxas") is None,
+    reason="NVIDIA's assembler is not there (pip install nvidia-cuda-nvcc)",
+)
+@pytest.mark.parametrize("target", ARCHITECTURES)
+def test_nvidias_assembler_takes_the_products_without_spills(target: str) -> None:
+    for group in (matmul(70, 96, 104), conv(9, 4, 20, 3, 1, 1)):
+        func = schedule(to_func(merge_axes(group)), resolve_cuda(f"cuda:{target}")).func
+        made = assemble(emit_ptx([func], resolve_cuda(f"cuda:{target}")), target)
+        assert all((k.spills, k.stack) == (0, 0) for k in made.kernels.values())

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ....target import Target
-from ....tensor.ir import Axis, Binary, Load
-from ....tensor.simplify import same_dim
+from ....tensor.ir import Axis, Binary, Load, Select, Store, as_expr
+from ....tensor.simplify import dim, same_dim
 from ...factors import vector_width
 from ...nest import find_loop
 from ...nests import Nests, Reduction
@@ -33,6 +33,7 @@ class Contraction:
         narrow, wide: the operands that vary along the row and along the column.
         factors: both, as they stand in the product.
         bm, bn, bk: the block's tile. tm, tn: a thread's.
+        background: whether the next tiles are copied while a step is computed.
     """
 
     main: Reduction
@@ -47,6 +48,7 @@ class Contraction:
     bk: int
     tm: int
     tn: int
+    background: bool = False
 
     @property
     def threads(self) -> tuple[int, int]:
@@ -85,11 +87,23 @@ def plan(nests: Nests, target: Target, choices: Choices) -> Contraction | None:
     row = rows[-1]
     bm = choices.pick("bm", _tile(size(row.extent)), (16, 32, 64, 128))
     bn = choices.pick("bn", _tile(size(column.extent)), (16, 32, 64, 128))
-    bk = choices.pick("bk", 8, (8, 16, 32))
+    along = (load_strides(main, wide[0]) or {}).get(own[column.var.name], 0)
+    background = same_dim(along, 1) and _in_background(main, factors, target)
+    bk = choices.pick("bk", 32 if background else 8, (8, 16, 32))
     tm = choices.pick("tm", 4 if bm >= 32 else 2, (2, 4, 8))
     tn = choices.pick("tn", 4 if bn >= 32 else 2, (2, 4, 8))
     outer = tuple(a for a in nests.axes[:-1] if a is not row)
-    return Contraction(main, row, column, outer, narrow[0], wide[0], factors, bm, bn, bk, tm, tn)
+    return Contraction(
+        main, row, column, outer, narrow[0], wide[0], factors, bm, bn, bk, tm, tn, background
+    )
+
+
+def _in_background(main: Reduction, factors: tuple[Load, Load], target: Target) -> bool:
+    """Whether rows of both operands are copied in whole pieces by an instruction, for long sums."""
+    assert target.threads is not None
+    whole = all(same_dim(dim(as_expr(x.buffer.shape[-1]) % 4), 0) for x in factors)
+    has = all(f"cp.async.{x.dtype.name}" in target.threads.instructions for x in factors)
+    return has and whole and factors[0].dtype.bytes == 4 and size(main.reduce[-1].extent) >= 32
 
 
 def _factors(main: Reduction) -> tuple[Load, Load] | None:
@@ -124,22 +138,30 @@ def contraction(nests: Nests, target: Target, choices: Choices) -> Schedule:
         loop = loop_n if load is t.wide else loop_m
         name = f"{load.buffer.name}_{'ba'[load is t.narrow]}"
         across = contiguous(t, load) != loop
-        # Threads write what lies along the reduction as columns: four more elements a row put
-        # the rows that they write at once in other banks.
-        s.do("stage", at, side, name, (inner, loop), "shared", 4 if across else 0)
-        order = (f"{name}_1", f"{name}_0") if across else (f"{name}_0", f"{name}_1")
+        # Threads write what lies along the reduction as columns, or read it as columns where it
+        # is copied as it is: four more elements a row put these in other banks.
+        axes = (loop, inner) if across and t.background else (inner, loop)
+        s.do("stage", at, side, name, axes, "shared", 4 if across else 0)
+        swap = across and not t.background
+        order = (f"{name}_1", f"{name}_0") if swap else (f"{name}_0", f"{name}_1")
         s.do("reorder", order)
         copies.append((name, order))
     s.do("drop_guards", at)
     for name, order in copies:
-        copy(s, t.threads, name, order)
+        copy(s, t.threads, name, order, t.background)
     _threads(s, t, f"{m}_i", f"{n}_i")
     _threads(s, t, first[m], first[n])
     _threads(s, t, loop_m, loop_n)
     tile = (f"{loop_m}_y", f"{loop_n}_x", inner, f"{loop_m}_r", f"{loop_n}_r")
     s.do("reorder", tile)
+    if t.background:
+        # Four steps at once read their elements of a row together.
+        s.do("split", inner, 4, f"{inner}_o", f"{inner}_r", "exact")
+        s.do("set_kind", f"{inner}_r", "unroll")
     s.do("spread", t.main.buffer.name, ((position[0], t.tm), (position[1], t.tn)))
     s.do("set_scope", t.main.buffer.name, "register")
+    if t.background:
+        s.do("pipeline", at, 2)
     end(s, t)
     return s
 
@@ -189,12 +211,35 @@ def _threads(s: Schedule, t: Contraction, m: str, n: str) -> None:
     s.do("set_kind", f"{n}_r", "vector")
 
 
-def copy(s: Schedule, threads: tuple[int, int], name: str, order: tuple[str, str]) -> None:
-    """Shares a staged tile among the threads: neighbours side by side, vectors where they fit."""
+def copy(
+    s: Schedule,
+    threads: tuple[int, int],
+    name: str,
+    order: tuple[str, str],
+    background: bool,
+) -> bool:
+    """Shares a staged tile among the threads: neighbours side by side, vectors where they fit.
+
+    Args:
+        threads: along y and x. order: the loops of the copy.
+        background: whether to copy by an instruction, where pieces are of its size.
+
+    Returns:
+        Whether an instruction copies.
+    """
     width = vector_width(s.func, order[1], 16)
     if width > 1:
         s.do("widen", order[1], width)
+    if width > 1 and background:
+        (store,) = find_loop(s.func, f"{order[1]}_v", "simt").body
+        assert isinstance(store, Store)
+        kind = store.buffer.dtype
+        background = width * kind.bytes == 16
+        guarded = ".guarded" if isinstance(store.value, Select) else ""
+        if background:
+            s.do("tensorize", f"{order[1]}_v", f"cp.async.{kind}{guarded}")
     bind_copy(s, threads, name, order)
+    return background and width > 1
 
 
 def bind_copy(s: Schedule, threads: tuple[int, int], name: str, order: tuple[str, str]) -> None:

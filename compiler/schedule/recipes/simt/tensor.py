@@ -10,15 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ....target import Target
-from ....tensor.ir import Cast, Dim, Select, Store
-from ...factors import vector_width
-from ...nest import find_loop
+from ....tensor.ir import Cast, Dim
 from ...nests import Nests
 from ...schedule import Schedule
 from ..choices import Choices
 from ..elementwise import fuse_all
 from ..tile import size
-from .contraction import Contraction, begin, bind_copy, contiguous, end, plan
+from .contraction import Contraction, begin, contiguous, copy, end, plan
 
 ROWS, COLUMNS = 16, 8
 """The tile of the result of one instruction; lanes are 8 rows by 4 pairs of columns."""
@@ -123,7 +121,11 @@ def products(s: Schedule, p: Products) -> None:
         s.do("stage", at, side, name, axes, "shared", 4 if p.kind == "tf32" and along else PAD)
         tiles[wide] = name, along
     s.do("drop_guards", at)
-    background = [_copy(s, p, name) for name, _ in tiles.values()]
+    threads = (p.warps[0] * p.warps[1], 32)
+    background = [
+        copy(s, threads, name, (f"{name}_0", f"{name}_1"), p.stages > 1)
+        for name, _ in tiles.values()
+    ]
     _instructions(s, p, (loop_m, loop_n, loop_k), sides, tiles)
     r = t.main.buffer.name
     position = t.main.axes.index(m), t.main.axes.index(n)
@@ -137,22 +139,6 @@ def products(s: Schedule, p: Products) -> None:
     if any(background):
         s.do("pipeline", at, p.stages)
     end(s, t)
-
-
-def _copy(s: Schedule, p: Products, name: str) -> bool:
-    """Shares a staged tile among the threads; returns whether it is copied in the background."""
-    order = (f"{name}_0", f"{name}_1")
-    width = vector_width(s.func, order[1], 16)
-    kind = "f32" if p.kind == "tf32" else p.kind
-    background = width == (4 if kind == "f32" else 8) and p.stages > 1
-    if width > 1:
-        s.do("widen", order[1], width)
-    if background:
-        (store,) = find_loop(s.func, f"{order[1]}_v", "simt").body
-        guarded = isinstance(store, Store) and isinstance(store.value, Select)
-        s.do("tensorize", f"{order[1]}_v", f"cp.async.{kind}{'.guarded' if guarded else ''}")
-    bind_copy(s, (p.warps[0] * p.warps[1], 32), name, order)
-    return background
 
 
 def _instructions(
