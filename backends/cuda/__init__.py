@@ -2,6 +2,7 @@
 
 target.py    names to targets         threads.py   blocks, threads, what each one keeps
 ptx.py       a function to PTX        backend.py   the Backend: compile, load
+fragments.py what a lane of a tile    instructions.py what instructions need
 source.py    a function to CUDA C++   host/        runs that text through a host compiler
 budget.py    what a kernel takes     equipment.py what doctor shows
 launches.py  grids of launches        run.py       a program on a device
