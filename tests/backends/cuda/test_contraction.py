@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from tests.schedule.groups import conv, matmul
 from tilewright.backends.cuda.ptx import emit_ptx
 from tilewright.backends.cuda.target import ARCHITECTURES, resolve_cuda
+from tilewright.backends.cuda.threads import launch_of
 from tilewright.backends.cuda.toolkit import assemble, find_tool
 from tilewright.lower.merge import merge_axes
 from tilewright.lower.nests import to_func
 from tilewright.schedule.recipes import schedule
+from tilewright.schedule.recipes.choices import Choices
 from tilewright.tensor.compute import ComputeGroup
+from tilewright.tensor.interpret import interpret_group
 from tilewright.tensor.ir import Barrier, Commit, Wait, symbol
+from tilewright.tensor.simplify import evaluate, product
 from tilewright.tensor.walk import statements
 
-from .executors import assert_simulated_equals_group, scheduled
+from .executors import assert_simulated_equals_group, random_inputs, scheduled, simulate
 
 N = symbol("N")
 
@@ -60,6 +65,20 @@ def test_long_sums_copy_the_next_tiles_in_the_background() -> None:
     assert counters.count("cp.async.cg") == 2 * 3 * (2 * 64 * 32 // 4 // 32) * 2
     assert counters.count("st.shared") == 0
     assert len([s for s in statements(scheduled(group).body) if isinstance(s, Barrier)]) == 2
+
+
+@pytest.mark.parametrize(
+    "given", [{"bm": 128, "bn": 128, "bk": 32, "tm": 2, "tn": 2}, {"bm": 16, "bk": 16}], ids=str
+)
+def test_every_choice_of_tiles_fits_and_computes_the_same(given: dict[str, int]) -> None:
+    group = matmul(130, 96, 136)
+    func = schedule(to_func(merge_axes(group)), resolve_cuda("cuda:sm_80"), Choices(given)).func
+    launch = launch_of(func)
+    assert launch.threads <= 1024
+    assert sum(evaluate(product(b.shape), {}) * 4 for b in launch.shared) <= 48 << 10
+    inputs = random_inputs(group, {})
+    want = interpret_group(group, inputs, {})["y0"]
+    np.testing.assert_allclose(simulate(func, inputs, {})["y0"], want, rtol=2e-5, atol=2e-5)
 
 
 def test_gpus_without_such_copies_wait_for_theirs() -> None:

@@ -20,6 +20,8 @@ from ..choices import Choices
 from ..elementwise import fuse_all
 from ..tile import load_strides, loads, size, symbols_of
 
+MOST_SHARED_BYTES = 48 << 10
+"""What a block may declare of shared memory on every machine."""
 UNROLLED = 8
 """Rounds of a copy that are written out, so that a thread's loads are under way together."""
 
@@ -92,6 +94,12 @@ def plan(nests: Nests, target: Target, choices: Choices) -> Contraction | None:
     bk = choices.pick("bk", 32 if background else 8, (8, 16, 32))
     tm = choices.pick("tm", 4 if bm >= 32 else 2, (2, 4, 8))
     tn = choices.pick("tn", 4 if bn >= 32 else 2, (2, 4, 8))
+    assert target.threads is not None
+    while (bm // tm) * (bn // tn) > target.threads.most:
+        tm, tn = 2 * tm, 2 * tn
+    each = max(x.dtype.bytes for x in factors) * (2 if background else 1)
+    while each * (bm * (bk + 4) + bn * (bk + 4) + 8 * bk) > MOST_SHARED_BYTES and bk > 8:
+        bk //= 2
     outer = tuple(a for a in nests.axes[:-1] if a is not row)
     return Contraction(
         main, row, column, outer, narrow[0], wide[0], factors, bm, bn, bk, tm, tn, background

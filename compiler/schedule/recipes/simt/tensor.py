@@ -16,12 +16,10 @@ from ...schedule import Schedule
 from ..choices import Choices
 from ..elementwise import fuse_all
 from ..tile import size
-from .contraction import Contraction, begin, contiguous, copy, end, plan
+from .contraction import MOST_SHARED_BYTES, Contraction, begin, contiguous, copy, end, plan
 
 ROWS, COLUMNS = 16, 8
 """The tile of the result of one instruction; lanes are 8 rows by 4 pairs of columns."""
-MOST_SHARED_BYTES = 48 << 10
-"""What a block may declare of shared memory on every machine."""
 PAD = 8
 """Halves that keep the rows of a tile in different banks: 16 bytes each row."""
 
