@@ -1,4 +1,4 @@
-"""The command line: ``tilewright compile | export | run | bench | profile | inspect | ops | doctor``.
+"""The command line: ``tilewright COMMAND``, of which COMMANDS is the list.
 
 Exit codes: 0 ok, 1 results differ, 2 wrong usage or input, 3 unsupported model, 4 internal error.
 Every error is one paragraph on standard error; TILEWRIGHT_DEBUG=1 adds the traceback.
