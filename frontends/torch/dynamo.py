@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, NoReturn
 
 import torch
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.exc import TensorifyScalarRestartAnalysis
-from torch._functorch._aot_autograd.descriptors import PlainAOTInput
+from torch._functorch._aot_autograd.descriptors import (
+    BufferAOTInput,
+    ParamAOTInput,
+    PlainAOTInput,
+)
 from torch._guards import CompileContext, TracingContext
 
 from tilewright.errors import Gap, ModelError, TilewrightError, UnsupportedError
@@ -42,7 +47,7 @@ def compile_captured(
     made: list[tuple[Runner, list[Any]]] = []
 
     def inference(inner: torch.fx.GraphModule, inner_inputs: Sequence[Any]) -> Runner:
-        steady = _steady(inner, example_inputs)
+        steady = _steady(inner, module, example_inputs)
         region = Region(
             inner, name, _symbols(inner), frozenset(steady), results_of(inner.graph), threads
         )
@@ -108,8 +113,13 @@ def _no_gradients(name: str, names: Sequence[str]) -> UnsupportedError:
     return UnsupportedError([gap], code="TW-E0250", model=name)
 
 
-def _steady(inner: torch.fx.GraphModule, example_inputs: Sequence[Any]) -> dict[int, torch.Tensor]:
-    """The parameters and buffers that the graph does not write to, by the argument's position."""
+def _steady(
+    inner: torch.fx.GraphModule, module: torch.fx.GraphModule, example_inputs: Sequence[Any]
+) -> dict[int, torch.Tensor]:
+    """The parameters and buffers that the graph does not write to, by the argument's position.
+
+    Dynamo gives them as inputs, or (where Inductor is set to freeze them) as the module's own.
+    """
     context = TracingContext.try_get()
     metadata = None if context is None else context.fw_metadata
     if metadata is None:
@@ -118,10 +128,13 @@ def _steady(inner: torch.fx.GraphModule, example_inputs: Sequence[Any]) -> dict[
     found = {}
     for position, node in enumerate(inner.graph.find_nodes(op="placeholder")):
         source = node.meta.get("desc")
+        tensor: Any = None
         if position in static and isinstance(source, PlainAOTInput):
             tensor = example_inputs[source.idx]
-            if type(tensor) in (torch.Tensor, torch.nn.Parameter) and not tensor.is_inference():
-                found[position] = tensor
+        elif position in static and isinstance(source, ParamAOTInput | BufferAOTInput):
+            tensor = attrgetter(source.target)(module)
+        if type(tensor) in (torch.Tensor, torch.nn.Parameter) and not tensor.is_inference():
+            found[position] = tensor
     return found
 
 

@@ -25,6 +25,7 @@ from tilewright.runtime.executable import Executable
 torch = pytest.importorskip("torch")
 nn = torch.nn
 
+import torch._inductor.config  # noqa: E402
 from torch._dynamo.exc import BackendCompilerFailed  # noqa: E402
 from torch._dynamo.utils import counters  # noqa: E402
 
@@ -300,6 +301,13 @@ def test_parameters_are_constants(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled(nn.Linear(4, 3))(torch.randn(2, 4))
     (executable,) = made
     assert [i.shape for i in executable.inputs] == [(2, 4)]
+
+
+def test_parameters_are_constants_where_inductor_is_set_to_freeze_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with torch._inductor.config.patch(freezing=True):
+        test_parameters_are_constants(monkeypatch)
 
 
 def test_a_change_of_a_parameter_is_seen_by_the_next_call() -> None:
