@@ -50,7 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     "bench": GRAPH,
     "peers": GRAPH | {"api", "frontends", "stages"},
     "footprint": {"api", "peers"},
-    "commands": PIPELINE | {"api", "bench", "peers", "standalone"},
+    "commands": PIPELINE | {"api", "bench", "peers", "standalone", "stages"},
     "cli": BASE | {"options"},
     "__main__": {"cli"},
     "": BASE,

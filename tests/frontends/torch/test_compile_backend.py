@@ -25,9 +25,9 @@ from tilewright.runtime.executable import Executable
 torch = pytest.importorskip("torch")
 nn = torch.nn
 
-import torch._inductor.config  # noqa: E402
 from torch._dynamo.exc import BackendCompilerFailed  # noqa: E402
 from torch._dynamo.utils import counters  # noqa: E402
+from torch._inductor import config as inductor  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -306,7 +306,7 @@ def test_parameters_are_constants(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_parameters_are_constants_where_inductor_is_set_to_freeze_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with torch._inductor.config.patch(freezing=True):
+    with inductor.patch(freezing=True):
         test_parameters_are_constants(monkeypatch)
 
 
