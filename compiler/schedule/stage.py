@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from .. import dtype as dt
 from ..tensor.ir import (
@@ -135,18 +135,7 @@ def spread(func: Func, buffer: str, dims: Sequence[tuple[int, int]]) -> Func:
         inside = [i % factors[k] if k in factors else i for k, i in enumerate(indices)]
         return tuple(simplify(i, ranges) for i in (*numbers, *inside))
 
-    def read(e: Expr) -> Expr:
-        return substitute(e, {x: Load(new, place(x.indices)) for x in loads(e) if x.buffer == old})
-
-    def each(stmt: Stmt) -> Block:
-        match stmt:
-            case Store() if stmt.buffer == old:
-                return (Store(new, place(stmt.indices), stmt.value),)
-            case Alloc() if stmt.buffer == old:
-                return (Alloc(new),)
-        return (stmt,)
-
-    return Func(func.name, func.params, map_block(rewrite_block(func.body, read), each))
+    return relayout(func, old, new, place)
 
 
 def interleave(func: Func, buffer: str, position: int, threads: int, width: int) -> Func:
@@ -192,18 +181,7 @@ def interleave(func: Func, buffer: str, position: int, threads: int, width: int)
             raise fail(step, func, f"a thread touches {buffer!r} at {i}, which is not its own")
         return whole
 
-    def read(e: Expr) -> Expr:
-        return substitute(e, {x: Load(new, place(x.indices)) for x in loads(e) if x.buffer == old})
-
-    def each(stmt: Stmt) -> Block:
-        match stmt:
-            case Store() if stmt.buffer == old:
-                return (Store(new, place(stmt.indices), stmt.value),)
-            case Alloc() if stmt.buffer == old:
-                return (Alloc(new),)
-        return (stmt,)
-
-    return Func(func.name, func.params, map_block(rewrite_block(func.body, read), each))
+    return relayout(func, old, new, place)
 
 
 def pad_dim(func: Func, buffer: str, position: int, by: int) -> Func:
@@ -228,3 +206,22 @@ def pad_dim(func: Func, buffer: str, position: int, by: int) -> Func:
     old = declared(func, buffer, f"pad_dim({buffer!r}, {position}, {by})")
     shape = [dim(as_expr(d) + by) if k == position else d for k, d in enumerate(old.shape)]
     return replace_buffer(func, old, Buffer(old.name, old.dtype, tuple(shape), old.scope))
+
+
+def relayout(
+    func: Func, old: Buffer, new: Buffer, place: Callable[[tuple[Expr, ...]], tuple[Expr, ...]]
+) -> Func:
+    """Keeps a temporary in another shape; ``place`` says where an element of the old one lies."""
+
+    def read(e: Expr) -> Expr:
+        return substitute(e, {x: Load(new, place(x.indices)) for x in loads(e) if x.buffer == old})
+
+    def each(stmt: Stmt) -> Block:
+        match stmt:
+            case Store() if stmt.buffer == old:
+                return (Store(new, place(stmt.indices), stmt.value),)
+            case Alloc() if stmt.buffer == old:
+                return (Alloc(new),)
+        return (stmt,)
+
+    return Func(func.name, func.params, map_block(rewrite_block(func.body, read), each))

@@ -34,6 +34,7 @@ from ..tensor.walk import (
 from .loops import rename_loops
 from .nest import bind, edit_loop, fail, find_loop, loop_range, loops, substitute_block
 from .place import declared, ranges_to
+from .stage import relayout
 
 
 def tensorize(func: Func, loop: str, instruction: str) -> Func:
@@ -102,18 +103,7 @@ def merge_dims(func: Func, buffer: str, position: int) -> Func:
         joined = simplify(indices[position] * inner + indices[position + 1], ranges)
         return (*indices[:position], joined, *indices[position + 2 :])
 
-    def read(e: Expr) -> Expr:
-        return substitute(e, {x: Load(new, place(x.indices)) for x in loads(e) if x.buffer == old})
-
-    def each(stmt: Stmt) -> Block:
-        match stmt:
-            case Store() if stmt.buffer == old:
-                return (Store(new, place(stmt.indices), stmt.value),)
-            case Alloc() if stmt.buffer == old:
-                return (Alloc(new),)
-        return (stmt,)
-
-    return Func(func.name, func.params, map_block(rewrite_block(func.body, read), each))
+    return relayout(func, old, new, place)
 
 
 def pipeline(func: Func, loop: str, stages: int) -> Func:
