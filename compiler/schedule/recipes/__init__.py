@@ -159,7 +159,7 @@ def _tile(nests: Nests, target: Target, choices: Choices) -> Scheduled:
     least, _ = bounds(t.row.extent)
     if t.mr == 1 or (least is not None and least >= t.mr):
         return Scheduled(s.finish(), tuple(s.packings), "tile", str(s))
-    low = tile(nests, target, Choices({**choices.given, "mr": 1, "nr": t.nr}))
+    low = tile(nests, target, choices.but(mr=1, nr=t.nr))
     if isinstance(t.row.extent, int):
         return Scheduled(low.finish(), tuple(low.packings), "tile", str(low))
     return _either(le(t.mr, t.row.extent), s, low, "tile")
@@ -174,7 +174,7 @@ def _chain(nests: Nests, target: Target, choices: Choices) -> Scheduled:
         conditions = [c for c in (le(t.mr, as_expr(t.row.extent)), t.fits) if prove(c) is not True]
     if not conditions:
         return Scheduled(s.finish(), (), "chain", str(s))
-    low = chain(nests, target, Choices({**choices.given, "mr": 1, "nr": t.nr}))
+    low = chain(nests, target, choices.but(mr=1, nr=t.nr))
     if any(prove(c) is False for c in conditions):
         return Scheduled(low.finish(), (), "chain", str(low))
     return _either(conjunction(conditions), s, low, "chain")

@@ -18,8 +18,8 @@ from ..nest import find_loop
 from ..nests import MapStage, Nests, Reduction
 from ..schedule import Schedule
 from .choices import Choices
-from .elementwise import fuse_all, is_large, vectorise
-from .tile import load_strides, loads, shape_reduction, symbols_of, tile_size
+from .elementwise import fuse_all, share, vectorise
+from .tile import load_strides, loads, shape_reduction, symbols_of, tile_costs
 
 SCRATCH_BYTES = 1 << 20
 """The most stack that the scratch of one block may take."""
@@ -123,7 +123,9 @@ def plan_chain(nests: Nests, target: Target, choices: Choices) -> Chain:
     position = _row_position(scores)
     if position is not None:
         row = _final_row(last, scores, position, by_name)
-    mr, nr = tile_size(row, column, target, contraction=True)
+    costs = tile_costs(row, column, target, contraction=True)
+    mr, nr = min(costs, key=costs.__getitem__)
+    choices.weigh(("mr", "nr"), costs)
     mr = choices.pick("mr", mr if row is not None else 1, tuple(range(1, 15)))
     nr = choices.pick("nr", nr, tuple(target.lanes(32) * k for k in range(1, 9)))
     wide = [t for t in nests.temporaries if isinstance(t, MapStage)]
@@ -169,8 +171,7 @@ def chain(nests: Nests, target: Target, choices: Choices) -> Schedule:
                 _score_tiles(s, t)
             case MapStage() if len(temporary.axes) == len(t.scores.spatial):
                 vectorise(s, temporary.axes[-1].var.name, width)
-    if is_large((*nests.axes, *t.last.reduce)):
-        s.do("set_kind", block, "parallel")
+    share(s, block, (*nests.axes, *t.last.reduce), choices)
     return s
 
 

@@ -27,24 +27,28 @@ def elementwise(nests: Nests, target: Target, choices: Choices) -> Schedule:
     if len(names) == 1:
         _, most = bounds(inner.extent)
         # An extent that is not known may be small: fewer elements than a block are not shared.
-        usual = width * (256 if most is None else 64)
-        block = choices.pick("block", usual, (width * 16, width * 64, width * 256))
+        usual = 256 if most is None else 64
+        block = width * choices.pick("block", usual, (16, 64, 256))
         if most is None or most > block:
             name = inner.var.name
             s.do("split", name, block, f"{name}_b", f"{name}_w", "shift")
             vectorise(s, f"{name}_w", width)
             if any(x.var.name == name for x in loops(s.func.body)):
                 vectorise(s, name, width)
-            if is_large(nests.axes):
-                s.do("set_kind", f"{name}_b", "parallel")
+            share(s, f"{name}_b", nests.axes, choices)
             return s
         vectorise(s, names[0], width)
         return s
     vectorise(s, names[-1], width)
     outer = fuse_all(s, names[:-1], "p")
-    if is_large(nests.axes):
-        s.do("set_kind", outer, "parallel")
+    share(s, outer, nests.axes, choices)
     return s
+
+
+def share(s: Schedule, loop: str, axes: tuple[Axis, ...], choices: Choices) -> None:
+    """Shares a loop among threads where the nest over those axes is worth it."""
+    if choices.pick("parallel", int(is_large(axes)), (0, 1)):
+        s.do("set_kind", loop, "parallel")
 
 
 def _unroll(nests: Nests) -> int:

@@ -6,7 +6,7 @@ from ...target import Target
 from ..nests import Nests, Reduction
 from ..schedule import Schedule
 from .choices import Choices
-from .elementwise import fuse_all, is_large
+from .elementwise import fuse_all, share
 
 
 def plain(nests: Nests, target: Target, choices: Choices) -> Schedule:
@@ -23,6 +23,5 @@ def plain(nests: Nests, target: Target, choices: Choices) -> Schedule:
     axes = nests.axes
     for r in nests.reductions:
         axes = (*axes, *r.reduce)
-    if is_large(axes):
-        s.do("set_kind", innermost, "parallel")
+    share(s, innermost, axes, choices)
     return s

@@ -11,7 +11,7 @@ from ..nest import find_loop
 from ..nests import MapStage, Nests, Reduction
 from ..schedule import Schedule
 from .choices import Choices
-from .elementwise import fuse_all, is_large, vectorise
+from .elementwise import fuse_all, share, vectorise
 
 
 def rows(nests: Nests, target: Target, choices: Choices) -> Schedule:
@@ -36,8 +36,8 @@ def rows(nests: Nests, target: Target, choices: Choices) -> Schedule:
     if inner:
         vectorise(s, inner[-1], width)
     axes = nests.axes if inner else (*nests.axes, *nests.reductions[0].reduce)
-    if outer and is_large(axes):
-        s.do("set_kind", row, "parallel")
+    if outer:
+        share(s, row, axes, choices)
     return s
 
 

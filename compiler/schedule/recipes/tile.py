@@ -30,7 +30,7 @@ from ..nests import Nests, Reduction
 from ..pack import PackDim, stays_inside
 from ..schedule import Schedule
 from .choices import Choices
-from .elementwise import fuse_all, is_large
+from .elementwise import fuse_all, share
 
 PREFETCH_BYTES = 6144
 """How far ahead of its use a packed operand is asked for."""
@@ -160,7 +160,9 @@ def plan(nests: Nests, target: Target, choices: Choices) -> Tile:
         and any(a.var in symbols_of(load) for a in main.reduce)
         and can_pack(nests, main, load)
     )
-    mr, nr = tile_size(row, column, target, contraction)
+    costs = tile_costs(row, column, target, contraction)
+    mr, nr = min(costs, key=costs.__getitem__)
+    choices.weigh(("mr", "nr"), costs)
     mr = choices.pick("mr", mr, tuple(range(1, 15)))
     nr = choices.pick("nr", nr, tuple(target.lanes(32) * k for k in range(1, 9)))
     outer = tuple(a for a in nests.axes[:-1] if a is not row)
@@ -172,19 +174,21 @@ def symbols_of(load: Load) -> frozenset[Var]:
     return frozenset(v for i in load.indices for v in symbols(i))
 
 
-def tile_size(row: Axis | None, column: Axis, target: Target, contraction: bool) -> tuple[int, int]:
-    """The tile with the least padded work per useful work, weighed by how well it hides latency.
+def tile_costs(
+    row: Axis | None, column: Axis, target: Target, contraction: bool
+) -> dict[tuple[int, int], float]:
+    """The padded work per useful work of each tile, weighed by how well it hides latency.
 
     Accumulators, one row of column vectors and a broadcast must fit the registers. About 12
     accumulators are needed to hide the latency of an FMA, and loads (MR broadcasts and V vectors
-    for MR * V multiply-adds) must not be the limit.
+    for MR * V multiply-adds) must not be the limit. Of equal tiles the first is to be taken.
     """
     lanes = target.lanes(32)
     registers = target.vector_registers
     n = max(1, size(column.extent))
     m = size(row.extent) if row is not None else 1
     fixed_rows = row is None or isinstance(row.extent, int)
-    best: tuple[float, int, int] = (float("inf"), 1, lanes)
+    costs: dict[tuple[int, int], float] = {}
     for v in range(1, 9):
         if v > 1 and (v - 1) * lanes >= n:
             break
@@ -203,9 +207,8 @@ def tile_size(row: Axis | None, column: Axis, target: Target, contraction: bool)
             cost = width * height * load_limit * tall / hide
             if not contraction:
                 cost *= 1.0 + 0.03 * v
-            if cost < best[0]:
-                best = (cost, mr, v * lanes)
-    return best[1], best[2]
+            costs[mr, v * lanes] = cost
+    return costs or {(1, lanes): 1.0}
 
 
 def tile(nests: Nests, target: Target, choices: Choices) -> Schedule:
@@ -230,8 +233,7 @@ def tile(nests: Nests, target: Target, choices: Choices) -> Schedule:
     _prefetch(s, t, target, choices)
     if t.row is not None and place == _outer_name(t.row):
         _split_edges(s, t, place)
-    if is_large((*nests.axes, *t.main.reduce)):
-        s.do("set_kind", names[0], "parallel")
+    share(s, names[0], (*nests.axes, *t.main.reduce), choices)
     return s
 
 
@@ -271,7 +273,7 @@ def _shape_final(s: Schedule, nests: Nests, t: Tile, target: Target, choices: Ch
     order = [*batch, panel, *rows]
     if rows and choices.pick("rows_first", int(_rows_first(t, target)), (0, 1)):
         order = [*batch, *rows, panel]
-    elif rows and _worth_blocking(nests, t, target):
+    elif rows and choices.pick("block_rows", int(_worth_blocking(nests, t, target)), (0, 1)):
         order = _blocked(s, t, batch, panel, rows, last, target)
     final = [*order, *([last] if last else []), *inner]
     s.do("reorder", tuple(final))
@@ -382,10 +384,10 @@ def _prefetch(s: Schedule, t: Tile, target: Target, choices: Choices) -> None:
     """Asks for packed columns ahead of their use where they come from beyond L2."""
     for packing in s.packings:
         nbytes = size_product(packing.packed.shape) * packing.packed.dtype.bytes
-        steps = max(1, PREFETCH_BYTES // (t.nr * packing.packed.dtype.bytes))
-        steps = steps if nbytes > target.l2_bytes // 2 else 0
-        steps = choices.pick("prefetch", steps, (0, steps))
-        if steps:
+        ahead = PREFETCH_BYTES if nbytes > target.l2_bytes // 2 else 0
+        ahead = choices.pick("prefetch", ahead, (0, 3072, 6144, 12288))
+        if ahead:
+            steps = max(1, ahead // (t.nr * packing.packed.dtype.bytes))
             s.do("prefetch", nested(t.main)[-1].var.name, packing.packed.name, steps)
 
 
