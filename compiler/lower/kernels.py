@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ..errors import InternalError, ScheduleError
@@ -9,18 +10,22 @@ from ..graph.ir import Graph, Node, Value
 from ..ops import OPS
 from ..schedule.nest import simplify_func
 from ..schedule.pack import Packing
-from ..schedule.recipes import fits_one_kernel, schedule, spread_loops
+from ..schedule.recipes import fits_one_kernel, kinds_of, schedule, spread_loops
+from ..schedule.recipes.choices import Asked, Choices, Weighing
 from ..target import Target
 from ..tensor.compute import ComputeGroup
-from ..tensor.ir import Buffer, Func, Var
+from ..tensor.ir import Buffer, Func, Reduce, Var
 from ..tensor.text import text
 from .fission import fission
-from .inline import lower_body
+from .inline import has_reduce, lower_body
 from .merge import merge_axes
 from .nests import element_by_element, free_symbols, to_func
 from .sliding import find_sliding
 from .winograd import rewrite
 from .winograd_plan import plan_winograd
+
+Answers = Callable[[ComputeGroup, frozenset[str]], Mapping[str, int]]
+"""Answers to the questions for a group and the names of its inputs whose data is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,27 @@ class Kernel:
     recipe: str
     steps: str
     compute: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What was asked while a group became kernels: its space of schedules.
+
+    Attributes:
+        group: the group.
+        fixed: the names of its inputs whose data is known.
+        kernels: the names of its kernels.
+        given: the answers that came from outside.
+        asked: the questions, with options and the answers taken.
+        weighed: what the analytic model expects of the options.
+    """
+
+    group: ComputeGroup
+    fixed: frozenset[str]
+    kernels: tuple[str, ...]
+    given: Mapping[str, int]
+    asked: Asked
+    weighed: tuple[Weighing, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +91,15 @@ class KernelTable:
     Attributes:
         target: what the recipes schedule for.
         math: "strict" forbids methods that round otherwise than the sum itself.
+        answers: what a search or records say of a group; by default the model decides alone.
         kernels: by name, in order of first use.
+        decided: how each group came to its kernels, in order of first use.
     """
 
     target: Target
     math: str = "fast"
+    answers: Answers | None = None
+    decided: list[Decided] = field(default_factory=list)
     kernels: dict[str, Kernel] = field(default_factory=dict)
     _known: dict[
         tuple[ComputeGroup, frozenset[str]], tuple[tuple[Kernel, ...], tuple[Buffer, ...]]
@@ -91,38 +121,63 @@ class KernelTable:
         fixed = frozenset(n for n, v in names if v in known)
         key = (lowered.group, fixed)
         if key not in self._known:
-            self._known[key] = self._compile(lowered.group, fixed, _title(body))
+            self._known[key] = self.compile(lowered.group, fixed, _title(body))
         kernels, scratch = self._known[key]
         outputs = zip((b.name for b in lowered.group.outputs), lowered.outputs, strict=True)
         return GroupCode(kernels, tuple(names), tuple(outputs), scratch)
 
-    def _compile(
+    def compile(
         self, group: ComputeGroup, fixed: frozenset[str], title: str
     ) -> tuple[tuple[Kernel, ...], tuple[Buffer, ...]]:
+        """The kernels of a group in order, and the buffers between them.
+
+        Args:
+            group: what they compute together.
+            fixed: the names of its inputs whose data is known.
+            title: what their names begin with.
+        """
+        given = {} if self.answers is None else self.answers(group, fixed)
+        choices = Choices(given, checked=True)
+        done = self._choose(group, fixed, title, choices)
+        names = tuple(k.func.name for k in done[0])
+        self.decided.append(
+            Decided(group, fixed, names, given, choices.asked, tuple(choices.weighed))
+        )
+        return done
+
+    def _choose(
+        self, group: ComputeGroup, fixed: frozenset[str], title: str, choices: Choices
+    ) -> tuple[tuple[Kernel, ...], tuple[Buffer, ...]]:
         """One kernel where a recipe takes the whole group, else one for each of its pieces."""
-        transformed = self._winograd(group, fixed, title)
+        transformed = self._winograd(group, fixed, title, choices.part("winograd."))
         if transformed is not None:
             return transformed
         whole = merge_axes(group)
         why = ""
-        if fits_one_kernel(to_func(whole, fixed), self.target):
+        fits = fits_one_kernel(to_func(whole, fixed), self.target)
+        if fits and _has_pieces(group) and choices.pick("fission", 0, (0, 1)):
+            fits, why = False, " (cut by choice)"
+        if fits:
             try:
-                return (self._kernel(whole, fixed, title),), ()
+                return (self._kernel(whole, fixed, title, choices),), ()
             except ScheduleError as error:
                 why = f" (the whole group: {error})"
         pieces = fission(group)
-        made = [self._piece(p, fixed, title, why) for p in pieces]
+        made = [
+            self._piece(p, fixed, title, why, choices.part(f"{n}." if len(pieces) > 1 else ""))
+            for n, p in enumerate(pieces)
+        ]
         scratch = tuple(b for p in pieces for b in p.outputs if b not in group.outputs)
         return tuple(made), scratch
 
     def _winograd(
-        self, group: ComputeGroup, fixed: frozenset[str], title: str
+        self, group: ComputeGroup, fixed: frozenset[str], title: str, choices: Choices
     ) -> tuple[tuple[Kernel, ...], tuple[Buffer, ...]] | None:
         """The kernels of a convolution by Winograd's method, where it is allowed and pays."""
         if self.math == "strict":
             return None
         found = find_sliding(group, fixed)
-        plan = None if found is None else plan_winograd(found, self.target)
+        plan = None if found is None else plan_winograd(found, self.target, choices)
         if found is None or plan is None:
             return None
         parts, scratch = rewrite(self._name(title), found, plan, self.target)
@@ -132,15 +187,17 @@ class KernelTable:
         ]
         return tuple(made), scratch
 
-    def _piece(self, piece: ComputeGroup, fixed: frozenset[str], title: str, why: str) -> Kernel:
+    def _piece(
+        self, piece: ComputeGroup, fixed: frozenset[str], title: str, why: str, choices: Choices
+    ) -> Kernel:
         """The kernel of a piece: by its own recipe, else by the plain one, else unscheduled."""
         merged = merge_axes(piece)
         try:
-            return self._kernel(merged, fixed, title, why)
+            return self._kernel(merged, fixed, title, choices, why)
         except ScheduleError as error:
             why = f" (its own recipe: {error})"
         try:
-            return self._kernel(merged, fixed, title, why, kind="plain")
+            return self._kernel(merged, fixed, title, choices, why, kind="plain")
         except ScheduleError as error:
             why = f" (plain: {error})"
         func = simplify_func(element_by_element(_called(merged, self._name(title))))
@@ -152,11 +209,16 @@ class KernelTable:
         group: ComputeGroup,
         fixed: frozenset[str],
         title: str,
+        choices: Choices,
         why: str = "",
         kind: str | None = None,
     ) -> Kernel:
         nests = to_func(_called(group, self._name(title)), fixed)
-        done = schedule(nests, self.target, kind=kind)
+        if kind is None:
+            kinds = kinds_of(nests, self.target)
+            if len(kinds) > 1:
+                kind = kinds[choices.pick("recipe", 0, tuple(range(len(kinds))))]
+        done = schedule(nests, self.target, choices, kind)
         return self._add(
             Kernel(done.func, done.packings, done.recipe + why, done.steps, text(group))
         )
@@ -198,6 +260,13 @@ class KernelTable:
         )
         unread = tuple(b for b, r in zip(outputs, read, strict=True) if not r)
         return GroupCode(self._plain[key], named, results, unread)
+
+
+def _has_pieces(group: ComputeGroup) -> bool:
+    """Whether fission would cut a group."""
+    return len(group.stages) > 1 or any(
+        has_reduce(s.expr) and not isinstance(s.expr, Reduce) for s in group.stages
+    )
 
 
 def _called(group: ComputeGroup, name: str) -> ComputeGroup:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+from ..schedule.recipes.choices import Choices
 from ..schedule.recipes.tile import size
 from ..target import Target
 from ..tensor.simplify import bounds, ceildiv, product
@@ -71,25 +72,48 @@ class _Sizes:
     made: float
 
 
-def plan_winograd(s: Sliding, target: Target) -> Plan | None:
+def plan_winograd(s: Sliding, target: Target, choices: Choices | None = None) -> Plan | None:
     """The cheapest plan for a convolution; None where the plain sum is cheaper, or none fits.
 
     The plans are for cores with vectors and caches of their own, not for blocks of threads.
+
+    Args:
+        s: the convolution.
+        target: what to plan for.
+        choices: answers to the questions for a plan: ``form`` (outputs of a tile along each
+            axis; 0: the plain sum), and each field of a Plan.
     """
     if target.threads is not None:
         return None
-    best: tuple[float, Plan] | None = None
+    choices = choices or Choices()
+    costs: dict[Plan, float] = {}
     for m in (2, 4):
         work = _sizes(s, m)
-        if work is None:
-            continue
-        for plan in _plans(work, target):
-            cost = winograd_cost(work, plan, target)
-            if best is None or cost < best[0]:
-                best = cost, plan
-    if best is None or best[0] * GAIN > direct_cost(s, target):
+        if work is not None:
+            costs |= {p: winograd_cost(work, p, target) for p in _plans(work, target)}
+    if not costs:
         return None
-    return best[1]
+    best = min(costs, key=costs.__getitem__)
+    direct = direct_cost(s, target)
+    forms = {(m,): min(c for p, c in costs.items() if p.m == m) for m in {p.m for p in costs}}
+    forms[0,] = direct / GAIN
+    choices.weigh(("form",), forms)
+    usual = 0 if costs[best] * GAIN > direct else best.m
+    form = choices.pick("form", usual, tuple(sorted(m for (m,) in forms)))
+    return _chosen({p: c for p, c in costs.items() if p.m == form}, choices) if form else None
+
+
+def _chosen(costs: dict[Plan, float], choices: Choices) -> Plan:
+    """The plan of one form that the answers lead to, field by field; the cheapest by default."""
+    fields = ("nr", "mr", "block", "by_panels")
+    choices.weigh(fields, {tuple(int(getattr(p, f)) for f in fields): c for p, c in costs.items()})
+    for field in fields:
+        best = min(costs, key=costs.__getitem__)
+        options = sorted({int(getattr(p, field)) for p in costs})
+        answer = choices.pick(field, int(getattr(best, field)), options)
+        costs = {p: c for p, c in costs.items() if int(getattr(p, field)) == answer}
+    (plan,) = costs
+    return plan
 
 
 def _sizes(s: Sliding, m: int) -> _Sizes | None:

@@ -63,7 +63,7 @@ def conv(
 
 def worst(graph: Graph, plan: Plan, monkeypatch: pytest.MonkeyPatch, **sizes: int) -> float:
     """The greatest error of a plan, against float64, relative to the greatest result."""
-    monkeypatch.setattr(kernels, "plan_winograd", lambda _, __: plan)
+    monkeypatch.setattr(kernels, "plan_winograd", lambda *_: plan)
     fixed = frozenset(v for v in graph.inputs if v.name in CONSTANTS)
     code = KernelTable(TARGET).code(graph, fixed)
     assert len(code.kernels) == 1 + plan.by_panels

@@ -94,6 +94,13 @@ def kind_of(nests: Nests) -> str:
     return "plain"
 
 
+def kinds_of(nests: Nests, target: Target) -> tuple[str, ...]:
+    """The recipes that take a nest, the usual one first."""
+    usual = _kind_for(nests, target)
+    both = target.threads is None and usual == "tile" and can_rows(nests)
+    return (usual, "rows") if both else (usual,)
+
+
 def _kind_for(nests: Nests, target: Target) -> str:
     """The kind of a nest on a machine of that kind."""
     kind = kind_of(nests)

@@ -58,7 +58,7 @@ def is_rewritten(exe: Executable) -> bool:
 def test_the_error_against_float64_stays_below_its_bound(
     size: int, channels: int, m: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernels, "plan_winograd", lambda _, __: Plan(m, 4, 4, 16, m == 2))
+    monkeypatch.setattr(kernels, "plan_winograd", lambda *_: Plan(m, 4, 4, 16, m == 2))
     graph, w = layer(size, channels, channels)
     x = image(1, size, size, channels)
     want = exact(x, w)

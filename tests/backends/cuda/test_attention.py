@@ -110,10 +110,10 @@ def test_no_score_goes_to_global_memory() -> None:
 
 def test_scores_that_do_not_fit_are_kernels_of_their_own() -> None:
     for group in (attention(2, 5, 9000, 4, 8), attention(2, 5, N, 4, 8)):
-        kernels, scratch = KernelTable(SM80)._compile(group, frozenset(), "attention")
+        kernels, scratch = KernelTable(SM80).compile(group, frozenset(), "attention")
         assert len(kernels) > 1
         assert scratch
-    kernels, scratch = KernelTable(SM80)._compile(attention(2, 5, 90, 4, 8), frozenset(), "one")
+    kernels, scratch = KernelTable(SM80).compile(attention(2, 5, 90, 4, 8), frozenset(), "one")
     assert (len(kernels), scratch) == (1, ())
 
 
