@@ -15,7 +15,7 @@ from tilewright.errors import Gap, UnsupportedError
 from tilewright.graph.ir import Graph, all_nodes
 from tilewright.graph.passes import run_passes
 from tilewright.graph.text import text as print_graph
-from tilewright.lower.kernels import Kernel
+from tilewright.lower.kernels import Answers, Decided, Kernel
 from tilewright.lower.model import Lowered, lower_graph
 from tilewright.runtime.artifact import Artifact
 from tilewright.runtime.buffer import aligned_bytes
@@ -35,12 +35,14 @@ class Built:
         unit: the program and its kernels, as the backend got them.
         kernels: how each kernel came to be.
         seconds: by stage.
+        decided: how each group came to its kernels.
     """
 
     artifact: Artifact
     unit: Unit
     kernels: tuple[Kernel, ...]
     seconds: Mapping[str, float]
+    decided: tuple[Decided, ...] = ()
 
 
 def build(
@@ -50,8 +52,9 @@ def build(
     store: Cache,
     log: Log,
     math: str = "fast",
+    answers: Answers | None = None,
 ) -> Built:
-    """Compiles a graph for a target, with the math that options allow.
+    """Compiles a graph for a target, with the math that options allow and the answers of records.
 
     The weights of the graph are let go as soon as they are packed, before code is generated:
     whoever calls should not hold them either.
@@ -60,9 +63,10 @@ def build(
         graph = run_passes(graph, target)
     check_operators(graph, target, backend)
     with log.stage("lower"):
-        lowered = lower_graph(graph, target, math)
+        lowered = lower_graph(graph, target, math, answers)
     del graph
     program, kernels = lowered.program, tuple(lowered.kernels.values())
+    decided = lowered.decided
     with log.stage("constants"):
         constants = constants_of(lowered)
     del lowered
@@ -71,7 +75,7 @@ def build(
         objects = backend.compile(unit, store, log.objects)
     versions = {"tilewright": __version__, **backend.versions}
     made = Artifact(program, target, objects, constants, versions, {})
-    return Built(made, unit, kernels, log.seconds)
+    return Built(made, unit, kernels, log.seconds, decided)
 
 
 def check_operators(graph: Graph, target: Target, backend: Backend) -> None:

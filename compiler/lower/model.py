@@ -31,7 +31,7 @@ from ..target import Target
 from ..tensor.ir import Buffer, Dim, Expr, Load, Var, as_expr
 from ..tensor.simplify import dim, product, substitute, symbols
 from .inline import loads_of
-from .kernels import Kernel, KernelTable
+from .kernels import Answers, Decided, Kernel, KernelTable
 from .memory import plan_memory, unplaced
 from .pack import pack_array
 
@@ -60,11 +60,13 @@ class Lowered:
         program: with memory planned.
         kernels: by name.
         constants: what to write into the constants.
+        decided: how each group came to its kernels.
     """
 
     program: Program
     kernels: Mapping[str, Kernel]
     constants: tuple[ConstantEntry, ...]
+    decided: tuple[Decided, ...] = ()
 
     def fill_constants(self, out: np.ndarray) -> None:
         """Writes all constants, packed, into a zeroed or fresh byte array of the program's size.
@@ -310,15 +312,18 @@ def _roots(graph: Graph) -> dict[Value, Value]:
     return roots
 
 
-def lower_graph(graph: Graph, target: Target, math: str = "fast") -> Lowered:
+def lower_graph(
+    graph: Graph, target: Target, math: str = "fast", answers: Answers | None = None
+) -> Lowered:
     """Lowers a fused graph: schedules its kernels, places its tensors, plans its memory.
 
     Args:
         graph: the graph.
         target: what to schedule for.
         math: "strict" forbids methods that round otherwise than the sums that ops state.
+        answers: what a search or records say of a group.
     """
-    work = _Lowering(KernelTable(target, math))
+    work = _Lowering(KernelTable(target, math, answers))
     given: dict[Value, Tensor] = {}
     for k, v in enumerate(graph.inputs):
         given[v] = Tensor(v.name, v.dtype, v.shape, InputStorage(k))
@@ -352,7 +357,8 @@ def lower_graph(graph: Graph, target: Target, math: str = "fast") -> Lowered:
         constants_bytes=work.constant_bytes,
         conditions=graph.conditions,
     )
-    return Lowered(plan_memory(program), work.table.kernels, tuple(work.entries))
+    table = work.table
+    return Lowered(plan_memory(program), table.kernels, tuple(work.entries), tuple(table.decided))
 
 
 def _step_symbols(step: Step) -> set[Var]:
