@@ -291,11 +291,11 @@ class _Writer:
     def parts(self) -> tuple[tuple[Part, ...], tuple[Buffer, ...]]:
         """The kernels in order, and the buffers between them."""
         product_, steps = self._product()
-        made = Var("out")
+        made = Var("made")
         output = (*self._places(self.first + made), *self._output(made))
         each = (Alloc(self.p), *product_, For(made, self.plan.block, output))
         if not self.plan.by_panels:
-            given = Var("in")
+            given = Var("given")
             read = (*self._places(self.first + given), *self._input(given))
             panels = For(self.panel, self.panels, each)
             body = (self._start(), Alloc(self.v), For(given, self.plan.block, read), panels)
