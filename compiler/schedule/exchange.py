@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..dtype import DType
 from ..tensor.ir import (
     Alloc,
     Binary,
@@ -9,6 +13,7 @@ from ..tensor.ir import (
     Block,
     Buffer,
     Const,
+    Dim,
     Expr,
     For,
     Func,
@@ -82,49 +87,36 @@ def combine(
     """
     step = f"combine({loop!r}, {threads}, {width})"
     found = find_loop(func, loop, step)
-    store, op, term = _accumulation(func, found, step)
+    shared = _accumulation(func, found, step)
     if threads % warp and (threads > warp or threads & (threads - 1)):
         raise fail(step, func, f"{threads} threads are not whole warps")
     if prove(eq(as_expr(found.extent) % width, Const(0))) is not True:
         raise fail(step, func, f"{width} does not divide the extent {found.extent}")
     vectors = dim(as_expr(found.extent) // width)
-    steps = ceildiv(vectors, threads)
-    dtype = store.buffer.dtype
-    start = Const(identity(op, dtype), dtype)
-    partial = Buffer(name, dtype, (threads,), "register")
+    partial = Buffer(name, shared.dtype, (threads,), "register")
     t, o, v = (Var(f"{loop}_{x}") for x in "tov")
     vector = o * threads + t
-    own = partial[t]
-    body: Block = (
-        Store(partial, (t,), Binary(op, own, substitute(term, {found.var: vector * width + v}))),
-    )
-    body = (For(v, width, body, "vector"),) if width > 1 else _at(v, body)
-    if prove(eq(as_expr(vectors) % threads, Const(0))) is not True:
-        body = (If(lt(vector, vectors), body),)
+    position = vector * width + v if width > 1 else vector
+    body: Block = (shared.accumulate(partial, (t,), {found.var: position}),)
+    body = (For(v, width, body, "vector"),) if width > 1 else body
+    body = _while_below(vector, vectors, threads, body)
+    steps = ceildiv(vectors, threads)
     short = isinstance(steps, int) and steps <= (unrolled or UNROLLED)
-    each: tuple[Stmt, ...] = (
-        Store(partial, (t,), start),
+    each: Block = (
+        shared.start(partial, (t,)),
         For(o, steps, body, "unroll" if short else "serial"),
     )
     result: list[Stmt] = [Alloc(partial), For(t, threads, each, "thread.x")]
-    lanes = min(warp, threads) // 2
-    while lanes:
-        following = Buffer(f"{name}_{lanes}", dtype, (threads,), "register")
-        u = Var(f"{loop}_{lanes}")
-        value = Binary(op, partial[u], Load(partial, (Binary("xor", u, Const(lanes)),)))
-        result += [Alloc(following), For(u, threads, (Store(following, (u,), value),), "thread.x")]
-        partial, lanes = following, lanes // 2
-    total = Load(store.buffer, store.indices)
+    partial, exchanged = _butterfly(shared, partial, min(warp, threads), loop)
+    result += exchanged
     if threads <= warp:
-        result.append(Store(store.buffer, store.indices, Binary(op, total, partial[0])))
+        result.append(shared.add(partial[0]))
     else:
-        count = threads // warp
-        between = Buffer(f"{name}_w", dtype, (count,), "shared")
+        between = Buffer(f"{name}_w", shared.dtype, (threads // warp,), "shared")
         s, w = Var(f"{loop}_s"), Var(f"{loop}_w")
         first = If(eq(s % warp, Const(0)), (Store(between, (s // warp,), partial[s]),))
-        last = Store(store.buffer, store.indices, Binary(op, total, between[w]))
         result += [Alloc(between), For(s, threads, (first,), "thread.x")]
-        result.append(For(w, count, (last,), "vector"))
+        result.append(For(w, threads // warp, (shared.add(between[w]),), "vector"))
     return edit_loop(func, loop, lambda _: tuple(result), step)
 
 
@@ -161,47 +153,77 @@ def combine_columns(func: Func, column: str, loop: str, threads: int, name: str)
     across, found = find_loop(func, column, step), find_loop(func, loop, step)
     if across.body != (found,) or across.start != 0 or not isinstance(across.extent, int):
         raise fail(step, func, f"{column!r} holds more than {loop!r}, or its extent is not known")
-    store, op, term = _accumulation(func, found, step)
-    if across.var not in symbols(store.buffer[store.indices]):
+    shared = _accumulation(func, found, step)
+    if across.var not in symbols(shared.whole):
         raise fail(step, func, "the accumulator is not indexed by the column")
-    dtype = store.buffer.dtype
     shape = (threads, across.extent)
-    partial, shown = (
-        Buffer(name, dtype, shape, "register"),
-        Buffer(f"{name}_w", dtype, shape, "shared"),
-    )
+    partial = Buffer(name, shared.dtype, shape, "register")
+    shown = Buffer(f"{name}_w", shared.dtype, shape, "shared")
     y, o, w, x = Var(f"{loop}_y"), Var(f"{loop}_o"), Var(f"{loop}_w"), Var(f"{column}_x")
-    own, position = partial[y, x], o * threads + y
-    more = substitute(term, {found.var: position, across.var: x})
-    body: Block = (Store(partial, (y, x), Binary(op, own, more)),)
-    if prove(eq(as_expr(found.extent) % threads, Const(0))) is not True:
-        body = (If(lt(position, found.extent), body),)
-    start = Const(identity(op, dtype), dtype)
+    position = o * threads + y
+    more = shared.accumulate(partial, (y, x), {found.var: position, across.var: x})
+    body = _while_below(position, found.extent, threads, (more,))
     first: Block = (
-        Store(partial, (y, x), start),
+        shared.start(partial, (y, x)),
         For(o, ceildiv(found.extent, threads), body),
-        Store(shown, (y, x), own),
+        Store(shown, (y, x), partial[y, x]),
     )
-    total = Load(store.buffer, store.indices)
-    last = Store(store.buffer, store.indices, Binary(op, total, shown[w, across.var]))
+    last = For(w, threads, (shared.add(shown[w, across.var]),), "unroll")
     result: Block = (
         Alloc(partial),
         Alloc(shown),
         For(y, threads, (For(x, across.extent, first, "thread.x"),), "thread.y"),
-        For(across.var, across.extent, (For(w, threads, (last,), "unroll"),), "thread.x"),
+        For(across.var, across.extent, (last,), "thread.x"),
     )
     return edit_loop(func, column, lambda _: result, step)
 
 
-def _at(v: Var, body: Block) -> Block:
-    """The body of a loop that runs once."""
-    (store,) = body
-    assert isinstance(store, Store)
-    return (Store(store.buffer, store.indices, substitute(store.value, {v: Const(0)})),)
+def _butterfly(
+    shared: _Accumulation, partial: Buffer, lanes: int, loop: str
+) -> tuple[Buffer, list[Stmt]]:
+    """Each of so many neighbouring threads gets all their parts: its buffer, and the steps."""
+    name, (threads,) = partial.name, partial.shape
+    result: list[Stmt] = []
+    while lanes := lanes // 2:
+        following = Buffer(f"{name}_{lanes}", shared.dtype, (threads,), "register")
+        u = Var(f"{loop}_{lanes}")
+        value = Binary(shared.op, partial[u], Load(partial, (Binary("xor", u, Const(lanes)),)))
+        result += [Alloc(following), For(u, threads, (Store(following, (u,), value),), "thread.x")]
+        partial = following
+    return partial, result
 
 
-def _accumulation(func: Func, loop: For, step: str) -> tuple[Store, BinaryOp, Expr]:
-    """The store of a loop that accumulates in one element, its operation, and what it adds."""
+@dataclass(frozen=True, slots=True)
+class _Accumulation:
+    """What a loop accumulates in one element: ``whole = whole op term``."""
+
+    whole: Load
+    op: BinaryOp
+    term: Expr
+
+    @property
+    def dtype(self) -> DType:
+        """Of the element."""
+        return self.whole.dtype
+
+    def start(self, partial: Buffer, place: tuple[Expr, ...]) -> Store:
+        """The part of a thread that has accumulated nothing."""
+        return Store(partial, place, Const(identity(self.op, self.dtype), self.dtype))
+
+    def accumulate(
+        self, partial: Buffer, place: tuple[Expr, ...], at: Mapping[Expr, Expr]
+    ) -> Store:
+        """One more term in the part of a thread, with other variables."""
+        term = substitute(self.term, at)
+        return Store(partial, place, Binary(self.op, Load(partial, place), term))
+
+    def add(self, part: Expr) -> Store:
+        """A part in the element."""
+        return Store(self.whole.buffer, self.whole.indices, Binary(self.op, self.whole, part))
+
+
+def _accumulation(func: Func, loop: For, step: str) -> _Accumulation:
+    """The accumulation that is all of a loop's body."""
     store = loop.body[0] if len(loop.body) == 1 else None
     if not isinstance(store, Store) or loop.start != 0:
         raise fail(step, func, "the loop does not hold a single accumulation")
@@ -215,7 +237,14 @@ def _accumulation(func: Func, loop: For, step: str) -> tuple[Store, BinaryOp, Ex
     term = value.b if value.a is own else value.a
     if loop.var in symbols(own) or any(x.buffer == store.buffer for x in loads(term)):
         raise fail(step, func, "the accumulator is indexed by the loop")
-    return store, value.op, term
+    return _Accumulation(own, value.op, term)
+
+
+def _while_below(position: Expr, extent: Dim, threads: int, body: Block) -> Block:
+    """The body for positions that exist, where the last step has fewer than there are threads."""
+    if prove(eq(as_expr(extent) % threads, Const(0))) is True:
+        return body
+    return (If(lt(position, extent), body),)
 
 
 def on_one_thread(func: Func, buffer: str, name: str, kind: LoopKind = "thread.x") -> Func:
