@@ -1,0 +1,202 @@
+"""Jobs: building one schedule of a task, and measuring it against the untuned one.
+
+Both are plain functions of values that can be sent to another process or another machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from tilewright.backends import PROFILERS, find_profiler, load_backend
+from tilewright.backends.backend import Unit
+from tilewright.runtime.artifact import Artifact
+from tilewright.runtime.cache import NO_CACHE
+from tilewright.runtime.executable import Executable
+from tilewright.runtime.program import Program
+from tilewright.schedule.recipes.choices import Asked, Weighing
+from tilewright.target import Target
+from tilewright.tensor.compute import ComputeGroup
+from tilewright.tensor.ir import Func
+
+from .data import agree, make_data
+from .loaded import Loaded
+from .task import Task
+from .timing import pair
+
+SIMULATOR = "{backend}-sim"
+
+
+class Lowered(Protocol):
+    """A group as a program of its own (lower.alone makes it)."""
+
+    @property
+    def program(self) -> Program:
+        """Takes the inputs whose data is not known, then every symbol as a size."""
+
+    @property
+    def kernels(self) -> tuple[Func, ...]:
+        """What it calls."""
+
+    @property
+    def asked(self) -> Asked:
+        """The questions, with options and answers."""
+
+    @property
+    def weighed(self) -> tuple[Weighing, ...]:
+        """What the analytic model expects of the options."""
+
+    def constants(self, data: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Its constants, given the known inputs by name."""
+
+
+class Lower(Protocol):
+    """Lowers a group by given answers; a function of a module, so that it can be sent."""
+
+    def __call__(
+        self,
+        group: ComputeGroup,
+        fixed: frozenset[str],
+        target: Target,
+        math: str,
+        given: Mapping[str, int],
+    ) -> Lowered:
+        """The group as a program."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A schedule of a task, built.
+
+    Attributes:
+        given: the answers that made it.
+        lowered: its program.
+        objects: its code.
+    """
+
+    given: Mapping[str, int]
+    lowered: Lowered
+    objects: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """How a candidate compares with the untuned schedule.
+
+    Attributes:
+        agrees: whether its results do.
+        ratio: its time over the untuned one's.
+        seconds: the time of the untuned one.
+        rounds: how many pairs of blocks were timed.
+        kind: "measured" or "modelled".
+        note: where the results differ.
+    """
+
+    agrees: bool
+    ratio: float
+    seconds: float
+    rounds: int
+    kind: str
+    note: str = ""
+
+
+def build(task: Task, lower: Lower, given: Mapping[str, int]) -> Candidate:
+    """Builds a schedule of a task.
+
+    Raises:
+        TilewrightError: no code can be made of it.
+    """
+    made = lower(task.group, task.fixed, task.target, task.math, given)
+    unit = Unit(made.program, made.kernels, task.target)
+    objects = load_backend(task.target.backend).compile(unit, NO_CACHE)
+    return Candidate(given, made, objects)
+
+
+def is_modelled(target: Target) -> bool:
+    """Whether schedules for a target are compared by a model, and not by the clock."""
+    return target.backend in PROFILERS
+
+
+def measure(
+    task: Task, base: Candidate, candidate: Candidate, threads: int, seconds: float
+) -> Measured:
+    """Compares a candidate's results and time with those of the untuned schedule.
+
+    Args:
+        task: what both compute.
+        base: the untuned schedule.
+        candidate: the other one.
+        threads: of a call.
+        seconds: how long to time at most; a candidate that is clearly slower takes less.
+    """
+    data = make_data(task)
+    if is_modelled(task.target):
+        return _model(task, base, candidate, data)
+    with _load(task, base, data, threads) as ours, _load(task, candidate, data, threads) as other:
+        ours.call()
+        other.call()
+        difference = agree(ours.outputs(), other.outputs(), task.group.outputs)
+        if difference:
+            return Measured(False, 0.0, 0.0, 0, "measured", difference)
+        found = pair(ours.call, other.call, seconds)
+        return Measured(True, found.ratio, found.seconds, found.rounds, "measured")
+
+
+def time_base(task: Task, base: Candidate, threads: int, seconds: float) -> Measured:
+    """The time of the untuned schedule alone."""
+    data = make_data(task)
+    if is_modelled(task.target):
+        return Measured(True, 1.0, _modelled_seconds(task, base, data), 1, "modelled")
+    with _load(task, base, data, threads) as ours:
+        ours.call()
+        found = pair(ours.call, ours.call, seconds)
+        return Measured(True, 1.0, found.seconds, found.rounds, "measured")
+
+
+def _load(task: Task, candidate: Candidate, data: Mapping[str, np.ndarray], threads: int) -> Loaded:
+    made = candidate.lowered
+    backend = load_backend(task.target.backend)
+    entry = backend.load(task.target, candidate.objects, NO_CACHE, threads)
+    inputs = [data[spec.name] for spec in made.program.inputs]
+    return Loaded(entry, made.program, inputs, made.constants(data), task.target.l2_bytes)
+
+
+# ------------------------------------------------------------------ by a model
+
+
+def _model(
+    task: Task, base: Candidate, candidate: Candidate, data: Mapping[str, np.ndarray]
+) -> Measured:
+    """Compares what a model says of both; results are those of the simulator."""
+    results = [_simulate(task, c, data) for c in (base, candidate)]
+    difference = agree(results[0], results[1], task.group.outputs)
+    if difference:
+        return Measured(False, 0.0, 0.0, 0, "modelled", difference)
+    ours, other = (_modelled_seconds(task, c, data) for c in (base, candidate))
+    return Measured(True, other / max(ours, 1e-12), ours, 1, "modelled")
+
+
+def _modelled_seconds(task: Task, c: Candidate, data: Mapping[str, np.ndarray]) -> float:
+    profile = find_profiler(task.target.backend).profile(_artifact(task, c, data), _feed(c, data))
+    return sum(k.seconds for k in profile.kernels)
+
+
+def _simulate(task: Task, c: Candidate, data: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+    backend = task.target.backend
+    backend = backend if backend.endswith("-sim") else SIMULATOR.format(backend=backend)
+    built = _artifact(task, c, data)
+    entry = load_backend(backend).load(built.target, built.objects, NO_CACHE, 1)
+    outputs = Executable(built, entry).run(_feed(c, data))
+    return tuple(np.asarray(x) for x in outputs.values())
+
+
+def _artifact(task: Task, c: Candidate, data: Mapping[str, np.ndarray]) -> Artifact:
+    constants = c.lowered.constants(data)
+    return Artifact(c.lowered.program, task.target, c.objects, constants, {}, {})
+
+
+def _feed(c: Candidate, data: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {spec.name: data[spec.name] for spec in c.lowered.program.inputs}
