@@ -13,6 +13,7 @@ from tilewright.runtime.program import Program
 from tilewright.target import Target
 
 from ..backend import Progress, Unit
+from .alignment import Loose, loose_buffers
 from .budget import check_budget
 from .device import Device
 from .launches import Launching, launching_of, read_launching, write_launching
@@ -32,10 +33,10 @@ class CudaBackend:
     """
 
     stages: Mapping[str, Callable[[Unit], str]] = {
-        "llvm": lambda unit: emit_llvm(unit.kernels, unit.target),
-        "cuda": lambda unit: emit_source(unit.kernels),
-        "ptx": lambda unit: emit_ptx(unit.kernels, unit.target),
-        "sass": lambda unit: emit_sass(emit_ptx(unit.kernels, unit.target), unit.target.cpu),
+        "llvm": lambda unit: emit_llvm(unit.kernels, unit.target, _loose(unit)),
+        "cuda": lambda unit: emit_source(unit.kernels, _loose(unit)),
+        "ptx": lambda unit: emit_ptx(unit.kernels, unit.target, _loose(unit)),
+        "sass": lambda unit: emit_sass(CudaBackend.stages["ptx"](unit), unit.target.cpu),
     }
     lacks: Mapping[str, str] = {}
     versions: Mapping[str, str] = {"llvm": ".".join(map(str, llvm.llvm_version_info))}
@@ -65,11 +66,11 @@ class CudaBackend:
             TargetError: a kernel takes more than the target has (TW-E0410).
         """
         check_budget(unit.kernels, unit.target)
-        text = emit_llvm(unit.kernels, unit.target)
+        text = emit_llvm(unit.kernels, unit.target, _loose(unit))
         key = digest_key("ptx", text, unit.target.cpu, unit.target.features, self.versions["llvm"])
         ptx = cache.get(key)
         if ptx is None:
-            ptx = emit_ptx(unit.kernels, unit.target).encode()
+            ptx = emit_ptx(unit.kernels, unit.target, _loose(unit)).encode()
             cache.put(key, ptx)
         if progress is not None:
             progress(1, 1)
@@ -81,6 +82,10 @@ class CudaBackend:
         """Loads the kernels on a device."""
         ptx, program, launches = read_objects(objects)
         return DeviceEntry(program, launches, ptx, self._open(target))
+
+
+def _loose(unit: Unit) -> Loose:
+    return loose_buffers(unit.program, unit.kernels)
 
 
 def _manifest(unit: Unit) -> str:

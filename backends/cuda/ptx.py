@@ -49,6 +49,7 @@ from ..llvm.machine import machine_of
 from ..llvm.memory import ZEROS, ZEROS_BYTES
 from ..llvm.statements import Statements
 from ..llvm.types import memory_type, register_type
+from .alignment import NONE_LOOSE, VECTOR_BYTES, Loose, without_wide_copies
 from .fragments import scattered
 from .instructions import LANE, check_instructions, needs, rows_of
 from .threads import BLOCKS, THREADS, Launch, launch_of, private
@@ -66,9 +67,9 @@ _ROUND_TF32 = "llvm.nvvm.f2tf32.rna"
 _BARRIER = "call void @llvm.nvvm.barrier.cta.sync.aligned.all(i32 0)"
 
 
-def emit_ptx(funcs: Sequence[Func], target: Target) -> str:
-    """The PTX of kernels with distinct names, as one module."""
-    module = parse(emit_llvm(funcs, target), target)
+def emit_ptx(funcs: Sequence[Func], target: Target, loose: Loose = NONE_LOOSE) -> str:
+    """The PTX of kernels with distinct names, as one module (see ``emit_llvm``)."""
+    module = parse(emit_llvm(funcs, target, loose), target)
     machine = machine_for(target, opt=3)
     options = llvm.create_pipeline_tuning_options(speed_level=2)
     builder = llvm.create_pass_builder(machine, options)
@@ -76,14 +77,18 @@ def emit_ptx(funcs: Sequence[Func], target: Target) -> str:
     return str(machine.emit_assembly(module))
 
 
-def emit_llvm(funcs: Sequence[Func], target: Target) -> str:
+def emit_llvm(funcs: Sequence[Func], target: Target, loose: Loose = NONE_LOOSE) -> str:
     """The LLVM IR of kernels with distinct names, as one module.
+
+    Args:
+        loose: the parameters that may begin at any element; all others begin at a multiple of
+            sixteen bytes.
 
     Raises:
         TargetError: the target lacks an instruction (TW-E0411).
     """
     check_instructions(funcs, target)
-    kernels = [_Kernel(f, target) for f in funcs]
+    kernels = [_Kernel(f, target, loose.get(f.name, frozenset())) for f in funcs]
     parts = [k.emit() for k in kernels]
     if any(k.uses_zeros for k in kernels):
         zeros = f"[{ZEROS_BYTES} x i8] zeroinitializer, align 64"
@@ -326,10 +331,11 @@ def _segments(width: int) -> int:
 class _Kernel:
     """One kernel."""
 
-    def __init__(self, func: Func, target: Target) -> None:
-        self.func = private(func)
+    def __init__(self, func: Func, target: Target, loose: frozenset[str]) -> None:
+        self.func = without_wide_copies(private(func), loose)
         self.launch = launch_of(func)
         self.target = target
+        self.loose = loose
         self.uses_zeros = False
 
     def emit(self) -> str:
@@ -354,11 +360,14 @@ class _Kernel:
         casts: list[str] = []
         for k, p in enumerate(self.func.params):
             if isinstance(p, Buffer):
-                declared.append(f"ptr addrspace(1) noalias align 16 %a.{k}")
+                loose = p.name in self.loose
+                align = p.dtype.bytes if loose else VECTOR_BYTES
+                declared.append(f"ptr addrspace(1) noalias align {align} %a.{k}")
                 casts.append(f"  %a.g{k} = addrspacecast ptr addrspace(1) %a.{k} to ptr")
                 emitter.bases[p.name] = Pointer(f"%a.g{k}", 0)
                 emitter.buffers[p.name] = p
-                emitter.aligned.add(p.name)
+                if not loose:
+                    emitter.aligned.add(p.name)
                 continue
             assert isinstance(p, Var)
             type_ = register_type(p.dtype)

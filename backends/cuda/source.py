@@ -46,6 +46,7 @@ from tilewright.tensor.ir import (
 from tilewright.tensor.simplify import prove, simplify
 from tilewright.tensor.walk import statements
 
+from .alignment import NONE_LOOSE, Loose, without_wide_copies
 from .fragments import scattered
 from .instructions import LANE, rows_of
 from .prelude import PRELUDE, WARP
@@ -86,8 +87,13 @@ _KEYWORDS = frozenset({
 _UNSAFE = re.compile(r"[^A-Za-z0-9_]")
 
 
-def emit_source(funcs: Sequence[Func]) -> str:
-    """CUDA C++ of kernels with distinct names, as one file."""
+def emit_source(funcs: Sequence[Func], loose: Loose = NONE_LOOSE) -> str:
+    """CUDA C++ of kernels with distinct names, as one file.
+
+    Args:
+        loose: the parameters that may begin at any element.
+    """
+    funcs = [without_wide_copies(f, loose.get(f.name, frozenset())) for f in funcs]
     parts = [PRELUDE, WARP] if any(_uses_warps(f.body) for f in funcs) else [PRELUDE]
     return "\n".join([*parts, *(_Kernel(f).text() for f in funcs)])
 
