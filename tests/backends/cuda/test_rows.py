@@ -5,12 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import tilewright as tw
 from tests.schedule.groups import arg_max, softmax, variables
+from tilewright import api
 from tilewright import dtype as dt
 from tilewright.backends.cuda.host import HostKernels, host_compiler
 from tilewright.backends.cuda.threads import launch_of, private
+from tilewright.backends.cuda.toolkit import assemble, find_tool
 from tilewright.dtype import DType
 from tilewright.errors import InternalError
+from tilewright.graph.build import GraphBuilder
+from tilewright.graph.ir import TensorType
 from tilewright.tensor.check import check
 from tilewright.tensor.compute import Compute, ComputeGroup
 from tilewright.tensor.ir import Axis, Buffer, Call, Cast, Dim, Reduce, ReduceOp, symbol
@@ -89,6 +94,29 @@ def test_one_row_is_one_block(length: int) -> None:
     group = ComputeGroup("whole", (x,), (y,), (Compute(y, (), value),))
     assert_simulated_equals_group(group, N=length)
     assert launch_of(scheduled(group)).grid == (1, 1, 1)
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 5), (5, 0)], ids=str)
+def test_a_sum_of_nothing_is_nothing(shape: tuple[int, ...]) -> None:
+    b = GraphBuilder("empty")
+    x = b.input("x", TensorType(dt.f32, shape))
+    b.output(b.add("reduce", x, op="sum", axes=(len(shape) - 1,), keepdims=False))
+    (got,) = tw.compile(b.finish(), target="cuda-sim", cache=False)(np.zeros(shape, np.float32))
+    assert got.shape == shape[:-1] and not got.any()
+
+
+@pytest.mark.parametrize("dtype", [dt.f64, dt.f32, dt.f16], ids=str)
+def test_what_threads_keep_of_long_rows_has_registers(dtype: DType) -> None:
+    b = GraphBuilder("long")
+    x = b.input("x", TensorType(dtype, (1, 40000)))
+    top = b.add("reduce", x, op="max", axes=(1,), keepdims=True)
+    e = b.add("exp", b.add("sub", x, top))
+    b.output(b.add("div", e, b.add("reduce", e, op="sum", axes=(1,), keepdims=True)))
+    built = api.build(b.finish(), target="cuda:sm_80", cache=False)
+    if find_tool("ptxas") is None:
+        return
+    for taken in assemble(built.text("ptx"), "sm_80").kernels.values():
+        assert taken.spills == 0
 
 
 def test_nan_and_infinity_reach_the_result() -> None:

@@ -26,7 +26,9 @@ VECTOR = 4
 WARP_ELEMENTS = 24
 """Elements of a row that one thread of a warp takes at most."""
 KEPT = 64
-"""Elements of a row that one thread keeps in registers at most, all kept values together."""
+"""32-bit registers that hold what one thread keeps of a row at most, all kept values together."""
+WORKING = 24
+"""Registers that a thread needs besides, to find and compute what it does not keep."""
 THREAD_ELEMENTS = 16
 """Elements of a row that one thread of a larger block takes, where there are threads enough."""
 AHEAD = 4
@@ -124,9 +126,10 @@ def rows(nests: Nests, target: Target, choices: Choices) -> Schedule:
     plan = _one_width(nests, plan_rows(nests, target, choices))
     held = nests.reductions[0].axes
     wide = [t for t in nests.temporaries if isinstance(t, MapStage) and len(t.axes) > len(held)]
-    budget = 0 if plan.elements is None else KEPT // plan.elements
-    shared = _shared_inputs(nests)[: max(0, budget - len(wide))]
-    kept = [(shared, wide), ([], wide)] if len(wide) <= budget else []
+    most = _kept_registers(plan, target)
+    most -= sum(_registers(t.buffer, plan) for t in wide)
+    known = plan.steps is not None
+    kept = [(_that_fit(nests, plan, most), wide), ([], wide)] if known and most >= 0 else []
     for inputs, values in kept:
         try:
             return _scheduled(nests, plan, inputs, values)
@@ -134,6 +137,30 @@ def rows(nests: Nests, target: Target, choices: Choices) -> Schedule:
             # A thread needs what another one read: the next form keeps less.
             continue
     return _scheduled(nests, plan, [], [])
+
+
+def _kept_registers(plan: Rows, target: Target) -> int:
+    """How many registers a thread has for what it keeps, with so many threads in a block."""
+    assert target.threads is not None
+    each = target.threads.block_registers // (plan.threads * plan.together)
+    return max(0, min(KEPT, each - WORKING))
+
+
+def _registers(buffer: Buffer, plan: Rows) -> int:
+    """The registers for a thread's part of a row."""
+    return (plan.elements or 0) * -(-buffer.dtype.bytes // 4)
+
+
+def _that_fit(nests: Nests, plan: Rows, most: int) -> list[str]:
+    """As many of the shared inputs as there are registers for."""
+    sizes = {p.name: p for p in nests.func.params if isinstance(p, Buffer)}
+    chosen: list[str] = []
+    for name in _shared_inputs(nests):
+        most -= _registers(sizes[name], plan)
+        if most < 0:
+            break
+        chosen.append(name)
+    return chosen
 
 
 def _shared_inputs(nests: Nests) -> list[str]:
