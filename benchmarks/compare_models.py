@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 import tilewright
-from tilewright.bench import interleave, ratio
+from tilewright.benchmarking.measure import interleave, ratio
 from tilewright.frontends.onnx.zoo import NAMES
 from tilewright.peers import agreements, as_file, open_peer
 

@@ -48,7 +48,7 @@ from export_models import (  # type: ignore[import-not-found]
 from torch import nn
 
 import tilewright
-from tilewright.bench import interleave, ratio
+from tilewright.benchmarking.measure import interleave, ratio
 from tilewright.peers import agreements
 from tilewright.runtime.program import CallKernel, walk_steps
 from tilewright.tensor.ir import Var

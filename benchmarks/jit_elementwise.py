@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 import tilewright as tw
-from tilewright.bench import Timing, interleave, ratio
+from tilewright.benchmarking.measure import Timing, interleave, ratio
 
 Function = Callable[..., Any]
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 import tilewright
-from tilewright.bench import peak_memory
+from tilewright.benchmarking.footprint import peak_memory
 from tilewright.peers import as_file
 
 PEER = "onnxruntime"

@@ -36,7 +36,7 @@ import torch
 from export_models import Model, declare_operators, ids  # type: ignore[import-not-found]
 from torch import nn
 
-from tilewright.bench import interleave, ratio
+from tilewright.benchmarking.measure import interleave, ratio
 
 TOLERANCE = 1e-4
 LOCK = Path(tempfile.gettempdir()) / "tilewright-benchmark.lock"

@@ -183,6 +183,8 @@ CODES: Mapping[str, str] = {
     "TW-E0823": "there is no such symbolic dim",
     "TW-E0824": "a runtime to compare with is not installed",
     "TW-E0825": "a runtime to compare with does not take the model",
+    "TW-E0830": "a baseline cannot be read",
+    "TW-E0831": "a baseline cannot be compared with",
     "TW-E0900": "an exception that nobody expected",
     "TW-E0901": "fused groups form a cycle",
     "TW-E0902": "memory planning met a tensor that is in no one buffer",

@@ -1,89 +1,53 @@
-"""``tilewright bench``: measure models, also against other runtimes."""
+"""``tilewright bench``: measure models, against other runtimes and against an earlier run."""
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import click
-import numpy as np
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from tilewright.bench import Timing, count_flops, interleave, peak_memory, ratio
-from tilewright.peers import PEERS, Agreement, Peer, agreements, as_file, open_peer
+from tilewright.backends.cpu.peaks import known_peaks
+from tilewright.benchmarking.baseline import Baseline, digest_of, keep_artifact, read_baseline
+from tilewright.benchmarking.gate import (
+    THRESHOLD,
+    Comparison,
+    Judgement,
+    Verdict,
+    exit_code,
+    judge,
+)
+from tilewright.benchmarking.operations import count_flops
+from tilewright.benchmarking.report import OURS, Report, Row, verdict
+from tilewright.benchmarking.session import (
+    Case,
+    Match,
+    compare_files,
+    compare_with_stored,
+    match,
+    measure,
+)
+from tilewright.benchmarking.significance import rate_below
+from tilewright.benchmarking.surroundings import commit_info, cpu_info, machine_info
+from tilewright.benchmarking.writers import COLUMNS, WRITERS, cells
+from tilewright.options import from_environment
+from tilewright.peers import PEERS, as_file
+from tilewright.runtime import artifact
 from tilewright.runtime.artifact import replace_file
-from tilewright.runtime.executable import Executable
-from tilewright.version import __version__
+from tilewright.runtime.cache import open_cache
 
 from .arrays import choose_dims, random_inputs, write_arrays
 from .model import DIM, SHAPE, TARGET, graph_of, is_artifact, progress, ready
 
-TOLERANCE = 1e-4
-OURS = "tilewright"
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What was measured of one contender on one model with one number of threads.
-
-    Attributes:
-        model, threads, engine, version: what.
-        median, p90, p99, minimum: milliseconds a call.
-        calls: how many were timed.
-        gflops: billions of operations a second at the median; None where they are not known.
-        ready_seconds: ours: compiling without any cache (loading, of a .tw file); a peer's: until
-            its session is ready.
-        peak_bytes: resident, of a fresh process that loads the model and runs it.
-        ratio: our time over this peer's, block by block; None for ourselves.
-        difference: largest \\|a-b\\| of our outputs over the largest \\|b\\| of this peer's.
-    """
-
-    model: str
-    threads: int
-    engine: str
-    version: str
-    median: float
-    p90: float
-    p99: float
-    minimum: float
-    calls: int
-    gflops: float | None
-    ready_seconds: float
-    peak_bytes: int
-    ratio: float | None = None
-    difference: float | None = None
-
-
-@dataclass(slots=True)
-class Session:
-    """One model while it is measured.
-
-    Attributes:
-        exe: compiled.
-        compile_seconds: how long that took.
-        file: of the compiled model, for other processes.
-        feed, feed_file: the inputs.
-        flops: of one call, where the graph is known.
-        wrong: outputs that differ from a peer's.
-    """
-
-    model: str
-    exe: Executable
-    compile_seconds: float
-    file: Path
-    feed: dict[str, np.ndarray]
-    feed_file: Path
-    flops: int | None
-    wrong: list[tuple[str, Agreement]] = field(default_factory=list)
+FALSE_ALARMS = 0.01
+"""The share of comparisons of a model with itself that may alarm."""
 
 
 def parse_peers(value: str) -> tuple[str, ...]:
@@ -103,6 +67,20 @@ def parse_threads(value: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(p) for p in parts))
 
 
+def parse_share(value: str) -> float:
+    """Reads ``5%`` or ``0.05``: a share between 0 and 1."""
+    try:
+        found = float(value[:-1]) / 100 if value.endswith("%") else float(value)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found < 1:
+        raise click.BadParameter(f"{value!r}: write a share like 5% or 0.05")
+    return found
+
+
+_FILE = click.Path(path_type=Path, allow_dash=True, dir_okay=False)
+
+
 @click.command(epilog="Example: tilewright bench zoo:resnet50 --compare onnxruntime --threads 1,2")
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.option(
@@ -111,7 +89,7 @@ def parse_threads(value: str) -> tuple[int, ...]:
     type=parse_peers,
     metavar="PEERS",
     default="",
-    help="Peers to measure in turns with us: onnxruntime,openvino.",
+    help=f"Peers to measure in turns with us: {','.join(PEERS)}.",
 )
 @click.option(
     "--threads",
@@ -122,20 +100,43 @@ def parse_threads(value: str) -> tuple[int, ...]:
     help="Numbers of threads to measure with: 1,2.",
 )
 @click.option(
-    "--seconds",
+    "--time-budget",
+    "seconds",
     type=click.FloatRange(0, min_open=True),
-    default=5.0,
+    default=20.0,
     show_default=True,
-    help="How long to measure each contender of each row.",
+    help="Seconds at most for each model and number of threads, all contenders together.",
 )
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the random inputs."
 )
+@click.option("--json", type=_FILE, help="Write the report as pytest-benchmark's JSON; - prints.")
+@click.option("--junit", type=_FILE, help="Write it as JUnit XML; - prints.")
+@click.option("--markdown", type=_FILE, help="Write it as a Markdown table; - prints.")
+@click.option("--csv", type=_FILE, help="Write it as CSV; - prints.")
 @click.option(
-    "--json",
-    "report",
-    type=click.Path(path_type=Path, allow_dash=True),
-    help="File to write all figures to; - prints them in place of the table.",
+    "--keep-artifacts",
+    is_flag=True,
+    help="Keep the compiled files beside the --json file, for later runs to measure again.",
+)
+@click.option(
+    "--baseline",
+    type=click.Path(path_type=Path, allow_dash=False),
+    help="A --json file of an earlier run to compare with.",
+)
+@click.option("--gate", is_flag=True, help="Exit 1 if a model got slower, 5 if it is not clear.")
+@click.option(
+    "--threshold",
+    type=parse_share,
+    default=f"{THRESHOLD:.0%}",
+    show_default=True,
+    help="The slow-down that is allowed.",
+)
+@click.option(
+    "--aa",
+    type=click.IntRange(1),
+    metavar="COUNT",
+    help="Put each model through the gate against itself so often, and show the false alarms.",
 )
 @DIM
 @SHAPE
@@ -146,176 +147,243 @@ def bench(
     threads: tuple[int, ...],
     seconds: float,
     seed: int,
-    report: Path | None,
+    keep_artifacts: bool,
+    baseline: Path | None,
+    gate: bool,
+    threshold: float,
+    aa: int | None,
     dims: tuple[tuple[str, int], ...],
     shapes: tuple[tuple[str, tuple[int | str, ...]], ...],
     target: str | None,
+    **files: Path | None,
 ) -> int:
-    """Measure each MODEL: time of a call, operations a second, compile time, peak memory.
+    """Measure each MODEL: time of a call, operations a second, compile time, memory, file size.
 
-    With --compare, peers run in turns with Tilewright in the same process on the same inputs,
-    once their outputs are seen to agree (exit code 1 if they do not). A ratio is Tilewright's
-    time over the peer's: above 1, Tilewright loses, and the table says so.
+    With --compare, peers run in turns with Tilewright in the same process, on the same inputs and
+    threads, in float32, once their outputs are seen to agree (exit code 1 if they do not). A
+    ratio is Tilewright's time over the peer's, with a 95 % interval: above 1, Tilewright loses,
+    and the table says so. Measuring ends when all intervals are within 2 %, or with the budget.
+    "of peak" is a share of what `doctor --measure` found.
+
+    With --baseline, each model is compared with an earlier run, best with the compiled file that
+    the run kept (--keep-artifacts), in turns with the new one. With --gate the exit code is 1 for
+    a regression: the interval lies above the threshold, a rank test agrees, and a second
+    comparison repeats it. It is 5 where the machine is too noisy to judge. Equal code is never
+    slower.
     """
-    rows: list[Row] = []
-    wrong: list[tuple[str, str, Agreement]] = []
+    _check(models, peers, gate, baseline, aa, keep_artifacts, files)
+    base = None if baseline is None else read_baseline(baseline)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="tilewright-")))
+        cases = []
+        for number, model in enumerate(models):
+            place = folder / str(number)
+            place.mkdir()
+            sizes = _Sizes(dict(shapes), dict(dims), target, seed)
+            source = stack.enter_context(as_file(model)) if peers else None
+            cases.append(_open(model, _label(model, models), place, sizes, source))
+        if aa is not None:
+            return _against_itself(cases, threads, seconds, threshold, aa)
+        peaks = known_peaks(open_cache(from_environment()))
+        rows: list[Row] = []
+        for case in cases:
+            for count in threads:
+                with progress() as tell:
+                    tell(f"{case.model}: measuring with {count} threads")
+                    calibrated = files["json"] is not None
+                    rows += measure(case, peers, count, seconds, peaks, calibrated=calibrated)
+        judgements = [] if base is None else _judge(cases, threads, base, seconds, threshold)
+        report_file = files["json"]
+        if keep_artifacts and report_file is not None:
+            rows = [_kept(row, cases, report_file) for row in rows]
+    report = Report(rows, machine_info(), commit_info(), judgements)
+    _write(report, files)
+    if any(row.differs for row in rows):
+        return 1
+    return exit_code([j.verdict for j in judgements]) if gate else 0
+
+
+def _check(
+    models: Sequence[str],
+    peers: Sequence[str],
+    gate: bool,
+    baseline: Path | None,
+    aa: int | None,
+    keep_artifacts: bool,
+    files: Mapping[str, Path | None],
+) -> None:
+    """Refuses options that do not go together."""
     for model in models:
         if peers and is_artifact(model):
             raise click.UsageError(f"{model}: peers need the model itself, not a compiled file")
-        with ExitStack() as stack:
-            folder = Path(stack.enter_context(TemporaryDirectory(prefix="tilewright-")))
-            session = _open(model, folder, dict(shapes), dict(dims), target, seed)
-            source = stack.enter_context(as_file(model)) if peers else None
-            for count in threads:
-                rows += _measure(session, source, peers, count, seconds)
-            wrong += [(model, peer, found) for peer, found in session.wrong]
-    _write(rows, report)
-    for model, peer, found in wrong:
-        size = found.note or f"{found.relative:.2e} of the largest value"
-        click.echo(f"DIFFERS: {model}: {found.output} from {peer}: {size}", err=True)
-    return 1 if wrong else 0
+    if len(set(models)) < len(models):
+        raise click.UsageError("a model is named twice")
+    if gate and baseline is None and aa is None:
+        raise click.UsageError("--gate needs a --baseline to compare with")
+    if keep_artifacts and files["json"] in (None, Path("-")):
+        raise click.UsageError("--keep-artifacts keeps files beside that of --json: name one")
+    if list(files.values()).count(Path("-")) > 1:
+        raise click.UsageError("only one report can be printed")
 
 
-def _open(
-    model: str,
-    folder: Path,
-    shapes: Mapping[str, tuple[int | str, ...]],
-    dims: Mapping[str, int],
-    target: str | None,
-    seed: int,
-) -> Session:
+def _label(model: str, models: Sequence[str]) -> str:
+    """What a model is called in reports: the file's name alone, where that is enough."""
+    short = [_short(m) for m in models]
+    name = _short(model)
+    return name if short.count(name) == 1 else model
+
+
+def _short(model: str) -> str:
+    return Path(model).stem if Path(model).suffix else model
+
+
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """What is chosen for all models: shapes, dims, target, and the seed of their inputs."""
+
+    shapes: Mapping[str, tuple[int | str, ...]]
+    dims: Mapping[str, int]
+    target: str | None
+    seed: int
+
+
+def _open(model: str, label: str, folder: Path, sizes: _Sizes, source: Path | None) -> Case:
+    """Compiles a model, without any cache, and writes what other processes need of it."""
     began = time.perf_counter()
-    exe = ready(model, shapes=shapes, target=target, cache=False)
+    exe = ready(model, shapes=sizes.shapes, target=sizes.target, cache=False)
     took = time.perf_counter() - began
-    sizes = choose_dims(exe.inputs, dims, exe.program.conditions)
-    feed = random_inputs(exe.inputs, sizes, seed)
+    chosen = choose_dims(exe.inputs, sizes.dims, exe.program.conditions)
+    feed = random_inputs(exe.inputs, chosen, sizes.seed)
     file, feed_file = folder / "model.tw", folder / "inputs.npz"
     exe.save(file)
     write_arrays(feed_file, feed)
-    flops = None if is_artifact(model) else count_flops(graph_of(model, shapes), sizes)
-    return Session(model, exe, took, file, feed, feed_file, flops)
+    flops = None if is_artifact(model) else count_flops(graph_of(model, sizes.shapes), chosen)
+    digest = digest_of(artifact.read(file))
+    return Case(label, file, source, feed, feed_file, chosen, took, flops, digest)
 
 
-def _measure(
-    session: Session, source: Path | None, names: Sequence[str], threads: int, seconds: float
-) -> Iterator[Row]:
-    exe, feed = session.exe, session.feed
-    exe.threads = threads
-    peers = [] if source is None else [open_peer(n, source, threads) for n in names]
-    outputs = list(exe.run(feed).values())
-    names_out = [s.name for s in exe.outputs]
-    found = {p.name: agreements(names_out, outputs, list(p.run(feed))) for p in peers}
-    session.wrong += [
-        (peer, a) for peer, all_of in found.items() for a in all_of if a.relative > TOLERANCE
+def _kept(row: Row, cases: Sequence[Case], report: Path) -> Row:
+    """A row of ours with its compiled file kept beside the report."""
+    if row.engine != OURS:
+        return row
+    case = next(c for c in cases if c.model == row.model)
+    return replace(row, artifact=keep_artifact(case.file, report, row.model, case.digest))
+
+
+# ------------------------------------------------------------------ the gate
+
+
+def _judge(
+    cases: Sequence[Case],
+    threads: Sequence[int],
+    base: Baseline,
+    seconds: float,
+    threshold: float,
+) -> list[Judgement]:
+    """Compares every model with the baseline and judges all of them together."""
+    cpu = str(cpu_info()["brand_raw"])
+    places = [(case, count) for case in cases for count in threads]
+    matches = [match(case, count, base, cpu) for case, count in places]
+    changed = [
+        k for k, m in enumerate(matches) if m is not None and m.entry.digest != places[k][0].digest
     ]
+
+    def compare(k: int, *, again: bool) -> Comparison:
+        case, count = places[changed[k]]
+        found = matches[changed[k]]
+        assert found is not None
+        with progress() as tell:
+            turn = "again " if again else ""
+            tell(f"{case.model}: comparing {turn}with the baseline, {count} threads")
+            return _compare(case, found, count, seconds, again=again)
+
+    first = [compare(k, again=False) for k in range(len(changed))]
+    verdicts = judge(first, lambda k: compare(k, again=True), threshold)
+    judged = {k: (first[i], *verdicts[i]) for i, k in enumerate(changed)}
+    result = []
+    for k, (case, count) in enumerate(places):
+        found = matches[k]
+        if found is None:
+            result.append(Judgement(case.model, count, Verdict.NEW))
+        elif k in judged:
+            comparison, said, second = judged[k]
+            result.append(Judgement(case.model, count, said, comparison, second, found.why))
+        else:
+            note = "the code and the constants are the same bytes"
+            result.append(Judgement(case.model, count, Verdict.UNCHANGED, note=note))
+    return result
+
+
+def _compare(case: Case, found: Match, threads: int, seconds: float, *, again: bool) -> Comparison:
+    if not found.runs:
+        return compare_with_stored(case, found.entry, threads, seconds)
+    old = found.entry.artifact
+    assert old is not None
+    return compare_files(case.file, old, case.feed, threads, seconds, old_first=again)
+
+
+def _against_itself(
+    cases: Sequence[Case], threads: Sequence[int], seconds: float, threshold: float, count: int
+) -> int:
+    """Puts models through the gate against themselves; 5 if more alarm than should."""
+    said: list[Verdict] = []
     with progress() as tell:
-        tell(f"{session.model}: measuring with {threads} threads")
-        contenders = [lambda: exe.run(feed), *(_call(p, feed) for p in peers)]
-        timings = interleave(contenders, seconds * len(contenders))
-    del outputs
-    peak = peak_memory(OURS, session.file, session.feed_file, threads)
-    yield _row(session, threads, OURS, __version__, timings[0], session.compile_seconds, peak)
-    for peer, timing in zip(peers, timings[1:], strict=True):
-        assert source is not None
-        peak = peak_memory(peer.name, source, session.feed_file, threads)
-        yield _row(
-            session,
-            threads,
-            peer.name,
-            peer.version,
-            timing,
-            peer.seconds,
-            peak,
-            ratio(timings[0], timing),
-            max(a.relative for a in found[peer.name]),
-        )
-
-
-def _call(peer: Peer, feed: Mapping[str, np.ndarray]) -> Any:
-    return lambda: peer.run(feed)
-
-
-def _row(
-    session: Session,
-    threads: int,
-    engine: str,
-    version: str,
-    timing: Timing,
-    ready_seconds: float,
-    peak: int,
-    against: float | None = None,
-    difference: float | None = None,
-) -> Row:
-    return Row(
-        model=session.model,
-        threads=threads,
-        engine=engine,
-        version=version,
-        median=timing.median * 1e3,
-        p90=timing.percentile(90) * 1e3,
-        p99=timing.percentile(99) * 1e3,
-        minimum=timing.minimum * 1e3,
-        calls=len(timing.calls),
-        gflops=None if session.flops is None else session.flops / timing.median / 1e9,
-        ready_seconds=ready_seconds,
-        peak_bytes=peak,
-        ratio=against,
-        difference=difference,
+        for case in cases:
+            for n in threads:
+                for trial in range(count):
+                    tell(f"{case.model}: against itself, {n} threads, {trial + 1} of {count}")
+                    said.append(_trial(case, n, seconds, threshold))
+    alarms, trials = said.count(Verdict.REGRESSION), len(said)
+    click.echo(
+        f"{alarms} false alarms in {trials} comparisons of a model with itself: "
+        f"{alarms / trials:.1%}, with 95 % confidence at most {rate_below(alarms, trials):.1%}; "
+        f"{said.count(Verdict.NOISY)} too noisy to judge"
     )
+    return 0 if alarms / trials <= FALSE_ALARMS else 5
+
+
+def _trial(case: Case, threads: int, seconds: float, threshold: float) -> Verdict:
+    def compare(again: bool) -> Comparison:
+        return compare_files(case.file, case.file, case.feed, threads, seconds, old_first=again)
+
+    ((said, _),) = judge([compare(False)], lambda _: compare(True), threshold)
+    return said
 
 
 # ------------------------------------------------------------------ reporting
 
 
-def _write(rows: Sequence[Row], report: Path | None) -> None:
-    if report is None or str(report) != "-":
-        _print(rows)
-    if report is None:
-        return
-    text = json.dumps({"machine": _machine(), "results": [asdict(r) for r in rows]}, indent=1)
-    if str(report) == "-":
-        click.echo(text)
-        return
-    with replace_file(report) as put:
-        put(0, text.encode())
+def _write(report: Report, files: Mapping[str, Path | None]) -> None:
+    texts = {Path(p): WRITERS[kind](report) for kind, p in files.items() if p is not None}
+    if Path("-") not in texts:
+        _show(report)
+    for path, text in texts.items():
+        if str(path) == "-":
+            click.echo(text, nl=False)
+            continue
+        with replace_file(path) as put:
+            put(0, text.encode())
+    for row in report.rows:
+        for what in row.differs:
+            click.echo(f"DIFFERS: {row.model}: from {row.engine}: {what}", err=True)
 
 
-def _machine() -> dict[str, Any]:
-    return {
-        "cpus": len(os.sched_getaffinity(0)),
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "load": os.getloadavg()[0],
-    }
-
-
-def _print(rows: Sequence[Row]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for column in ("model", "threads", "engine"):
-        table.add_column(column)
-    for column in ("median ms", "p90", "p99", "min", "GFLOP/s", "ready s", "peak MB", "ratio"):
-        table.add_column(column, justify="right")
-    for row in rows:
-        table.add_row(
-            row.model,
-            str(row.threads),
-            f"{row.engine} {row.version}",
-            *(f"{v:.3f}" for v in (row.median, row.p90, row.p99, row.minimum)),
-            "" if row.gflops is None else f"{row.gflops:.1f}",
-            f"{row.ready_seconds:.2f}",
-            f"{row.peak_bytes / 1e6:.0f}",
-            "" if row.ratio is None else f"{row.ratio:.2f}",
-        )
-    console = Console(highlight=False, width=None if Console().is_terminal else 160)
+def _show(report: Report) -> None:
+    watched = Console().is_terminal
+    console = Console(highlight=False, width=None if watched else 200)
+    shown = [cells(row) for row in report.rows]
+    used = [k for k in range(len(COLUMNS)) if any(row[k] for row in shown)]
+    table = Table(box=box.SIMPLE_HEAD if watched else None, pad_edge=False)
+    for k in used:
+        table.add_column(COLUMNS[k][0], justify="left" if k < 3 else "right")
+    for row, texts in zip(report.rows, shown, strict=True):
+        table.add_row(*(texts[k] for k in used), style="red" if row.loses else None)
     console.print(table, markup=False)
-    for row in rows:
+    for row in report.rows:
         if row.ratio is not None:
-            console.print(_verdict(row), markup=False)
-
-
-def _verdict(row: Row) -> str:
-    assert row.ratio is not None
-    where = f"{row.model} with {row.threads} threads"
-    if row.ratio > 1:
-        return f"{where}: Tilewright LOSES to {row.engine}, taking {row.ratio:.2f}x its time"
-    return f"{where}: Tilewright takes {row.ratio:.2f}x the time of {row.engine}"
+            style = "bold red" if row.loses else None
+            console.print(verdict(row), markup=False, style=style, soft_wrap=True)
+    for judgement in report.judgements:
+        bad = judgement.verdict in (Verdict.REGRESSION, Verdict.NOISY)
+        style = "bold red" if bad else None
+        console.print(str(judgement), markup=False, style=style, soft_wrap=True)

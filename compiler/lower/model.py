@@ -74,7 +74,10 @@ class Lowered:
         Mapped weights leave memory one by one, so that they are never all there twice.
         """
         for e in self.constants:
-            place = out[e.offset : e.offset + e.nbytes]
+            end = e.offset + e.nbytes
+            place = out[e.offset : end]
+            # What lies between constants is written, too: equal models are equal bytes.
+            out[end : -(-end // ALIGNMENT) * ALIGNMENT] = 0
             if e.packing is None:
                 place.view(e.data.dtype).reshape(e.data.shape)[...] = dense(e.data)
             else:

@@ -1,18 +1,46 @@
-"""A process that runs a model and tells its own peak memory; ``bench.peak_memory`` starts it.
+"""Peak memory: a process that runs a model and tells its own, and what starts such processes.
 
-python -m tilewright.footprint ENGINE MODEL INPUTS.npz THREADS
+python -m tilewright.benchmarking.footprint ENGINE MODEL INPUTS.npz THREADS
 """
 
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 
 from tilewright.api import compile, load  # noqa: A004
+from tilewright.errors import InternalError
 from tilewright.peers import Run, open_peer
+
+
+def peak_memory(engine: str, model: Path, inputs: Path, threads: int) -> int:
+    """The peak resident bytes of a fresh process that loads a model and runs it three times.
+
+    Args:
+        engine: ``tilewright`` (a ``.tw`` file, or an ONNX file that it compiles) or a peer.
+        model: the file.
+        inputs: an ``.npz`` file with the inputs by name.
+        threads: of a call.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "tilewright.benchmarking.footprint",
+        engine,
+        str(model),
+        str(inputs),
+        str(threads),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise InternalError(f"{engine}: its process for measuring memory ended with {last}",
+                            code="TW-E0932")  # fmt: skip
+    return int(done.stdout)
 
 
 def peak_bytes() -> int:

@@ -1,0 +1,1 @@
+"""Measuring models: turns, statistics, reports for machines, baselines and the gate."""

@@ -1,0 +1,157 @@
+"""Whether a model has become slower: a gate that does not cry wolf.
+
+A regression is said only if all three hold: the lower bound of the ratio of times exceeds the
+threshold; a rank test agrees, with its probabilities raised for how many models are tested; and a
+second comparison, of freshly loaded code in the other order, finds the same. Comparisons go on
+until their interval is narrow, which does not depend on where it lies, so that going on does not
+raise false alarms. What neither exceeds the threshold for sure nor is known well enough is no
+regression but too noisy to judge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from .significance import Interval, holm, paired_ratio, slower, unpaired_ratio
+
+THRESHOLD = 0.05
+PRECISION = 0.02
+"""The half-width of an interval that is narrow."""
+ALPHA = 0.01
+ROUNDS = 30
+"""How many rounds a comparison has at least before it may end early."""
+BETWEEN_RUNS = 0.03
+"""What two runs of the same code may differ by, beyond what the blocks inside a run tell: where
+memory lies, what else the machine's caches hold. Intervals between runs are wider by it."""
+
+
+class Verdict(StrEnum):
+    """What the gate says of a model."""
+
+    UNCHANGED = "unchanged"
+    FINE = "no regression"
+    REGRESSION = "regression"
+    NOISY = "too noisy to judge"
+    NEW = "not in the baseline"
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The new code's time over the old code's.
+
+    Attributes:
+        ratio: with its bounds.
+        probability: of such ranks if the new code were not slower.
+        rounds: how many blocks of the new code it rests on.
+        how: "interleaved", or "stored" where the old code's times are those of another run.
+    """
+
+    ratio: Interval
+    probability: float
+    rounds: int
+    how: str
+
+    @property
+    def narrow(self) -> bool:
+        """Whether the interval is as narrow as it was to become."""
+        return self.ratio.half_width <= PRECISION
+
+    def exceeds(self, threshold: float) -> bool:
+        """Whether all of the interval lies above the threshold."""
+        return self.ratio.low > 1 + threshold
+
+    def stays_below(self, threshold: float) -> bool:
+        """Whether all of the interval lies below the threshold."""
+        return self.ratio.high <= 1 + threshold
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the gate says of one model with one number of threads, and from what.
+
+    Attributes:
+        model, threads: which.
+        verdict: what it says.
+        first, again: the comparison, and the one that was to confirm it.
+        note: why there is no comparison.
+    """
+
+    model: str
+    threads: int
+    verdict: Verdict
+    first: Comparison | None = None
+    again: Comparison | None = None
+    note: str = ""
+
+    def __str__(self) -> str:
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        text = f"{self.model} with {threads}: {self.verdict}"
+        if self.first is not None:
+            text += f": {self.first.ratio} of the baseline's time, {self.first.how}"
+        if self.again is not None:
+            text += f"; again {self.again.ratio}"
+        return f"{text}{': ' if self.note else ''}{self.note}"
+
+
+def side_by_side(ours: Sequence[float], theirs: Sequence[float]) -> Comparison:
+    """Compares the blocks of two contenders that took turns."""
+    return Comparison(paired_ratio(ours, theirs), slower(ours, theirs), len(ours), "interleaved")
+
+
+def between_runs(
+    ours: Sequence[float],
+    our_calibration: Sequence[float],
+    theirs: Sequence[float],
+    their_calibration: Sequence[float],
+) -> Comparison:
+    """Compares the blocks of two runs, each in units of a fixed piece of work done beside it."""
+    a = [x / c for x, c in zip(ours, our_calibration, strict=True)]
+    b = [x / c for x, c in zip(theirs, their_calibration, strict=True)]
+    found = unpaired_ratio(a, b)
+    low, high = found.low / (1 + BETWEEN_RUNS), found.high * (1 + BETWEEN_RUNS)
+    return Comparison(Interval(low, found.estimate, high), slower(a, b), len(a), "stored")
+
+
+def judge(
+    found: Sequence[Comparison], again: Callable[[int], Comparison], threshold: float = THRESHOLD
+) -> list[tuple[Verdict, Comparison | None]]:
+    """What each comparison means, with the one that was made to confirm it.
+
+    Args:
+        found: the comparisons, of all models together.
+        again: compares the k-th of them once more, from the start.
+        threshold: the slow-down that is allowed, as a share.
+    """
+    raised = holm([c.probability for c in found])
+    verdicts: list[tuple[Verdict, Comparison | None]] = []
+    for k, first in enumerate(found):
+        if first.exceeds(threshold) and raised[k] < ALPHA:
+            second = again(k)
+            confirmed = second.exceeds(threshold) and second.probability < ALPHA
+            verdicts.append((_confirmed(second, threshold, confirmed), second))
+        else:
+            verdicts.append((_unsuspected(first, threshold), None))
+    return verdicts
+
+
+def _confirmed(second: Comparison, threshold: float, confirmed: bool) -> Verdict:
+    if confirmed:
+        return Verdict.REGRESSION
+    return _unsuspected(second, threshold)
+
+
+def _unsuspected(found: Comparison, threshold: float) -> Verdict:
+    if found.stays_below(threshold):
+        return Verdict.FINE
+    # An interval that is as narrow as asked for and reaches above the threshold is an answer: a
+    # slow-down of about the threshold, not one that exceeds it.
+    return Verdict.FINE if found.narrow and not found.exceeds(threshold) else Verdict.NOISY
+
+
+def exit_code(verdicts: Sequence[Verdict]) -> int:
+    """1 if there is a regression, else 5 if something is too noisy to judge, else 0."""
+    if Verdict.REGRESSION in verdicts:
+        return 1
+    return 5 if Verdict.NOISY in verdicts else 0
