@@ -132,10 +132,10 @@ def measure(
         threads: of a call.
         seconds: how long to time at most; a candidate that is clearly slower takes less.
     """
-    data = make_data(task)
     if is_modelled(task.target):
-        return _model(task, base, candidate, data)
-    with _load(task, base, data, threads) as ours, _load(task, candidate, data, threads) as other:
+        return _model(task, base, candidate, make_data(task))
+    data, ours = _held_base(task, base, threads)
+    with _load(task, candidate, data, threads) as other:
         ours.call()
         other.call()
         difference = agree(ours.outputs(), other.outputs(), task.group.outputs)
@@ -147,13 +147,30 @@ def measure(
 
 def time_base(task: Task, base: Candidate, threads: int, seconds: float) -> Measured:
     """The time of the untuned schedule alone."""
-    data = make_data(task)
     if is_modelled(task.target):
+        data = make_data(task)
         return Measured(True, 1.0, _modelled_seconds(task, base, data), 1, "modelled")
-    with _load(task, base, data, threads) as ours:
-        ours.call()
-        found = pair(ours.call, ours.call, seconds)
-        return Measured(True, 1.0, found.seconds, found.rounds, "measured")
+    _, ours = _held_base(task, base, threads)
+    found = pair(ours.call, ours.call, seconds)
+    return Measured(True, 1.0, found.seconds, found.rounds, "measured")
+
+
+_HELD: dict[tuple[str, str, int], tuple[dict[str, np.ndarray], Loaded]] = {}
+
+
+def _held_base(task: Task, base: Candidate, threads: int) -> tuple[dict[str, np.ndarray], Loaded]:
+    """The operands and the untuned schedule of a task; those of the last task are kept.
+
+    Making them takes longer than most measurements.
+    """
+    key = (task.key, repr(sorted(task.sizes.items())), threads)
+    if key not in _HELD:
+        for _, loaded in _HELD.values():
+            loaded.close()
+        _HELD.clear()
+        data = make_data(task)
+        _HELD[key] = data, _load(task, base, data, threads)
+    return _HELD[key]
 
 
 def _load(task: Task, candidate: Candidate, data: Mapping[str, np.ndarray], threads: int) -> Loaded:

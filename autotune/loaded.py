@@ -95,4 +95,8 @@ class Loaded:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Frees the code."""
         self._entry.close()

@@ -42,6 +42,11 @@ class Task:
         """What records know it by."""
         return key_of(self.group, self.fixed, self.target, self.math)
 
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """The names of its symbols, in the order of their first use."""
+        return tuple(_renamed(self.group)[1])
+
 
 def key_of(group: ComputeGroup, fixed: frozenset[str], target: Target, math: str) -> str:
     """What records know a group by: its structure, what is known of its inputs, the target.
@@ -59,14 +64,20 @@ def target_key(target: Target) -> str:
 
 def structure(group: ComputeGroup) -> str:
     """The text of a group without the names of its symbols."""
+    renamed, names = _renamed(group)
+    ranges = {v.name: f"{v.lo}..{v.hi}" for v in group_symbols(group)}
+    return "\n".join([renamed, *(f"{new}: {ranges[old]}" for old, new in names.items())])
+
+
+def _renamed(group: ComputeGroup) -> tuple[str, dict[str, str]]:
+    """The text of a group with its symbols numbered by first use, and their new names."""
     lines = [text(b) for b in group.inputs]
     lines += [text(stage) for stage in group.stages]
     lines.append(" ".join(b.name for b in group.outputs))
     whole = "\n".join(lines)
-    ranges = {v.name: f"{v.lo}..{v.hi}" for v in group_symbols(group)}
+    symbols = {v.name for v in group_symbols(group)}
     names: dict[str, str] = {}
     for word in _WORD.findall(whole):
-        if word in ranges and word not in names:
-            names[word] = f"size{len(names)}"
-    renamed = _WORD.sub(lambda m: names.get(m[0], m[0]), whole)
-    return "\n".join([renamed, *(f"{new}: {ranges[old]}" for old, new in names.items())])
+        if word in symbols:
+            names.setdefault(word, f"size{len(names)}")
+    return _WORD.sub(lambda m: names.get(m[0], m[0]), whole), names

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import median
 
 LEAST_ROUNDS = 5
 MOST_ROUNDS = 200
@@ -13,6 +12,8 @@ BLOCK_SECONDS = 0.001
 """A block of calls lasts at least this long, so that the clock is exact enough."""
 HOPELESS = 1.15
 """A candidate whose ratio is above this after the least rounds is not timed any longer."""
+_FAR = 3.0
+"""One whose first calls take this many times as long is not timed at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +21,8 @@ class Pair:
     """Two contenders timed in turns.
 
     Attributes:
-        ratio: the second one's time over the first one's: the median over rounds.
-        seconds: the first one's time of a call.
+        ratio: the second one's time over the first one's, of their fast blocks.
+        seconds: the first one's time of a call in a fast block.
         rounds: how many there were.
     """
 
@@ -33,11 +34,19 @@ class Pair:
 def pair(first: Callable[[], object], second: Callable[[], object], seconds: float) -> Pair:
     """Times two contenders in turns of short blocks; the order is turned around every round.
 
+    What else the machine does makes blocks longer, never shorter: each contender's lower quartile
+    counts, so that a few blocks that were disturbed do not.
+
     Args:
         first, second: what to call.
         seconds: how long to go on; at least five rounds are made.
     """
-    counts = [_calls_in_block(c) for c in (first, second)]
+    once = [_seconds(c) for c in (first, second)]
+    if once[1] > _FAR * once[0]:
+        once = [min(t, _seconds(c)) for t, c in zip(once, (first, second), strict=True)]
+        if once[1] > _FAR * once[0]:
+            return Pair(once[1] / once[0], once[0], 1)
+    counts = [max(1, min(10_000, round(BLOCK_SECONDS / t))) for t in once]
     times: tuple[list[float], list[float]] = ([], [])
     end = time.perf_counter() + seconds
     while len(times[0]) < MOST_ROUNDS:
@@ -48,17 +57,21 @@ def pair(first: Callable[[], object], second: Callable[[], object], seconds: flo
                 break
         for i in (0, 1) if done % 2 == 0 else (1, 0):
             times[i].append(_block((first, second)[i], counts[i]))
-    return Pair(_ratio(times), median(times[0]), len(times[0]))
+    return Pair(_ratio(times), _quartile(times[0]), len(times[0]))
 
 
 def _ratio(times: tuple[list[float], list[float]]) -> float:
-    return median(b / a for a, b in zip(*times, strict=True))
+    return _quartile(times[1]) / _quartile(times[0])
 
 
-def _calls_in_block(call: Callable[[], object]) -> int:
+def _quartile(times: list[float]) -> float:
+    return sorted(times)[len(times) // 4]
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    """The seconds of the faster of two calls after the first."""
     call()
-    once = min(_block(call, 1) for _ in range(2))
-    return max(1, min(10_000, round(BLOCK_SECONDS / max(once, 1e-8))))
+    return max(1e-8, min(_block(call, 1), _block(call, 1)))
 
 
 def _block(call: Callable[[], object], count: int) -> float:
