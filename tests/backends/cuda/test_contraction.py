@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.schedule.groups import conv, matmul
+from tests.schedule.groups import conv, matmul, variables
+from tilewright import dtype as dt
 from tilewright.backends.cuda.ptx import emit_ptx
 from tilewright.backends.cuda.target import ARCHITECTURES, resolve_cuda
 from tilewright.backends.cuda.threads import launch_of
@@ -14,9 +15,9 @@ from tilewright.lower.merge import merge_axes
 from tilewright.lower.nests import to_func
 from tilewright.schedule.recipes import schedule
 from tilewright.schedule.recipes.choices import Choices
-from tilewright.tensor.compute import ComputeGroup
+from tilewright.tensor.compute import Compute, ComputeGroup
 from tilewright.tensor.interpret import interpret_group
-from tilewright.tensor.ir import Barrier, Commit, Wait, symbol
+from tilewright.tensor.ir import Axis, Barrier, Buffer, Commit, Dim, Reduce, Wait, symbol
 from tilewright.tensor.simplify import evaluate, product
 from tilewright.tensor.walk import statements
 
@@ -57,6 +58,41 @@ def test_a_step_waits_before_and_after_it_multiplies_and_not_in_between(
 def test_aligned_operands_are_read_sixteen_bytes_at_a_time() -> None:
     counters = assert_simulated_equals_group(matmul(64, 16, 64))
     assert counters.count("ld.global.v4", "ld.global.nc.v4") == counters.count("ld.global")
+
+
+def images(count: Dim, size: int, channels: int, out: int) -> ComputeGroup:
+    """A convolution of 3x3, not padded, of several images."""
+    n, oh, ow, oc, kh, kw, ci = variables("n oh ow oc kh kw ci")
+    x = Buffer("x0", dt.f32, (count, size, size, channels))
+    w = Buffer("x1", dt.f32, (3, 3, channels, out))
+    y = Buffer("y0", dt.f32, (count, size - 2, size - 2, out))
+    over = (Axis(kh, 3), Axis(kw, 3), Axis(ci, channels))
+    total = Reduce("sum", over, x[n, oh + kh, ow + kw, ci] * w[kh, kw, ci, oc])
+    axes = (Axis(n, count), Axis(oh, size - 2), Axis(ow, size - 2), Axis(oc, out))
+    return ComputeGroup("images", (x, w), (y,), (Compute(y, axes, total),))
+
+
+@pytest.mark.parametrize(
+    ("group", "dims", "blocks"),
+    [
+        (conv(14, 4, 16, 3, 1, 1), {}, -(-14 * 14 // 64)),
+        (conv(7, 4, 16, 3, 1, 1), {}, 1),
+        (images(3, 9, 4, 16), {}, -(-3 * 7 * 7 // 64)),
+        (images(N, 9, 4, 16), {"N": 5}, -(-5 * 7 * 7 // 64)),
+    ],
+    ids=["14x14", "7x7", "three images", "any number of images"],
+)
+def test_tiles_of_convolutions_run_over_the_ends_of_rows_and_images(
+    group: ComputeGroup, dims: dict[str, int], blocks: int
+) -> None:
+    counters = assert_simulated_equals_group(group, **dims)
+    assert counters.blocks == blocks
+    # Channels lie side by side, wherever rows end.
+    assert counters.count("ld.global.v4", "ld.global.nc.v4") * 2 > counters.count("ld.global")
+
+
+def test_rows_that_fill_tiles_stay_by_themselves() -> None:
+    assert launch_of(scheduled(conv(64, 4, 16, 3, 1, 1))).grid == (64, 1, 1)
 
 
 def test_long_sums_copy_the_next_tiles_in_the_background() -> None:

@@ -38,7 +38,7 @@ def product(nests: Nests, target: Target, choices: Choices) -> Schedule:
     """
     halves = plan_products(nests, target, choices)
     if halves is not None:
-        return tensor(nests, halves)
+        return tensor(halves)
     if plan(nests, target, choices) is not None:
         return contraction(nests, target, choices)
     return (columns if can_columns(nests, target) else plain)(nests, target, choices)

@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ....target import Target
-from ....tensor.ir import Axis, Binary, Load, Select, Store, as_expr
-from ....tensor.simplify import dim, same_dim
+from ....tensor.access import flat_index
+from ....tensor.ir import Axis, Binary, Expr, Load, Select, Store, as_expr
+from ....tensor.simplify import Ranges, dim, same_dim, simplify, substitute, symbols
 from ...factors import vector_width
 from ...nest import find_loop
 from ...nests import Nests, Reduction
@@ -19,9 +20,12 @@ from ...schedule import Schedule
 from ..choices import Choices
 from ..elementwise import fuse_all
 from ..tile import load_strides, loads, size, symbols_of
+from .flatten import flatten, neighbours
 
 MOST_SHARED_BYTES = 48 << 10
 """What a block may declare of shared memory on every machine."""
+MOST_ROWS = 64
+"""Of a tile by default."""
 UNROLLED = 8
 """Rounds of a copy that are written out, so that a thread's loads are under way together."""
 
@@ -31,6 +35,7 @@ class Contraction:
     """The plan of a tiled product.
 
     Attributes:
+        start: the schedule of the nest so far: its rows are one axis.
         main: the reduction. row, column: the final axes of the tile; outer: the others.
         narrow, wide: the operands that vary along the row and along the column.
         factors: both, as they stand in the product.
@@ -38,6 +43,7 @@ class Contraction:
         background: whether the next tiles are copied while a step is computed.
     """
 
+    start: Schedule
     main: Reduction
     row: Axis
     column: Axis
@@ -60,36 +66,23 @@ class Contraction:
 
 def plan(nests: Nests, target: Target, choices: Choices) -> Contraction | None:
     """The plan for a nest of one product; None where it is none, or too small for tiles."""
-    if len(nests.temporaries) != 1 or len(nests.axes) < 2:
+    found = _operands(nests)
+    if found is None or any(load_strides(found.main, x) is None for x in found.factors):
         return None
-    (main,) = nests.reductions or (None,)
-    if main is None or main.op != "sum":
+    s = Schedule(nests.func)
+    joined = neighbours(nests, found.main, found.rows) if found.rows else []
+    if len(joined) > 1 and not _fills_tiles(joined[-1]):
+        nests = flatten(s, nests, joined)
+        found = _operands(nests)
+        assert found is not None
+    main, factors, column = found.main, found.factors, nests.axes[-1]
+    if not found.rows or size(found.rows[-1].extent) < 8 or size(column.extent) < 8:
         return None
-    factors = _factors(main)
-    if factors is None:
-        return None
-    own = dict(zip(main.axes, (a.var for a in main.spatial), strict=True))
-    column = nests.axes[-1]
-    if column.var.name not in own:
-        return None
-    wide = [x for x in factors if own[column.var.name] in symbols_of(x)]
-    narrow = [x for x in factors if own[column.var.name] not in symbols_of(x)]
-    if len(wide) != 1 or len(narrow) != 1:
-        return None
-    rows = [
-        a
-        for a in nests.axes[:-1]
-        if a.var.name in own
-        and own[a.var.name] in symbols_of(narrow[0])
-        and own[a.var.name] not in symbols_of(wide[0])
-        and not same_dim(a.extent, 1)
-    ]
-    if not rows or size(rows[-1].extent) < 8 or size(column.extent) < 8:
-        return None
-    row = rows[-1]
+    row = found.rows[-1]
     bm = choices.pick("bm", _tile(size(row.extent)), (16, 32, 64, 128))
     bn = choices.pick("bn", _tile(size(column.extent)), (16, 32, 64, 128))
-    along = (load_strides(main, wide[0]) or {}).get(own[column.var.name], 0)
+    own = main.spatial[main.axes.index(column.var.name)]
+    along = (load_strides(main, found.wide) or {}).get(own.var, 0)
     background = same_dim(along, 1) and _in_background(main, factors, target)
     bk = choices.pick("bk", 32 if background else 8, (8, 16, 32))
     tm = choices.pick("tm", 4 if bm >= 32 else 2, (2, 4, 8))
@@ -102,8 +95,58 @@ def plan(nests: Nests, target: Target, choices: Choices) -> Contraction | None:
         bk //= 2
     outer = tuple(a for a in nests.axes[:-1] if a is not row)
     return Contraction(
-        main, row, column, outer, narrow[0], wide[0], factors, bm, bn, bk, tm, tn, background
-    )
+        s, main, row, column, outer, found.narrow, found.wide, factors, bm, bn, bk, tm, tn,
+        background,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Operands:
+    """What a nest multiplies.
+
+    Attributes:
+        factors: both operands, as they stand in the product.
+        narrow, wide: the one that does not vary along the last axis, and the one that does.
+        rows: the axes that only the narrow one varies along.
+    """
+
+    main: Reduction
+    factors: tuple[Load, Load]
+    narrow: Load
+    wide: Load
+    rows: list[Axis]
+
+
+def _operands(nests: Nests) -> _Operands | None:
+    """The operands of a nest that sums one product; None where it does something else."""
+    if len(nests.temporaries) != 1 or len(nests.axes) < 2:
+        return None
+    (main,) = nests.reductions or (None,)
+    if main is None or main.op != "sum":
+        return None
+    factors = _factors(main)
+    own = dict(zip(main.axes, (a.var for a in main.spatial), strict=True))
+    column = own.get(nests.axes[-1].var.name)
+    if factors is None or column is None:
+        return None
+    wide = [x for x in factors if column in symbols_of(x)]
+    narrow = [x for x in factors if column not in symbols_of(x)]
+    if len(wide) != 1 or len(narrow) != 1:
+        return None
+    rows = [
+        a
+        for a in nests.axes[:-1]
+        if a.var.name in own
+        and own[a.var.name] in symbols_of(narrow[0])
+        and own[a.var.name] not in symbols_of(wide[0])
+        and not same_dim(a.extent, 1)
+    ]
+    return _Operands(main, factors, narrow[0], wide[0], rows)
+
+
+def _fills_tiles(row: Axis) -> bool:
+    """Whether tiles along an axis are whole, so that they need no rows of the next one."""
+    return same_dim(dim(as_expr(row.extent) % MOST_ROWS), 0)
 
 
 def _in_background(main: Reduction, factors: tuple[Load, Load], target: Target) -> bool:
@@ -119,7 +162,7 @@ def _factors(main: Reduction) -> tuple[Load, Load] | None:
     if not (isinstance(main.body, Binary) and main.body.op == "mul"):
         return None
     found = [loads(e) for e in (main.body.a, main.body.b)]
-    if any(len(x) != 1 or load_strides(main, x[0]) is None for x in found):
+    if any(len(x) != 1 for x in found):
         return None
     return found[0][0], found[1][0]
 
@@ -133,8 +176,7 @@ def contraction(nests: Nests, target: Target, choices: Choices) -> Schedule:
     """Tiles for blocks and threads, with both operands staged."""
     t = plan(nests, target, choices)
     assert t is not None
-    s = Schedule(nests.func)
-    steps = begin(s, t)
+    s, steps = begin(t)
     own = dict(zip(t.main.axes, t.main.spatial, strict=True))
     first = dict(zip(t.main.axes, t.main.init, strict=True))
     m, n = t.row.var.name, t.column.var.name
@@ -174,12 +216,13 @@ def contraction(nests: Nests, target: Target, choices: Choices) -> Schedule:
     return s
 
 
-def begin(s: Schedule, t: Contraction) -> list[str]:
+def begin(t: Contraction) -> tuple[Schedule, list[str]]:
     """Cuts the result in tiles of blocks and the reduction in steps; the loops of the reduction.
 
     The nest that sums up is left with the steps outside, and then row, column and the last loop
     of the reduction, which are all of the tile's size.
     """
+    s = Schedule(t.start.func, list(t.start.steps))
     m, n = t.row.var.name, t.column.var.name
     s.do("split", m, t.bm, f"{m}_b", f"{m}_i", "guard")
     s.do("split", n, t.bn, f"{n}_b", f"{n}_i", "guard")
@@ -193,7 +236,7 @@ def begin(s: Schedule, t: Contraction) -> list[str]:
     s.do("split", last, t.bk, f"{last}_o", f"{last}_i", "guard")
     steps = [*others, f"{last}_o", f"{last}_i"]
     s.do("reorder", (*units, *steps[:-1], loop_m, loop_n, steps[-1]))
-    return steps
+    return s, steps
 
 
 def end(s: Schedule, t: Contraction) -> None:
@@ -204,8 +247,19 @@ def end(s: Schedule, t: Contraction) -> None:
 
 def contiguous(t: Contraction, load: Load) -> str | None:
     """The loop of the update nest along which neighbours of an operand lie side by side."""
-    strides = load_strides(t.main, load) or {}
-    return next((v.name for v, d in strides.items() if same_dim(d, 1)), None)
+    axes = (*t.main.spatial, *t.main.reduce)
+    ranges = {a.var: (0, as_expr(a.extent) - 1) for a in axes}
+    at = flat_index(load, ranges)
+    for a in axes:
+        # An index of rows that are one axis is not affine along it, but along all others.
+        if a.var in symbols(at) and same_dim(_step(at, a, ranges), 1):
+            return a.var.name
+    return None
+
+
+def _step(at: Expr, a: Axis, ranges: Ranges) -> Expr:
+    """How far a position moves with one iteration of an axis."""
+    return simplify(substitute(at, {a.var: a.var + 1}) - at, ranges)
 
 
 def _threads(s: Schedule, t: Contraction, m: str, n: str) -> None:

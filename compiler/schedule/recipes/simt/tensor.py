@@ -7,7 +7,7 @@ step. Copies of the next tiles run in the background where the machine has such 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ....target import Target
 from ....tensor.ir import Cast, Dim
@@ -77,9 +77,7 @@ def plan_products(nests: Nests, target: Target, choices: Choices) -> Products | 
     stages = choices.pick("stages", 2, (1, 2, 3)) if background else 1
     while size_of * _elements(bm, bn, bk) * stages > MOST_SHARED_BYTES:
         stages, bk = (stages, bk // 2) if bk > 16 else (stages - 1, bk)
-    base = Contraction(
-        t.main, t.row, t.column, t.outer, t.narrow, t.wide, t.factors, bm, bn, bk, t.tm, t.tn
-    )
+    base = replace(t, bm=bm, bn=bn, bk=bk, background=False)
     return Products(base, kind, depth, warps, stages)
 
 
@@ -100,10 +98,10 @@ def _tile(extent: int, least: int, most: int) -> int:
     return tile
 
 
-def products(s: Schedule, p: Products) -> None:
+def tensor(p: Products) -> Schedule:
     """Tiles for blocks, warps and instructions."""
     t = p.base
-    steps = begin(s, t)
+    s, steps = begin(t)
     own = dict(zip(t.main.axes, t.main.spatial, strict=True))
     first = dict(zip(t.main.axes, t.main.init, strict=True))
     m, n = t.row.var.name, t.column.var.name
@@ -137,6 +135,7 @@ def products(s: Schedule, p: Products) -> None:
     if any(background):
         s.do("pipeline", at, p.stages)
     end(s, t)
+    return s
 
 
 def _instructions(
@@ -209,10 +208,3 @@ def _lanes(s: Schedule, p: Products, m: str, n: str) -> str:
         s.do("set_kind", loop, "unroll")
     s.do("set_kind", mine[-1], "vector")
     return mine[-1]
-
-
-def tensor(nests: Nests, p: Products) -> Schedule:
-    """The schedule of a plan."""
-    s = Schedule(nests.func)
-    products(s, p)
-    return s
