@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..tensor.ir import Func, Load
+from .ahead import prefetch_panel
 from .barriers import place_barriers
 from .exchange import combine, combine_columns, on_one_thread
 from .factors import drop_guards, level_guards, stage, widen
@@ -30,6 +31,7 @@ STEPS: dict[str, Callable[..., Func]] = {
     "set_scope": set_scope,
     "rfactor": rfactor,
     "prefetch": prefetch,
+    "prefetch_panel": prefetch_panel,
     "place_barriers": place_barriers,
     "cache_read": cache_read,
     "spread": spread,

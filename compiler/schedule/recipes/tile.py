@@ -35,6 +35,9 @@ from .elementwise import fuse_all, share
 PREFETCH_BYTES = 6144
 """How far ahead of its use a packed operand is asked for."""
 
+PIECE = 16
+"""Steps of a reduction between two hints at the next panel, at least."""
+
 FALLBACK_EXTENT = 256
 """What an unbounded symbolic extent is taken for when sizes are weighed."""
 
@@ -230,7 +233,7 @@ def tile(nests: Nests, target: Target, choices: Choices) -> Schedule:
         s.do("compute_at", r.buffer.name, place)
         s.do("set_scope", r.buffer.name, "register")
         shape_reduction(s, r, t.row.var.name if t.row else None, t.column.var.name)
-    _prefetch(s, t, target, choices)
+    _prefetch(s, t, names, target, choices)
     if t.row is not None and place == _outer_name(t.row):
         _split_edges(s, t, place)
     share(s, names[0], (*nests.axes, *t.main.reduce), choices)
@@ -380,15 +383,48 @@ def shape_reduction(s: Schedule, r: Reduction, row: str | None, column: str) -> 
         s.do("tighten", name)
 
 
-def _prefetch(s: Schedule, t: Tile, target: Target, choices: Choices) -> None:
-    """Asks for packed columns ahead of their use where they come from beyond L2."""
+def _prefetch(s: Schedule, t: Tile, names: list[str], target: Target, choices: Choices) -> None:
+    """Asks for packed columns ahead of their use where they come from beyond L2.
+
+    The next panel is asked for while the present one is used, a part for each tile of rows. What
+    is asked for within the panel is then on its way from L2 to L1, which only panels need that do
+    not stay there.
+    """
+    loop = nested(t.main)[-1].var.name
+    outer, turns = _panel_turns(s, t, loop, names)
     for packing in s.packings:
-        nbytes = size_product(packing.packed.shape) * packing.packed.dtype.bytes
-        ahead = PREFETCH_BYTES if nbytes > target.l2_bytes // 2 else 0
+        packed = packing.packed
+        nbytes = size_product(packed.shape) * packed.dtype.bytes
+        streamed = nbytes > target.l2_bytes // 2
+        panels = choices.pick("panels", int(streamed), (0, 1)) if turns > 1 else 0
+        panel = nbytes * t.nr // max(t.nr, size(t.column.extent))
+        stays = 2 * panel + _operand_bytes(t, of_columns=False) <= target.l2_bytes
+        ahead = PREFETCH_BYTES if streamed and not (panels and stays) else 0
         ahead = choices.pick("prefetch", ahead, (0, 3072, 6144, 12288))
         if ahead:
-            steps = max(1, ahead // (t.nr * packing.packed.dtype.bytes))
-            s.do("prefetch", nested(t.main)[-1].var.name, packing.packed.name, steps)
+            steps = max(1, ahead // (t.nr * packed.dtype.bytes))
+            s.do("prefetch", loop, packed.name, steps)
+        if panels:
+            own = dict(zip(t.main.axes, t.main.spatial, strict=True))[t.column.var.name]
+            position = [v.name for v in packing.axes].index(_outer_name(own))
+            rows = -(-PIECE // turns)
+            s.do("prefetch_panel", loop, packed.name, outer, position, turns, rows)
+
+
+def _panel_turns(s: Schedule, t: Tile, loop: str, names: list[str]) -> tuple[str, int]:
+    """The loop over row tiles, and how many there are to ask for the next panel in; or 1."""
+    inside = find_loop(s.func, loop, "tile")
+    if len(s.packings) != 1 or inside.start != 0 or not isinstance(inside.extent, int):
+        return names[0], 1
+    if inside.extent < 2 * PIECE:
+        return names[0], 1
+    if len(names) > 1 and names[1].endswith("_in"):
+        count = find_loop(s.func, names[1], "tile").extent
+        return names[1], min(PIECE, count) if isinstance(count, int) else 1
+    runs = size_product(tuple(a.extent for a in t.outer if a.var.name not in t.shared))
+    if t.row is not None and len(names) == 1 and t.row.var.name not in t.shared:
+        runs *= -(-size(t.row.extent) // t.mr)
+    return names[0], min(PIECE, runs)
 
 
 def _has_guards(nests: Nests, t: Tile) -> bool:

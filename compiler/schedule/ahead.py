@@ -1,0 +1,77 @@
+"""Primitive that asks for the next panel of a packed operand while the present one is used."""
+
+from __future__ import annotations
+
+from ..tensor.ir import Block, Expr, For, Func, Prefetch, Var, as_expr
+from ..tensor.simplify import dim, substitute, symbols
+from ..tensor.walk import block_loads
+from .loops import rename_loops
+from .nest import edit_loop, fail, find_loop, loops, substitute_block
+
+
+def prefetch_panel(
+    func: Func, loop: str, buffer: str, outer: str, position: int, turns: int, rows: int
+) -> Func:
+    """Hints at the next panel of a buffer, a part in each of ``turns`` runs of a loop.
+
+    The loop is cut in pieces of ``turns * rows`` iterations, and each begins with hints at
+    ``rows`` iterations' worth of what the loop reads where the index at ``position`` is one more.
+    The runs are told apart by the loop ``outer``: run after run hints at another part, and
+    ``turns`` runs at all of it. So a panel that is used by many row tiles and comes from far away
+    arrives bit by bit while the one before is multiplied.
+
+    Before:
+        for p in serial(8):
+            for k in serial(32):
+                B[p] = A[p // 4, k]
+    After ``prefetch_panel("k", "A", "p", 0, 4, 2)``:
+        for p in serial(8):
+            for k_o in serial(4):
+                for k_n in unroll(2):
+                    prefetch(A[p // 4 + 1, k_n + k_o * 2 + p % 4 * 8])
+                for k_i in serial(8):
+                    B[p] = A[p // 4, k_i + k_o * 8]
+
+    Raises:
+        ScheduleError: the loop does not read the buffer in one way that varies with it, does not
+            start at 0, or has no constant extent of a piece or more.
+    """
+    step = f"prefetch_panel({loop!r}, {buffer!r})"
+    found = find_loop(func, loop, step)
+    around = find_loop(func, outer, step).var
+    reads = {x for x in block_loads(found.body) if x.buffer.name == buffer}
+    if len(reads) != 1:
+        raise fail(step, func, f"{buffer!r} is read in {len(reads)} ways")
+    (load,) = reads
+    used = {v for i in load.indices for v in symbols(i)}
+    if found.var not in used:
+        raise fail(step, func, f"what is read of {buffer!r} does not vary with the loop")
+    piece = turns * rows
+    if found.start != 0 or not isinstance(found.extent, int) or found.extent < piece:
+        raise fail(step, func, f"the loop has no constant extent of {piece} or more")
+    count, rest = divmod(found.extent, piece)
+    vo, vi, vn, vt = (Var(f"{loop}_{x}") for x in "oint")
+    inner = [x for x in loops(found.body) if x.var in used]
+    ahead: dict[Expr, Expr] = {x.var: Var(f"{x.var.name}_ahead") for x in inner}
+    ahead[found.var] = vn + vo * rows + around % turns * (count * rows)
+    indices = [substitute(i, ahead) for i in load.indices]
+    indices[position] = indices[position] + 1
+    hint: Block = (Prefetch(load.buffer, tuple(indices)),)
+    for x in reversed(inner):
+        var = ahead[x.var]
+        assert isinstance(var, Var)
+        hint = (For(var, x.extent, hint, x.kind, x.start),)
+    hint = (For(vn, rows, hint, "unroll"),)
+
+    def at(place: Expr, v: Var, extent: int, body: Block) -> For:
+        return For(v, extent, substitute_block(body, {found.var: place}), found.kind)
+
+    def edit(it: For) -> Block:
+        main = at(vo * piece + vi, vi, piece, it.body)
+        cut = For(vo, count, (*hint, main), it.kind)
+        if not rest:
+            return (cut,)
+        last = at(vt + as_expr(dim(count * piece)), vt, rest, rename_loops(it.body, "_tail"))
+        return (cut, last)
+
+    return edit_loop(func, loop, edit, step)
