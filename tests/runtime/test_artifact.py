@@ -81,6 +81,22 @@ def test_large_constants_are_checked_in_chunks(tmp_path: Path, shift: Executable
         read(path)
 
 
+def test_pages_of_constants_that_change_places_are_found(tmp_path: Path, shift: Executable) -> None:
+    constants = np.random.default_rng(0).integers(0, 256, 10 * 4096 + 100, np.uint8)
+    program = dataclasses.replace(shift.program, constants_bytes=constants.size)
+    path = tmp_path / "pages.tw"
+    artifact.write(path, Artifact(program, shift.target, (b"x",), constants))
+    data = path.read_bytes()
+    start = len(data) - constants.size
+    for a, b, size in ((0, 4096, 4096), (8192, 8200, 8), (4096, 10 * 4096, 8)):
+        bad = bytearray(data)
+        one, other = slice(start + a, start + a + size), slice(start + b, start + b + size)
+        bad[one], bad[other] = bad[other], bad[one]
+        path.write_bytes(bad)
+        with pytest.raises(ArtifactError, match="TW-E0503.*constants"):
+            read(path)
+
+
 def test_no_single_damaged_byte_goes_unnoticed(saved: Path, tmp_path: Path) -> None:
     good = saved.read_bytes()
     built = read(saved)
@@ -126,7 +142,7 @@ def test_another_format_version_is_refused_by_number(saved: Path) -> None:
     data = bytearray(saved.read_bytes())
     struct.pack_into("<Q", data, 8, 99)
     saved.write_bytes(data)
-    with pytest.raises(ArtifactError, match="TW-E0502.*version 99.*version 1"):
+    with pytest.raises(ArtifactError, match="TW-E0502.*version 99.*version 2"):
         read(saved)
 
 
