@@ -58,7 +58,8 @@ def key_of(group: ComputeGroup, fixed: frozenset[str], target: Target, math: str
 
 def target_key(target: Target) -> str:
     """What a target is called in records: two with one such name run the same code alike."""
-    features = digest_key(target.triple, target.features, target.attributes, repr(target.scales))
+    caches = (target.l1_bytes, target.l2_bytes, target.l3_bytes)
+    features = digest_key(target.triple, target.features, repr((target.scales, caches)))
     return f"{target.backend} {target.cpu or target.name} {target.vector_bits} {features[:8]}"
 
 

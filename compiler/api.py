@@ -50,6 +50,7 @@ def compile(  # noqa: A001
     dim_ranges: DimRanges | None = None,
     cache: bool | None = None,
     debug: int | None = None,
+    records: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Executable:
     """Compiles a model to native code and returns it ready to run.
@@ -70,10 +71,13 @@ def compile(  # noqa: A001
         dim_ranges: inclusive ranges by symbol name; by default at least 1.
         cache: whether to look up and keep compiled code on disk.
         debug: 0 to 5, see Options.
+        records: a file of records (``tilewright tune`` makes one): kernels that were tuned for
+            this target get the schedules that were found.
         progress: called with the name of each stage as it begins.
 
     Raises:
         ModelError, UnsupportedError, OptionError, TargetError: see their classes.
+        ArtifactError: the file of records cannot be used.
     """
     options = from_environment(
         None, target=target, math=math, threads=threads, cache=cache, debug=debug
@@ -90,7 +94,7 @@ def compile(  # noqa: A001
         shapes=shapes,
         dim_ranges=dim_ranges,
     )
-    found, again = _build(opened, options, log)
+    found, again = _build(opened, options, log, records)
     entry = backend.load(found.target, found.objects, open_cache(options), options.threads)
     _report(options.debug, log, again)
     return Executable(found, entry, again.stages())
@@ -104,40 +108,48 @@ def build(
     shapes: Shapes | None = None,
     dim_ranges: DimRanges | None = None,
     cache: bool | None = None,
+    records: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Compiled:
     """Compiles a model for a target that need not be this machine: to be saved or looked at.
 
     Args:
-        source, target, math, shapes, dim_ranges, cache, progress: as ``compile`` takes them.
+        source, target, math, shapes, dim_ranges, cache, records, progress: as ``compile`` takes
+            them.
 
     Raises:
-        ModelError, UnsupportedError, OptionError, TargetError: see their classes.
+        ModelError, UnsupportedError, OptionError, TargetError, ArtifactError: see their classes.
     """
     options = from_environment(None, target=target, math=math, cache=cache)
     log = Log(progress)
     opened = source_of(source, log, shapes=shapes, dim_ranges=dim_ranges)
-    found, again = _build(opened, options, log)
+    found, again = _build(opened, options, log, records)
     return Compiled(found, again.stages())
 
 
-def _build(opened: Source, options: Options, log: Log) -> tuple[Artifact, _Again]:
+def _build(
+    opened: Source, options: Options, log: Log, records: str | os.PathLike[str] | None
+) -> tuple[Artifact, _Again]:
     """The compiled model, from the cache where it is there, and what its texts are made of."""
     store = open_cache(options)
     backend = load_backend(backend_of(options.target))
     wanted = backend.resolve(options.target)
-    key = model_key(store, opened, wanted, options.math)
+    replay = None
+    if records is not None:
+        replay = load_function(PIPELINE["replay"])(records, wanted, options.math)
+    digest = "" if replay is None else replay.digest
+    key = model_key(store, opened, wanted, options.math, digest)
     found = None if key is None else find_model(store, key, opened)
     made: Built | None = None
     if found is None:
         # No name for the graph: its weights are to go when they are packed.
         function = load_function(PIPELINE["build"])
-        made = function(_imported(opened, log), wanted, backend, store, log, options.math)
+        made = function(_imported(opened, log), wanted, backend, store, log, options.math, replay)
         assert made is not None
         found = made.artifact
         if key is not None:
             keep_model(store, key, opened, found)
-    return found, _Again(opened, wanted, options.math, backend, made)
+    return found, _Again(opened, wanted, options.math, backend, made, replay)
 
 
 def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Executable:
@@ -189,6 +201,7 @@ class _Again:
     math: str
     backend: Backend
     made: Built | None
+    replay: Callable[..., Mapping[str, int]] | None = None
 
     def stages(self) -> dict[str, str | Callable[[], str]]:
         """A function for every stage, in the order of the pipeline."""
@@ -202,7 +215,9 @@ class _Again:
         if self.made is None:
             build = load_function(PIPELINE["build"])
             graph = self._graph()
-            self.made = build(graph, self.target, self.backend, NO_CACHE, Log(), self.math)
+            self.made = build(
+                graph, self.target, self.backend, NO_CACHE, Log(), self.math, self.replay
+            )
         if stage in KERNEL_STAGES:
             return str(load_function(PIPELINE["kernel_text"])(stage, self.made))
         return self.backend.stages[stage](self.made.unit)

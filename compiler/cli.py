@@ -25,6 +25,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("tilewright.commands.export:export", "Export a model for C or WebAssembly."),
     "run": ("tilewright.commands.run:run", "Run a model on random or given inputs."),
     "bench": ("tilewright.commands.bench:bench", "Measure models, also against other runtimes."),
+    "tune": ("tilewright.commands.tune:tune", "Search for faster schedules of a model's kernels."),
+    "records": ("tilewright.commands.records:records", "Show, merge or export what tune kept."),
     "profile": ("tilewright.commands.profile:profile", "Count and model what GPU kernels do."),
     "inspect": ("tilewright.commands.stages:inspect", "Show a model at any stage of compilation."),
     "ops": ("tilewright.commands.ops:ops", "List operators, or what a model lacks."),

@@ -17,14 +17,22 @@ from tilewright.stages import fingerprint
 from tilewright.target import Target
 
 
-def model_key(store: Cache, source: Source, target: Target, math: str) -> str | None:
-    """A key for all that decides a compiled model but files beside it; None where it has none."""
+def model_key(
+    store: Cache, source: Source, target: Target, math: str, records: str = ""
+) -> str | None:
+    """A key for all that decides a compiled model but files beside it; None where it has none.
+
+    Args:
+        store: the cache.
+        source, target, math: what is compiled, and for what.
+        records: a digest of the schedules that are replayed.
+    """
     if store.root is None:
         return None
     content = source.content(store)
     if content is None:
         return None
-    return digest_key("model", content, repr(target), math, source.key(), fingerprint())
+    return digest_key("model", content, repr(target), math, source.key(), records, fingerprint())
 
 
 def find_model(store: Cache, key: str, source: Source) -> Artifact | None:

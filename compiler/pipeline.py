@@ -20,6 +20,7 @@ from tilewright.lower.model import Lowered, lower_graph
 from tilewright.runtime.artifact import Artifact
 from tilewright.runtime.buffer import aligned_bytes
 from tilewright.runtime.cache import Cache
+from tilewright.schedule.recipes.space import Space
 from tilewright.stages import Log
 from tilewright.target import Target
 from tilewright.tensor.text import text as func_text
@@ -106,11 +107,20 @@ def kernel_text(stage: str, built: Built) -> str:
     match stage:
         case "compute":
             return "\n\n".join(k.compute for k in built.kernels)
+        case "space":
+            return "\n\n".join(map(_space_text, built.decided)) or "nothing to choose"
         case "loops":
             return "\n\n".join(func_text(k.func) for k in built.kernels)
         case "schedule":
             return "\n\n".join(f"# {k.func.name}: {k.recipe}\n{k.steps}" for k in built.kernels)
     raise KeyError(stage)
+
+
+def _space_text(decided: Decided) -> str:
+    space = Space.of(decided.asked, decided.weighed)
+    several = f" and {len(decided.kernels) - 1} more" if len(decided.kernels) > 1 else ""
+    head = f"{decided.kernels[0]}{several}: up to {space.size} schedules"
+    return f"{head}\n{space}" if space.open else head
 
 
 def constants_of(lowered: Lowered) -> np.ndarray:

@@ -23,13 +23,16 @@ Progress = Callable[[str], None]
 GRAPH_STAGES = ("graph", "passes")
 """Stages whose text needs the model's weights, for their digests."""
 
-KERNEL_STAGES = ("compute", "loops", "schedule")
-"""Stages that every backend shares, from tensor expressions to scheduled loops."""
+KERNEL_STAGES = ("compute", "space", "loops", "schedule")
+"""Stages that every backend shares, from tensor expressions to scheduled loops.
+
+``space`` is what there is to choose on the way."""
 
 PIPELINE: dict[str, str] = {
     "build": "tilewright.pipeline:build",
     "graph_text": "tilewright.pipeline:graph_text",
     "kernel_text": "tilewright.pipeline:kernel_text",
+    "replay": "tilewright.autotune.replay:open_replay",
 }
 """The compiler's functions, imported when they are asked for: half of all imports are theirs."""
 

@@ -176,6 +176,8 @@ def tune_source(
     began = time.monotonic()
     backend = load_backend(backend_of(options.target))
     target = backend.resolve(options.target)
+    if not is_modelled(target):
+        backend.check(target)
     with open_records(records) as kept:
         work = _Work(source_of(source, Log(), **importing), options, backend, target, kept)
         work.progress = progress

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import tilewright
-from tilewright import backends, errors, frontends
+from tilewright import autotune, backends, errors, frontends
 from tilewright.errors import CODES, TilewrightError
 
 CODE = re.compile(r"TW-E\d{4}")
@@ -31,7 +31,7 @@ RANGES = {
 
 
 def sources() -> Iterator[tuple[str, ast.Module]]:
-    for package in (tilewright, frontends, backends):
+    for package in (tilewright, frontends, backends, autotune):
         for path in sorted(Path(str(package.__file__)).parent.rglob("*.py")):
             if path != Path(errors.__file__):
                 yield str(path), ast.parse(path.read_text())

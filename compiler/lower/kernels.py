@@ -21,6 +21,7 @@ from .inline import has_reduce, lower_body
 from .merge import merge_axes
 from .nests import element_by_element, free_symbols, to_func
 from .sliding import find_sliding
+from .split import split_reductions
 from .winograd import rewrite
 from .winograd_plan import plan_winograd
 
@@ -139,6 +140,12 @@ class KernelTable:
         given = {} if self.answers is None else self.answers(group, fixed)
         choices = Choices(given, checked=True)
         done = self._choose(group, fixed, title, choices)
+        if any(q in choices.asked and choices.asked[q][1] != a for q, a in given.items()):
+            # They are for other recipes than these: the model is better than some of them.
+            for kernel in done[0]:
+                del self.kernels[kernel.func.name]
+            given, choices = {}, Choices()
+            done = self._choose(group, fixed, title, choices)
         names = tuple(k.func.name for k in done[0])
         self.decided.append(
             Decided(group, fixed, names, given, choices.asked, tuple(choices.weighed))
@@ -152,6 +159,9 @@ class KernelTable:
         transformed = self._winograd(group, fixed, title, choices.part("winograd."))
         if transformed is not None:
             return transformed
+        split = split_reductions(group, self.target)
+        if split is not None:
+            return self._pieces(split, group, fixed, title, "", choices)
         whole = merge_axes(group)
         why = ""
         fits = fits_one_kernel(to_func(whole, fixed), self.target)
@@ -162,12 +172,24 @@ class KernelTable:
                 return (self._kernel(whole, fixed, title, choices),), ()
             except ScheduleError as error:
                 why = f" (the whole group: {error})"
-        pieces = fission(group)
+        return self._pieces(fission(group), group, fixed, title, why, choices)
+
+    def _pieces(
+        self,
+        pieces: list[ComputeGroup],
+        group: ComputeGroup,
+        fixed: frozenset[str],
+        title: str,
+        why: str,
+        choices: Choices,
+    ) -> tuple[tuple[Kernel, ...], tuple[Buffer, ...]]:
+        """A kernel for each piece of a group, and the buffers between them."""
         made = [
             self._piece(p, fixed, title, why, choices.part(f"{n}." if len(pieces) > 1 else ""))
             for n, p in enumerate(pieces)
         ]
-        scratch = tuple(b for p in pieces for b in p.outputs if b not in group.outputs)
+        results = {b.name for b in group.outputs}
+        scratch = tuple(b for p in pieces for b in p.outputs if b.name not in results)
         return tuple(made), scratch
 
     def _winograd(
