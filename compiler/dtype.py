@@ -19,6 +19,19 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Declared:
+    """What a parameter of a kernel is: ``f32["M", 64]``.
+
+    Attributes:
+        dtype: the element type.
+        dims: numbers, or texts of expressions over symbols ("M", "2*M + 1").
+    """
+
+    dtype: DType
+    dims: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class DType:
     """An element type: a name, a family and a width.
 
@@ -67,6 +80,14 @@ class DType:
         if self.kind is Kind.FLOAT:
             return float("inf")
         return True if self.kind is Kind.BOOL else int(np.iinfo(self.numpy).max)
+
+    def __getitem__(self, dims: int | str | tuple[int | str, ...]) -> Declared:
+        """An array of this type, for the parameters of kernels."""
+        return Declared(self, dims if isinstance(dims, tuple) else (dims,))
+
+    def __reduce__(self) -> str:
+        """In another process, too, it is the one of its name in this module."""
+        return self.name
 
     def __str__(self) -> str:
         return self.name
