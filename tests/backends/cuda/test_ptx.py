@@ -62,7 +62,7 @@ def test_products_of_symbolic_rows_go_through_shared_memory(rows: int) -> None:
 
 def test_what_threads_share_of_an_unbounded_row_is_computed_again() -> None:
     table = KernelTable(SM80)
-    kernels, scratch = table._compile(softmax(4, N), frozenset(), "softmax")
+    kernels, scratch = table.compile(softmax(4, N), frozenset(), "softmax")
     assert (len(kernels), scratch) == (1, ())
 
 
