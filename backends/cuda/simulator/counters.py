@@ -130,20 +130,21 @@ def _same(a: Array | None, b: Array | None) -> bool:
     return a is not None and b is not None and np.array_equal(a, b)
 
 
-def _rows(batch: Batch, values: Array) -> tuple[Array, Array]:
-    """Values of the active lanes by warp, and which warps they are of.
+def _rows(batch: Batch, values: Array, lanes: int = WARP) -> tuple[Array, Array]:
+    """Values of the active lanes in rows of so many neighbours, and how many are active in each.
 
-    Lanes that are not active repeat a value of their warp, which changes no figure.
+    Lanes that are not active repeat a value of their row, which changes no figure; rows without
+    any are left out.
     """
-    lanes = batch.index()
-    if lanes is None:
-        return values.reshape(-1, WARP), np.full(batch.warps, WARP)
-    warp = lanes // WARP
-    starts = np.flatnonzero(np.diff(warp, prepend=-1))
-    counts = np.diff(np.append(starts, lanes.size))
-    rows = np.repeat(values[starts], WARP).reshape(-1, WARP)
+    index = batch.index()
+    if index is None:
+        return values.reshape(-1, lanes), np.full(batch.lanes // lanes, lanes)
+    row = index // lanes
+    starts = np.flatnonzero(np.diff(row, prepend=-1))
+    counts = np.diff(np.append(starts, index.size))
+    rows = np.repeat(values[starts], lanes).reshape(-1, lanes)
     number = np.repeat(np.arange(starts.size), counts)
-    rows[number, lanes % WARP] = values
+    rows[number, index % lanes] = values
     return rows, counts
 
 
@@ -157,12 +158,12 @@ def _sectors(batch: Batch, size: int, found: Array) -> tuple[int, int, int]:
 
 
 def _wavefronts(batch: Batch, size: int, found: Array) -> tuple[int, int, int]:
-    rows, counts = _rows(batch, found // 4)
+    # A wavefront carries 128 bytes: eight lanes of 16 bytes are served together, and no others.
     lanes = min(WARP, 128 // max(size, 4))
-    words = max(1, size // 4)
-    phases = rows.reshape(-1, lanes)
-    pieces = wavefronts(phases, words)
-    return len(rows), pieces, int(np.sum(-(-counts // lanes)))
+    requests, counts = _rows(batch, found)
+    phases, _ = _rows(batch, found // 4, lanes)
+    ideal = int(np.sum(-(-counts // lanes)))
+    return len(requests), wavefronts(phases, max(1, size // 4)), ideal
 
 
 def wavefronts(words: Array, width: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tilewright.backends.cuda.simulator import Options, Traffic, wavefronts
+from tilewright.backends.cuda.simulator import Options, Simulator, Traffic, wavefronts
 from tilewright.backends.cuda.simulator.occupancy import (
     MULTIPROCESSORS,
     multiprocessor,
@@ -68,6 +68,46 @@ def test_counters_can_be_left_out() -> None:
     _, _, counters = add(VECTOR_ADD, Options(counters=False))
     assert not counters.instructions
     assert counters.global_loads.requests == 0
+
+
+MATRIX_ROWS = """
+.version 7.0
+.target sm_80
+.address_size 64
+
+.visible .entry rows(.param .u64 out)
+{{
+    .reg .b32 %r<12>;
+    .reg .b64 %d<4>;
+    .shared .align 16 .b8 tile[2048];
+
+    mov.u32 %r1, %tid.x;
+    mov.u32 %r2, tile;
+    mad.lo.u32 %r3, %r1, {stride}, %r2;
+    mov.b32 %r4, 0;
+    st.shared.v4.b32 [%r3], {{%r4, %r4, %r4, %r4}};
+    bar.warp.sync 0xffffffff;
+    ldmatrix.sync.aligned.m8n8.x{count}.shared.b16 {{{registers}}}, [%r3];
+    ld.param.u64 %d1, [out];
+    mad.wide.u32 %d2, %r1, 4, %d1;
+    st.global.b32 [%d2], %r5;
+    ret;
+}}
+"""
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize(("stride", "times"), [(16, 1), (32, 2), (64, 4)])
+def test_ldmatrix_takes_a_wavefront_a_tile_whose_rows_lie_in_other_banks(
+    count: int, stride: int, times: int
+) -> None:
+    # Only lanes 0 to 8 * count - 1 name rows (PTX manual, ldmatrix).
+    registers = ", ".join(f"%r{5 + k}" for k in range(count))
+    simulator = Simulator()
+    text = MATRIX_ROWS.format(count=count, registers=registers, stride=stride)
+    out = simulator.allocate(128, "out")
+    counters = simulator.launch(simulator.load(text).kernel("rows"), 1, 32, (out,))
+    assert counters.shared_loads == Traffic(1, count * times, count)
 
 
 @pytest.mark.parametrize(
