@@ -30,12 +30,21 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .api import compile, load  # noqa: A004
+    from .dtype import bf16, bool_, f16, f32, f64, i8, i16, i32, i64, u8, u16, u32, u64
     from .jit import jit
+    from .kernels import argmax, argmin, compute, kernel, max, min, prod, sum  # noqa: A004
     from .runtime.executable import Executable
     from .runtime.program import TensorSpec
     from .standalone import export
 
+_DTYPES = (
+    "bf16", "bool_", "f16", "f32", "f64", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64",
+)  # fmt: skip
+_KERNELS = ("argmax", "argmin", "compute", "kernel", "max", "min", "prod", "sum")
+
 _LAZY = {
+    **dict.fromkeys(_DTYPES, "tilewright.dtype"),
+    **dict.fromkeys(_KERNELS, "tilewright.kernels"),
     "Executable": "tilewright.runtime.executable",
     "TensorSpec": "tilewright.runtime.program",
     "compile": "tilewright.api",
@@ -59,10 +68,31 @@ __all__ = [
     "TilewrightError",
     "UnsupportedError",
     "__version__",
+    "argmax",
+    "argmin",
+    "bf16",
+    "bool_",
     "compile",
+    "compute",
     "export",
+    "f16",
+    "f32",
+    "f64",
+    "i8",
+    "i16",
+    "i32",
+    "i64",
     "jit",
+    "kernel",
     "load",
+    "max",
+    "min",
+    "prod",
+    "sum",
+    "u8",
+    "u16",
+    "u32",
+    "u64",
 ]
 
 

@@ -93,6 +93,11 @@ TRACED: Mapping[str, str] = MappingProxyType({
 })  # fmt: skip
 """Of each library whose functions are traced as they are called, the mapping of those known."""
 
+CUSTOM: Mapping[str, str] = MappingProxyType({
+    "torch": "tilewright.frontends.torch.custom:register",
+})  # fmt: skip
+"""Of each framework with operators of users' own, what registers a kernel as one."""
+
 CAPTURES: dict[str, str] = {
     "dynamo": "tilewright.frontends.torch.dynamo:compile_captured",
 }

@@ -6,6 +6,7 @@ from .control import CONTROL
 from .elementwise import ELEMENTWISE
 from .index import INDEX
 from .irregular import IRREGULAR
+from .kernel import KERNEL
 from .linear import LINEAR
 from .op import Op, OpError, Sample
 from .reduce import REDUCE
@@ -23,6 +24,7 @@ FAMILIES: tuple[dict[str, Op], ...] = (
     SCAN,
     IRREGULAR,
     CONTROL,
+    KERNEL,
 )
 
 OPS: dict[str, Op] = {name: op for family in FAMILIES for name, op in family.items()}

@@ -35,6 +35,7 @@ from tilewright.tensor.ir import Dim, Expr, Var
 
 from .context import Context, Converter
 from .encoder import DECOMPOSITIONS
+from .custom import converter_of
 from .table import CONVERTERS, DECOMPOSED, REFUSED
 from .types import GapError, array_of, element_type, to_dim
 
@@ -226,7 +227,10 @@ class _Import:
             if isinstance(found, tuple) and found[index] is not None:
                 self._values[node.name] = found[index]
             return
-        converter = CONVERTERS.get(label.removeprefix("aten."), _PASSES.get(label))
+        name = label.removeprefix("aten.")
+        effect = node.target is with_effects
+        converter = None if effect else CONVERTERS.get(name, _PASSES.get(label))
+        converter = converter or converter_of(label)
         if converter is None:
             reason = REFUSED.get(label.removeprefix("aten."))
             self._gap(label if reason is None else f"{label}: {reason}", node)
