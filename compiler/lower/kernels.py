@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..errors import InternalError, ScheduleError
 from ..graph.ir import Graph, Node, Value
@@ -16,10 +16,12 @@ from ..target import Target
 from ..tensor.compute import ComputeGroup
 from ..tensor.ir import Buffer, Func, Reduce, Var
 from ..tensor.text import text
+from ..tensor.walk import replace_buffers
 from .fission import fission
 from .inline import has_reduce, lower_body
 from .merge import merge_axes
 from .nests import element_by_element, free_symbols, to_func
+from .parts import columns, copy_rows, read_wide, write_wide
 from .sliding import find_sliding
 from .split import split_reductions
 from .winograd import rewrite
@@ -103,16 +105,21 @@ class KernelTable:
     decided: list[Decided] = field(default_factory=list)
     kernels: dict[str, Kernel] = field(default_factory=dict)
     _known: dict[
-        tuple[ComputeGroup, frozenset[str]], tuple[tuple[Kernel, ...], tuple[Buffer, ...]]
+        tuple[ComputeGroup, frozenset[str], tuple[tuple[str, int], ...]],
+        tuple[tuple[Kernel, ...], tuple[Buffer, ...]],
     ] = field(default_factory=dict)
     _plain: dict[tuple[object, ...], tuple[Kernel, ...]] = field(default_factory=dict)
 
-    def code(self, body: Graph, constants: frozenset[Value]) -> GroupCode:
+    def code(
+        self, body: Graph, constants: frozenset[Value], widths: Mapping[Value, int] | None = None
+    ) -> GroupCode:
         """The kernels that compute a fused body.
 
         Args:
             body: the body of the fused node.
             constants: its inputs whose data is known.
+            widths: for inputs and outputs that are some columns of longer rows (see parts.py),
+                the length of those.
         """
         if len(body.nodes) == 1 and OPS[body.nodes[0].op].compute is None:
             return self._loops(body)
@@ -120,12 +127,51 @@ class KernelTable:
         known = constants | set(body.constants)
         names = [(b.name, v) for b, v in zip(lowered.group.inputs, lowered.inputs, strict=True)]
         fixed = frozenset(n for n, v in names if v in known)
-        key = (lowered.group, fixed)
+        group, results = lowered.group, lowered.group.outputs
+        wide: tuple[tuple[str, int], ...] = ()
+        if widths:
+            group = read_wide(group, {n: widths[v] for n, v in names if v in widths})
+            named = zip(results, lowered.outputs, strict=True)
+            wide = tuple((b.name, widths[v]) for b, v in named if v in widths)
+        key = (group, fixed, wide)
         if key not in self._known:
-            self._known[key] = self.compile(lowered.group, fixed, _title(body))
+            kernels, scratch = self.compile(group, fixed, _title(body))
+            for result, width in wide:
+                kernels, scratch = self._write_wide(kernels, scratch, group, result, width)
+            self._known[key] = kernels, scratch
         kernels, scratch = self._known[key]
-        outputs = zip((b.name for b in lowered.group.outputs), lowered.outputs, strict=True)
+        outputs = zip((b.name for b in results), lowered.outputs, strict=True)
         return GroupCode(kernels, tuple(names), tuple(outputs), scratch)
+
+    def _write_wide(
+        self,
+        kernels: tuple[Kernel, ...],
+        scratch: tuple[Buffer, ...],
+        group: ComputeGroup,
+        result: str,
+        width: int,
+    ) -> tuple[tuple[Kernel, ...], tuple[Buffer, ...]]:
+        """The kernels with rows of a result that are some columns of longer ones."""
+        (b,) = (x for x in group.outputs if x.name == result)
+        wide: list[Kernel] = []
+        for k in kernels:
+            func: Func | None = k.func
+            if any(p.name == result for p in k.func.params):
+                func = write_wide(k.func, result, columns(b.shape), width)
+            if func is None:
+                break
+            wide.append(replace(k, func=func))
+        else:
+            return tuple(self._add(k) for k in wide), scratch
+        # The loops run over rows as if they were one: the result is copied to its place.
+        held = Buffer(f"{result}_held", b.dtype, b.shape)
+        for k in kernels:
+            old = {p: Buffer(held.name, p.dtype, p.shape) for p in k.func.params
+                   if isinstance(p, Buffer) and p.name == result}  # fmt: skip
+            wide.append(self._add(replace(k, func=replace_buffers(k.func, old))))
+        func = copy_rows(self._name("copy"), held, Buffer(result, b.dtype, (*b.shape[:-1], width)))
+        made = self._add(Kernel(func, (), "loops", "", text(func)))
+        return (*wide[-len(kernels) :], made), (*scratch, held)
 
     def compile(
         self, group: ComputeGroup, fixed: frozenset[str], title: str

@@ -34,6 +34,7 @@ from .inline import loads_of
 from .kernels import Answers, Decided, Kernel, KernelTable
 from .memory import plan_memory, unplaced
 from .pack import pack_array
+from .parts import Part, find_parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,18 +153,23 @@ class _Lowering:
             if root not in given and root not in graph.constants:
                 wanted.setdefault(root, Tensor(root.name, root.dtype, root.shape, t.storage))
         where: dict[Value, Tensor] = dict(given)
+        parts = find_parts(graph)
+        where |= self._parts(parts)
         steps: list[Step] = []
         for node in graph.nodes:
+            if node.op == "concat":
+                continue
             if node.op == "reshape" and node.inputs[0] is not None:
                 source = self._find(graph, where, node.inputs[0])
                 out = node.outputs[0]
-                where[out] = Tensor(out.name, out.dtype, out.shape, source.storage)
+                where.setdefault(out, Tensor(out.name, out.dtype, out.shape, source.storage))
                 continue
             for v in node.outputs:
-                where[v] = wanted[v] if v in wanted else self.arena(v.name, v)
+                if v not in where:
+                    where[v] = wanted[v] if v in wanted else self.arena(v.name, v)
             match node.op:
                 case "fused":
-                    steps += self._fused(graph, node, where)
+                    steps += self._fused(graph, node, where, parts)
                 case "if":
                     steps += self._if(graph, node, where)
                 case "scan":
@@ -181,14 +187,35 @@ class _Lowering:
             return where[v]
         return self.constant(v, graph.constants[v])
 
-    def _fused(self, graph: Graph, node: Node, where: Mapping[Value, Tensor]) -> list[Step]:
+    def _parts(self, parts: Mapping[Value, Part]) -> dict[Value, Tensor]:
+        """The tensors of all parts, as rows as wide as those that hold them, and of the wholes."""
+        found: dict[Value, Tensor] = {}
+        for v, part in parts.items():
+            whole = found.get(part.whole)
+            if whole is None:
+                whole = found[part.whole] = self.arena(part.whole.name, part.whole)
+            assert isinstance(whole.storage, ArenaStorage)
+            offset = dim(as_expr(whole.storage.offset) + part.start * v.dtype.bytes)
+            shape = (*v.shape[:-1], part.width)
+            found[v] = Tensor(v.name, v.dtype, shape, ArenaStorage(offset))
+        return found
+
+    def _fused(
+        self,
+        graph: Graph,
+        node: Node,
+        where: Mapping[Value, Tensor],
+        parts: Mapping[Value, Part],
+    ) -> list[Step]:
         body = node.attrs["body"]
         assert isinstance(body, Graph)
         outer = dict(zip(body.inputs, node.inputs, strict=True))
         data: dict[Value, np.ndarray] = dict(body.constants)
         data |= {b: graph.constants[v] for b, v in outer.items() if v in graph.constants}
-        code = self.table.code(body, frozenset(data))
         produced = dict(zip(body.outputs, node.outputs, strict=True))
+        placed = (outer | produced).items()
+        widths = {b: parts[v].width for b, v in placed if v in parts}
+        code = self.table.code(body, frozenset(data), widths)
         names: dict[str, Tensor] = {b.name: self.arena(b.name, b) for b in code.scratch}
         names |= {n: where[produced[v]] for n, v in code.outputs}
         sources = dict(code.inputs)

@@ -1,0 +1,114 @@
+"""Parts: values that are written into a wider one, so that to put them together copies nothing.
+
+Fusion leaves a concat along the last axis outside of all groups where the kernels of its parts can
+as well write every row of theirs into a longer row (graph/passes/partition.py). The parts then
+have no memory of their own: each is some columns of the widest concat that holds it, and whoever
+writes or reads a part is given rows of that width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..graph.ir import Graph, Value
+from ..ops.op import same_shape
+from ..tensor.compute import Compute, ComputeGroup
+from ..tensor.ir import Axis, Block, Buffer, Dim, For, Func, Load, Store, Var
+from ..tensor.walk import replace_buffers, replace_loads
+from .nests import free_symbols
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Where a value lies: in columns of another one.
+
+    Attributes:
+        whole: the concat that holds it, and is itself a part of no other.
+        start: its first column there.
+    """
+
+    whole: Value
+    start: int
+
+    @property
+    def width(self) -> int:
+        """The columns of a row of the whole."""
+        return columns(self.whole.shape)
+
+
+def columns(shape: tuple[Dim, ...]) -> int:
+    """The length of a row."""
+    last = shape[-1]
+    assert isinstance(last, int), shape
+    return last
+
+
+def find_parts(graph: Graph) -> dict[Value, Part]:
+    """The values of a fused graph that lie in others."""
+    found: dict[Value, Part] = {}
+    for node in reversed(graph.nodes):
+        (result, *_) = node.outputs
+        if node.op == "reshape" and result in found:
+            found[node.inputs[0]] = found[result]
+        elif node.op == "concat":
+            held = found.get(result, Part(result, 0))
+            start = held.start
+            for v in node.inputs:
+                found[v] = Part(held.whole, start)
+                start += columns(v.shape)
+    return found
+
+
+def read_wide(group: ComputeGroup, widths: Mapping[str, int]) -> ComputeGroup:
+    """The same group over inputs whose rows are some columns of longer ones.
+
+    Args:
+        group: as it was lowered: its inputs have the shapes of their values.
+        widths: the lengths of those rows by the names of inputs.
+    """
+    wide = {b: _widened(b, widths[b.name]) for b in group.inputs if b.name in widths}
+    stages = tuple(Compute(s.output, s.axes, replace_loads(s.expr, wide)) for s in group.stages)
+    inputs = tuple(wide.get(b, b) for b in group.inputs)
+    return ComputeGroup(group.name, inputs, group.outputs, stages)
+
+
+def _widened(b: Buffer, width: int) -> Buffer:
+    return Buffer(b.name, b.dtype, (*b.shape[:-1], width))
+
+
+def write_wide(func: Func, name: str, length: int, width: int) -> Func | None:
+    """The same function with rows of a result that are some columns of longer ones.
+
+    Args:
+        name: of the parameter.
+        length, width: columns of the result, and of the rows that hold it.
+
+    Returns:
+        None where the loops do not tell rows and columns apart.
+    """
+    (old,) = (p for p in func.params if isinstance(p, Buffer) and p.name == name)
+    inner = 1
+    for k in reversed(range(len(old.shape))):
+        extent = old.shape[k]
+        if not isinstance(extent, int):
+            return None
+        if extent * inner == length and width % inner == 0:
+            shape = (*old.shape[:k], width // inner, *old.shape[k + 1 :])
+            return replace_buffers(func, {old: Buffer(name, old.dtype, shape)})
+        inner *= extent
+        if inner > length:
+            return None
+    return None
+
+
+def copy_rows(name: str, source: Buffer, result: Buffer) -> Func:
+    """A function that copies all of a buffer into the first columns of another's rows."""
+    assert same_shape(source.shape[:-1], result.shape[:-1])
+    axes = tuple(Axis(Var(f"i{k}"), d) for k, d in enumerate(source.shape))
+    index = tuple(a.var for a in axes)
+    body: Block = (Store(result, index, Load(source, index)),)
+    for a in reversed(axes):
+        body = (For(a.var, a.extent, body),)
+    params: list[Buffer | Var] = [source, result]
+    return Func(name, (*params, *free_symbols(list(body), params)), body)
