@@ -32,6 +32,7 @@ from tilewright.stages import (
 from tilewright.target import Target
 
 if TYPE_CHECKING:
+    from tilewright.kernels.operation import Operation
     from tilewright.pipeline import Built
 
 Shapes = Mapping[str, Sequence[int | str]]
@@ -48,6 +49,7 @@ def compile(  # noqa: A001
     threads: int | None = None,
     shapes: Shapes | None = None,
     dim_ranges: DimRanges | None = None,
+    kernels: Mapping[str, Operation] | None = None,
     cache: bool | None = None,
     debug: int | None = None,
     records: str | os.PathLike[str] | None = None,
@@ -69,6 +71,8 @@ def compile(  # noqa: A001
         threads: the most threads a call may use; by default what affinity and quota allow.
         shapes: dims by input name in place of the declared ones: numbers or symbol names.
         dim_ranges: inclusive ranges by symbol name; by default at least 1.
+        kernels: what ``tw.kernel`` made, to take the place of operators of a model whose
+            frontend has them by name: ``domain::name``.
         cache: whether to look up and keep compiled code on disk.
         debug: 0 to 5, see Options.
         records: a file of records (``tilewright tune`` makes one): kernels that were tuned for
@@ -93,6 +97,7 @@ def compile(  # noqa: A001
         dynamic_shapes=dynamic_shapes,
         shapes=shapes,
         dim_ranges=dim_ranges,
+        kernels=kernels,
     )
     found, again = _build(opened, options, log, records)
     entry = backend.load(found.target, found.objects, open_cache(options), options.threads)
@@ -107,6 +112,7 @@ def build(
     math: str | None = None,
     shapes: Shapes | None = None,
     dim_ranges: DimRanges | None = None,
+    kernels: Mapping[str, Operation] | None = None,
     cache: bool | None = None,
     records: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
@@ -114,15 +120,15 @@ def build(
     """Compiles a model for a target that need not be this machine: to be saved or looked at.
 
     Args:
-        source, target, math, shapes, dim_ranges, cache, records, progress: as ``compile`` takes
-            them.
+        source, target, math, shapes, dim_ranges, kernels, cache, records, progress: as
+            ``compile`` takes them.
 
     Raises:
         ModelError, UnsupportedError, OptionError, TargetError, ArtifactError: see their classes.
     """
     options = from_environment(None, target=target, math=math, cache=cache)
     log = Log(progress)
-    opened = source_of(source, log, shapes=shapes, dim_ranges=dim_ranges)
+    opened = source_of(source, log, shapes=shapes, dim_ranges=dim_ranges, kernels=kernels)
     found, again = _build(opened, options, log, records)
     return Compiled(found, again.stages())
 

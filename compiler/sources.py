@@ -18,7 +18,7 @@ from tilewright.graph.ir import Graph
 from tilewright.runtime.cache import Cache, digest_key
 from tilewright.stages import Log, load_function
 
-_CODES = {"shapes": "TW-E0804", "dim_ranges": "TW-E0804"}
+_CODES = {"shapes": "TW-E0804", "dim_ranges": "TW-E0804", "kernels": "TW-E0829"}
 _VERSION = "importlib.metadata:version"  # slow to import; few sources need it
 
 
@@ -64,6 +64,8 @@ class Source:
         """What differs wherever the source does, files beside it left out; None: not known."""
         if self.frontend is None:
             return None
+        if not all(k.is_fixed for k in self.options.get("kernels", {}).values()):
+            return None
         if self.path is not None:
             return store.file_digest(self.path)
         if isinstance(self.value, bytes):
@@ -108,6 +110,13 @@ def source_of(value: Any, log: Log, **options: Any) -> Source:
             f"{type(value).__name__}",
             code="TW-E0100",
         )
+    for name, kernel in chosen.get("kernels", {}).items():
+        if not hasattr(kernel, "node"):
+            raise OptionError(
+                f"kernels: {name} is a {type(kernel).__name__}; give what tw.kernel makes, or what"
+                " a schedule of it builds",
+                code="TW-E0829",
+            )
     path = _path_of(value, frontend)
     opened = frontend is not None and bool(frontend.opens) and path is None
     for name in chosen:

@@ -79,7 +79,7 @@ FRONTENDS: Mapping[str, Frontend] = MappingProxyType({
     "onnx": Frontend(
         takes="an ONNX file, its bytes or an onnx.ModelProto",
         imports="tilewright.frontends.onnx:import_onnx",
-        options=_SIZES,
+        options=(*_SIZES, "kernels"),
         suffixes=("",),
         packages=frozenset({"onnx"}),
         raw=True,

@@ -94,7 +94,7 @@ def bind(group: ComputeGroup, types: Types) -> dict[Expr, Expr]:
     for symbol in group_symbols(group):
         if symbol not in found:
             raise OpError(f"{group.name}: no operand settles {symbol.name}")
-    for wanted, given in equal_dims(group, types):
+    for wanted, given in _declared(group, types):
         if not same_dim(wanted, given):
             shown = ", ".join(f"{s.name} = {_shown(d)}" for s, d in found.items())
             raise OpError(
@@ -112,7 +112,16 @@ def bind(group: ComputeGroup, types: Types) -> dict[Expr, Expr]:
     return {s: as_expr(d) for s, d in found.items()}
 
 
-def equal_dims(group: ComputeGroup, types: Types) -> Iterator[tuple[Dim, Dim]]:
+def equal_dims(attrs: Attrs, types: Types) -> Iterator[tuple[Dim, Dim]]:
+    """The dims that must be equal for operands of a node to go with each other; none if of
+    another number or of other ranks than it takes.
+    """
+    group = group_of(str_attr(attrs, "stages"))
+    if [len(t.shape) for t in types] == [len(b.shape) for b in group.inputs]:
+        yield from _declared(group, types)
+
+
+def _declared(group: ComputeGroup, types: Types) -> Iterator[tuple[Dim, Dim]]:
     """Each dim that a group declares, over the symbols' values, and the dim that is given."""
     values: dict[Expr, Expr] = {s: as_expr(d) for s, d in _solved(group, types).items()}
     for buffer, type_ in zip(group.inputs, types, strict=True):

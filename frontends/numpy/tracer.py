@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 from weakref import ReferenceType, ref
 
 import numpy as np
 
 from tilewright import dtype as dt
-from tilewright.graph.ir import Value
+from tilewright.graph.ir import Attr, Value
+from tilewright.ops.kernel import equal_dims
 from tilewright.tensor.ir import Dim, Expr, as_expr, binary
 from tilewright.tensor.simplify import dim, product
 
@@ -301,6 +302,18 @@ class Tracer(Methods):
 
     def __repr__(self) -> str:
         return f"Tracer({self.value.type})"
+
+    # ---------------------------------------------------------- kernels
+
+    def __tilewright_node__(
+        self, op: str, attrs: Mapping[str, Attr], operands: Sequence[Any]
+    ) -> list[Tracer]:
+        """Adds a node that a kernel asks for when it is called with a traced array."""
+        values = [operand(self.tracing, f"tw.{op}", x) for x in operands]
+        for a, b in equal_dims(attrs, tuple(v.type for v in values)):
+            if self.tracing.hint(a) == self.tracing.hint(b):
+                self.tracing.require_equal(a, b)
+        return [Tracer(self.tracing, v) for v in self.tracing.add_many(op, *values, **attrs)]
 
     # ---------------------------------------------------------- what needs the data
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from tilewright.graph.ir import Attr, Value
 from tilewright.ops import OPS
+from tilewright.ops.kernel import KERNEL, equal_dims
 from tilewright.tensor.ir import Dim, Expr, Var, as_expr, eq
 from tilewright.tensor.simplify import (
     bounds,
@@ -117,7 +118,11 @@ def _narrowed(symbol: Var, a: Dim, b: Dim) -> Dim | None:
 
 def conflict(op: str, inputs: Sequence[Value], attrs: Mapping[str, Attr]) -> DimsDifferError | None:
     """The replacement that lets an operation's first unequal dims be equal, or None."""
-    for a, b in _pairs(op, [v.shape for v in inputs], attrs):
+    if op in KERNEL:
+        pairs = equal_dims(attrs, tuple(v.type for v in inputs))
+    else:
+        pairs = _pairs(op, [v.shape for v in inputs], attrs)
+    for a, b in pairs:
         if not same_dim(a, b):
             return solved(a, b)
     return None

@@ -18,6 +18,7 @@ from tilewright.ops import OpError
 from tilewright.tensor.ir import Dim, Expr, Var
 
 from .context import Context
+from .custom import Kernel, convert_kernel
 from .equal import DimsDifferError
 from .node import GapError, NodeView, type_name
 from .order import in_order
@@ -36,6 +37,7 @@ def import_onnx(
     *,
     shapes: Mapping[str, Sequence[int | str]] | None = None,
     dim_ranges: Mapping[str, DimRange] | None = None,
+    kernels: Mapping[str, Kernel] | None = None,
     base_dir: str | os.PathLike[str] | None = None,
 ) -> Graph:
     """Imports an ONNX model as a graph of primitive ops.
@@ -46,6 +48,7 @@ def import_onnx(
         shapes: dims by input name in place of the declared ones: numbers, or names of symbols.
         dim_ranges: inclusive ranges (low, high or None) by name of a symbolic dim; by default a
             symbol is at least 1. An unnamed dim that varies is called by its input and axis.
+        kernels: what takes the place of operators, by ``domain::name`` (of ONNX's own, the name).
         base_dir: the folder of external data; by default the folder of the file.
 
     Raises:
@@ -57,7 +60,7 @@ def import_onnx(
     known: dict[Var, Dim] = {}
     while True:
         try:
-            return _Import(read).run(Signature(shapes, dim_ranges, known))
+            return _Import(read, kernels or {}).run(Signature(shapes, dim_ranges, known))
         except DimsDifferError as cause:
             # Each round replaces one symbol of the inputs, so there are no more than those.
             known = cause.added_to(known)
@@ -70,8 +73,9 @@ class _Skip(Exception):
 class _Import:
     """One import: the model's functions, the current scope and the gaps so far."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, kernels: Mapping[str, Kernel]) -> None:
         self._source = source
+        self._kernels = {key_of(*_domain_and_name(n)): k for n, k in kernels.items()}
         model = source.model
         self._functions = {(key_of(f.domain, f.name), f.overload): f for f in model.functions}
         self._gaps: dict[str, list[str]] = {}
@@ -242,6 +246,9 @@ class _Import:
                 self._attributes(scope, node),
                 self._source.external,
             )
+            kernel = self._kernels.get(key)
+            if kernel is not None:
+                return convert_kernel(context, view, kernel)
             function = self._functions.get((key, node.overload))
             if function is not None:
                 return self._call(scope, view, function, _opsets(function.opset_import))
@@ -339,7 +346,7 @@ class _Import:
     def _gap_of(self, scope: Scope, node: onnx.NodeProto) -> str:
         """Why nothing handles a node's operator; "" where something does."""
         key = key_of(node.domain, node.op_type)
-        if key in CONVERTERS or (key, node.overload) in self._functions:
+        if key in CONVERTERS or key in self._kernels or (key, node.overload) in self._functions:
             return ""
         domain = "" if node.domain == "ai.onnx" else node.domain
         return gap_of(domain, node.op_type, scope.opsets.get(domain, 0) or newest(domain))
@@ -347,6 +354,11 @@ class _Import:
 
 def _opsets(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
     return {"" if o.domain == "ai.onnx" else o.domain: o.version for o in imports}
+
+
+def _domain_and_name(key: str) -> tuple[str, str]:
+    domain, _, name = key.rpartition("::")
+    return domain, name
 
 
 def _is_symbolic(values: Iterable[Value | None]) -> bool:

@@ -10,6 +10,7 @@ from ..ir import Attr, Graph, Node
 from .control import simplify_control
 from .fold import fold
 from .fuse import fuse
+from .kernels import restate
 from .layout import layout
 from .rewrite import merge_duplicates, remove_dead
 from .simplify import simplify
@@ -30,6 +31,7 @@ def _duplicates(graph: Graph, target: Target) -> Graph:
 
 PASSES: tuple[tuple[str, Pass, str], ...] = (
     ("dead", _dead, "what no output needs must cost no later pass any time"),
+    ("restate", restate, "nests that users made for CPUs are no schedule for other machines"),
     ("duplicates", _duplicates, "exporters repeat shape arithmetic and masks for every layer"),
     ("control", simplify_control, "weights that a loop captures are constants inside it, too"),
     ("fold", fold, "weights that exporters cast, transpose or scale are constants again"),
