@@ -10,7 +10,7 @@ from tilewright.errors import InternalError
 from tilewright.target import Target
 
 
-def machine_for(target: Target, *, opt: int = 2) -> llvm.TargetMachine:
+def machine_for(target: Target, *, opt: int = 1) -> llvm.TargetMachine:
     """LLVM's code generator for a target, with the small code model."""
     _initialize()
     return llvm.Target.from_triple(target.triple).create_target_machine(
@@ -36,11 +36,12 @@ def _initialize() -> None:
     llvm.initialize_all_asmprinters()
 
 
-def compile_object(text: str, target: Target, *, opt: int = 2, verify: bool = False) -> bytes:
+def compile_object(text: str, target: Target, *, opt: int = 1, verify: bool = False) -> bytes:
     """Compiles a module to the bytes of an ELF object.
 
     No optimisation passes run: the text is final. Code generation schedules instructions and
-    assigns registers at ``opt`` (1 and 2 give equal speed; 0 does not assign registers well).
+    assigns registers at ``opt`` (1 and 2 give equal code for convolutions and products and equal
+    speed for all, but 2 takes longer; 0 does not assign registers well).
 
     Args:
         text: one LLVM module.
@@ -54,14 +55,25 @@ def compile_object(text: str, target: Target, *, opt: int = 2, verify: bool = Fa
     return emit_object(parse(text, target, verify=verify), target, opt=opt)
 
 
-def compile_assembly(text: str, target: Target, *, opt: int = 2) -> str:
+def compile_assembly(text: str, target: Target, *, opt: int = 1) -> str:
     """The assembly of the code that ``compile_object`` would give."""
-    return str(machine_for(target, opt=opt).emit_assembly(parse(text, target)))
+    return str(_machine(target, opt).emit_assembly(parse(text, target)))
 
 
-def emit_object(module: llvm.ModuleRef, target: Target, *, opt: int = 2) -> bytes:
+def emit_object(module: llvm.ModuleRef, target: Target, *, opt: int = 1) -> bytes:
     """The object of a module that was parsed for the target."""
-    return bytes(machine_for(target, opt=opt).emit_object(module))
+    return bytes(_machine(target, opt).emit_object(module))
+
+
+@cache
+def _machine(target: Target, opt: int) -> llvm.TargetMachine:
+    """A code generator that stays: a new one finds out what features mean again, for 2 ms."""
+    return machine_for(target, opt=opt)
+
+
+@cache
+def _layout(target: Target) -> str:
+    return str(machine_for(target).target_data)
 
 
 def parse(text: str, target: Target, *, verify: bool = False) -> llvm.ModuleRef:
@@ -77,5 +89,5 @@ def parse(text: str, target: Target, *, verify: bool = False) -> llvm.ModuleRef:
     except RuntimeError as error:
         raise InternalError(f"LLVM refuses the emitted code: {error}", code="TW-E0948") from error
     module.triple = target.triple
-    module.data_layout = str(machine_for(target).target_data)
+    module.data_layout = _layout(target)
     return module
