@@ -23,6 +23,8 @@ FIRST = 8
 _POOL = 24
 _PARENTS = 5
 _ATTEMPTS = 200
+_SURPRISES = 0.25
+"""How many of the variations are taken whatever anybody expects of them."""
 _JOINT = 12
 _UNKNOWN = 4.0
 """The cost of joint answers that the model says nothing about, relative to its best."""
@@ -92,22 +94,25 @@ class Proposer:
         if self._first is None:
             self._first = self._by_model()
         while self._first:
-            given = dict(self._first.pop(0))
+            given = self._short(self._first.pop(0))
             if self._take(given):
                 return given
         pool: list[dict[str, int]] = []
+        expected: list[float] = []
         seen: set[str] = set()
         for _ in range(_ATTEMPTS):
             if len(pool) >= _POOL:
                 break
-            given = self._vary()
+            given, ratio = self._vary()
             text = write_choices(given)
             if text not in self._tried and text not in seen:
                 seen.add(text)
                 pool.append(given)
+                expected.append(ratio)
         if not pool:
             return None
-        chosen = self._random.choice(pool) if self._random.random() < 0.1 else self._best(pool)
+        surprise = self._random.random() < _SURPRISES
+        chosen = self._random.choice(pool) if surprise else self._best(pool, expected)
         self._take(chosen)
         return chosen
 
@@ -154,26 +159,32 @@ class Proposer:
         half = FIRST // 2
         return [*ranked[:half], *single[: FIRST - half], *ranked[half:FIRST], *mixed[:half]]
 
-    def _best(self, pool: list[dict[str, int]]) -> dict[str, int]:
-        expected = None if self._ranking is None else self._ranking(pool)
-        if expected is not None:
-            return min(zip(expected, range(len(pool)), pool, strict=True))[2]
-        return min(pool, key=self.cost)
+    def _best(self, pool: list[dict[str, int]], expected: Sequence[float]) -> dict[str, int]:
+        learned = None if self._ranking is None else self._ranking(pool)
+        k = min(range(len(pool)), key=(expected if learned is None else learned).__getitem__)
+        return pool[k]
 
     # -------------------------------------------------------------- evolution
 
-    def _vary(self) -> dict[str, int]:
+    def _vary(self) -> tuple[dict[str, int], float]:
+        """A variation of the best so far, and what the model expects of it.
+
+        That is its parent's ratio, changed by half as much as the model says: it has misjudged
+        the parent, too.
+        """
         parents = sorted(self._ratios, key=lambda p: p[0])[:_PARENTS]
         weights = [1.0 / (1 + k) for k in range(len(parents))]
-        first, second = (
-            self._random.choices(parents, weights)[0][1],
-            self._random.choices(parents, weights)[0][1],
-        )
+        (ratio, first), (_, second) = self._random.choices(parents, weights, k=2)
         given = dict(first)
         if second is not first and self._random.random() < 0.3:
             given |= {q: a for q, a in second.items() if self._random.random() < 0.5}
         for _ in range(self._random.choice((1, 1, 2))):
             self._mutate(given)
+        short = self._short(given)
+        return short, ratio * (self.cost(short) / self.cost(first)) ** 0.5
+
+    def _short(self, given: Answers) -> dict[str, int]:
+        """The same candidate without answers that the untuned schedule has, too."""
         return {
             q: a
             for q, a in given.items()

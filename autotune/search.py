@@ -120,6 +120,7 @@ class Search:
         records: where trials are kept.
         threads: of a call.
         deadline: when to stop, by time.monotonic.
+        most: how many schedules to try at most; None: as many as there is time for.
         tell: told of every step.
         ranking: makes the learned ranking of a task, if there is one.
         seed: of all that is random.
@@ -131,6 +132,7 @@ class Search:
     records: Records
     threads: int
     deadline: float
+    most: int | None = None
     tell: Callable[[Step], None] = lambda step: None
     ranking: Callable[[Task], Ranking] | None = None
     seed: int = 0
@@ -215,7 +217,10 @@ class Search:
 
     def _fill(self) -> None:
         """Keeps the builders busy."""
-        while len(self._flying) < self.workers.builders + 2:
+        most = self.workers.builders + 2
+        if self.most is not None:
+            most = min(most, self.most - self.trials)
+        while len(self._flying) < most:
             ready = [s for s in self._states if not s.exhausted]
             if not ready:
                 return

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .runtime.executable import Executable
     from .runtime.program import TensorSpec
     from .standalone import export
+    from .tuning import tune
 
 _DTYPES = (
     "bf16", "bool_", "f16", "f32", "f64", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64",
@@ -51,6 +52,7 @@ _LAZY = {
     "export": "tilewright.standalone",
     "jit": "tilewright.jit",
     "load": "tilewright.api",
+    "tune": "tilewright.tuning",
 }
 
 __all__ = [
@@ -89,6 +91,7 @@ __all__ = [
     "min",
     "prod",
     "sum",
+    "tune",
     "u8",
     "u16",
     "u32",

@@ -96,6 +96,7 @@ def tune(
     example_inputs: Any = None,
     *,
     budget: float = 60.0,
+    trials: int | None = None,
     records: str | os.PathLike[str] | None = None,
     dims: Mapping[str, int] | None = None,
     dynamic_shapes: Any = None,
@@ -116,6 +117,7 @@ def tune(
         source, example_inputs, dynamic_shapes, target, math, threads, shapes, dim_ranges, cache,
             progress: as ``compile`` takes them.
         budget: seconds of wall-clock time for all of it.
+        trials: how many schedules to try at most; None: as many as there is time for.
         records: a file that keeps every trial; what it holds already is not measured again, and
             ``compile(..., records=...)`` replays it. None: nothing is kept.
         dims: sizes of symbolic dims to measure at, by name.
@@ -132,6 +134,7 @@ def tune(
         source,
         options,
         budget=budget,
+        trials=trials,
         records=records,
         dims=dims or {},
         progress=progress,
@@ -153,6 +156,7 @@ def tune_source(
     budget: float,
     records: str | os.PathLike[str] | None,
     dims: Mapping[str, int],
+    trials: int | None = None,
     progress: Progress | None = None,
     tell: Callable[[Step], None] = lambda step: None,
     workers: Workers | None = None,
@@ -161,7 +165,7 @@ def tune_source(
     """Tunes a model for a target that need not be this machine where it is only modelled.
 
     Args:
-        source, budget, records, dims: as ``tune`` takes them.
+        source, budget, trials, records, dims: as ``tune`` takes them.
         options: of the compilation.
         progress: told of each stage. tell: told of each step of the search.
         workers: what builds and measures; by default processes on this machine.
@@ -181,7 +185,7 @@ def tune_source(
     with open_records(records) as kept:
         work = _Work(source_of(source, Log(), **importing), options, backend, target, kept)
         work.progress = progress
-        return work.tune(began, budget, dims, tell, workers)
+        return work.tune(began, budget, trials, dims, tell, workers)
 
 
 @dataclass
@@ -203,6 +207,7 @@ class _Work:
         self,
         began: float,
         budget: float,
+        trials: int | None,
         dims: Mapping[str, int],
         tell: Callable[[Step], None],
         workers: Workers | None,
@@ -227,6 +232,7 @@ class _Work:
             self.records,
             threads,
             max(time.monotonic() + 0.1 * budget, end - final),
+            trials,
             tell,
         )
         found = search.run()

@@ -43,6 +43,11 @@ def parse_budget(value: str) -> float:
     help="How long all of it may take: 60s, 5m, 2h.",
 )
 @click.option(
+    "--trials",
+    type=click.IntRange(1),
+    help="How many schedules to try at most. The default is what there is time for.",
+)
+@click.option(
     "--records",
     type=click.Path(path_type=Path),
     help="File that keeps every trial; by default records.db in the cache's folder.",
@@ -60,6 +65,7 @@ def parse_budget(value: str) -> float:
 def tune(
     model: str,
     budget: float,
+    trials: int | None,
     records: Path | None,
     output: Path | None,
     target: str | None,
@@ -92,6 +98,7 @@ def tune(
             model,
             options,
             budget=budget,
+            trials=trials,
             records=place,
             dims=dict(dims),
             progress=stage,
