@@ -5,11 +5,14 @@ Each is loaded only when it is asked for; none is needed to compile or run anyth
 
 from __future__ import annotations
 
+import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module, metadata
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -48,7 +51,8 @@ def _onnxruntime(path: Path, threads: int, module: Any) -> Run:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    session = module.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    model = str(_in_format(path, ".onnx"))
+    session = module.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def run(feed: Feed) -> Sequence[np.ndarray]:
         results: list[np.ndarray] = session.run(None, dict(feed))
@@ -65,7 +69,8 @@ def _openvino(path: Path, threads: int, module: Any) -> Run:
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
     }
-    compiled = core.compile_model(core.read_model(str(path)), "CPU", settings)
+    model = core.read_model(str(_in_format(path, ".onnx")))
+    compiled = core.compile_model(model, "CPU", settings)
     request = compiled.create_infer_request()
     outputs = list(compiled.outputs)
 
@@ -76,11 +81,105 @@ def _openvino(path: Path, threads: int, module: Any) -> Run:
     return run
 
 
-PEERS: dict[str, tuple[str, Callable[[Path, int, Any], Run]]] = {
-    "onnxruntime": ("onnxruntime", _onnxruntime),
-    "openvino": ("openvino", _openvino),
+def _torch(path: Path, threads: int, module: Any) -> Run:
+    """torch.compile with Inductor, weights frozen; eager execution where no C++ compiler is."""
+    module.set_num_threads(threads)
+    module.set_float32_matmul_precision("highest")
+    exported = _beside(path, ".pt2")
+    if exported is not None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch's own file format
+            model = module.export.load(str(exported)).module()
+    elif find_spec("onnx2torch") is not None:
+        model = import_module("onnx2torch").convert(str(path)).eval()
+    else:
+        raise ValueError(
+            f"torch takes {path.with_suffix('.pt2').name} of torch.export.save beside the model, "
+            f"or an ONNX file where onnx2torch is installed"
+        )
+    if has_cpp_compiler():
+        settings: Any = import_module("torch._inductor.config")
+        settings.freezing = True
+        model = module.compile(model)
+
+    def run(feed: Feed) -> Sequence[np.ndarray]:
+        # Threads are the process's: another number may have been asked for meanwhile.
+        if module.get_num_threads() != threads:
+            module.set_num_threads(threads)
+        with module.no_grad():
+            found = model(*(module.from_numpy(x) for x in feed.values()))
+        return [x.numpy() for x in (found if isinstance(found, (tuple, list)) else [found])]
+
+    return run
+
+
+def has_cpp_compiler() -> bool:
+    """Whether Inductor finds what it compiles its code with."""
+    return any(shutil.which(name) for name in ("g++", "c++", "clang++"))
+
+
+def _tvm(path: Path, threads: int, module: Any) -> Run:
+    """TVM's Relax pipeline for LLVM, untuned, weights folded in."""
+    relax = import_module("tvm.relax")
+    model = import_module("onnx").load(str(_in_format(path, ".onnx")))
+    imported = import_module("tvm.relax.frontend.onnx").from_onnx(model, keep_params_in_input=False)
+    passes = relax.transform
+    lowered = passes.LegalizeOps()(passes.DecomposeOpsForInference()(imported))
+    cpu = module.get_global_func("target.llvm_get_system_cpu")()
+    target = module.target.Target({"kind": "llvm", "mcpu": cpu, "num-cores": threads})
+    machine = relax.VirtualMachine(module.compile(lowered, target=target), module.cpu())
+    configure = module.get_global_func("runtime.config_threadpool")
+
+    def run(feed: Feed) -> Sequence[np.ndarray]:
+        configure(1, threads)
+        found = machine["main"](*(module.runtime.tensor(x) for x in feed.values()))
+        results = [found] if hasattr(found, "numpy") else list(found)
+        return [x.numpy() for x in results]
+
+    return run
+
+
+def _beside(path: Path, suffix: str) -> Path | None:
+    """The model in another format: the file itself, or one of its name in the same folder."""
+    other = path.with_suffix(suffix)
+    return other if other.is_file() else None
+
+
+def _in_format(path: Path, suffix: str) -> Path:
+    found = _beside(path, suffix)
+    if found is None:
+        raise ValueError(f"it takes {suffix} files, and there is none beside {path.name}")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """How a peer is found and made ready.
+
+    Attributes:
+        package: what is installed; its version is shown.
+        module: what is imported.
+        make: gets a file ready to run on a number of threads, in float32.
+        kind: which of its ways to run is used, where it has several.
+    """
+
+    package: str
+    module: str
+    make: Callable[[Path, int, Any], Run]
+    kind: Callable[[], str] = str
+
+
+def _torch_kind() -> str:
+    return "inductor" if has_cpp_compiler() else "eager: no C++ compiler"
+
+
+PEERS: dict[str, Runtime] = {
+    "onnxruntime": Runtime("onnxruntime", "onnxruntime", _onnxruntime),
+    "openvino": Runtime("openvino", "openvino", _openvino),
+    "torch": Runtime("torch", "torch", _torch, _torch_kind),
+    "tvm": Runtime("apache-tvm", "tvm", _tvm, lambda: "untuned"),
 }
-"""The module of each peer, and how to get it ready on a number of threads."""
+"""The runtimes to measure against and to check results with, by name."""
 
 REFERENCE = "reference"
 """Tilewright's own graph run by NumPy: slow, and independent of all code generation."""
@@ -89,7 +188,7 @@ REFERENCE = "reference"
 def peer_version(name: str) -> str | None:
     """The version of an installed peer, or None where it is not installed."""
     try:
-        return metadata.version(PEERS[name][0])
+        return metadata.version(PEERS[name].package)
     except metadata.PackageNotFoundError:
         return None
 
@@ -109,17 +208,18 @@ def open_peer(name: str, path: Path, threads: int) -> Peer:
             "installs them",
             code="TW-E0824",
         )
-    package, make = PEERS[name]
-    module = import_module(package)
+    runtime = PEERS[name]
+    module = import_module(runtime.module)
     began = time.perf_counter()
     try:
-        run = make(path, threads, module)
+        run = runtime.make(path, threads, module)
     except Exception as error:
         # Their errors share no type of their own.
         raise OptionError(
             f"{name} {version} does not take {path.name}: {_first_line(error)}", code="TW-E0825"
         ) from error
-    return Peer(name, version, time.perf_counter() - began, run)
+    shown = f"{version} {runtime.kind()}".strip()
+    return Peer(name, shown, time.perf_counter() - began, run)
 
 
 def _first_line(error: Exception) -> str:

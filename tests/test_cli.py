@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import subprocess
@@ -219,36 +218,6 @@ def test_help_of_every_command_holds_an_example(
 ) -> None:
     assert command(name, "--help") == 0
     assert f"Example: tilewright {name}" in capsys.readouterr().out
-
-
-# ------------------------------------------------------------------ bench
-
-
-def test_bench_writes_figures_as_json(layer: str, tmp_path: Path) -> None:
-    report = tmp_path / "figures.json"
-    code = command(
-        "bench", layer, "--dim", "N=4", "--compare", "onnxruntime", "--threads", "1,2",
-        "--seconds", "0.1", "--json", str(report),
-    )  # fmt: skip
-    assert code == 0
-    rows = json.loads(report.read_text())["results"]
-    assert [(r["engine"], r["threads"]) for r in rows] == [
-        ("tilewright", 1), ("onnxruntime", 1), ("tilewright", 2), ("onnxruntime", 2),
-    ]  # fmt: skip
-    for row in rows:
-        assert 0 < row["minimum"] <= row["median"] <= row["p90"] <= row["p99"]
-        assert row["gflops"] == pytest.approx(2 * 4 * 16 * 8 / row["median"] / 1e6)
-        assert row["peak_bytes"] > 10 << 20
-        assert row["calls"] >= 5
-    assert rows[0]["ratio"] is None
-    assert rows[1]["ratio"] > 0
-    assert rows[1]["difference"] < 1e-5
-
-
-def test_bench_needs_the_source_to_compare(layer: str, tmp_path: Path) -> None:
-    artifact = str(tmp_path / "layer.tw")
-    assert command("compile", layer, "-o", artifact) == 0
-    assert command("bench", artifact, "--compare", "onnxruntime") == 2
 
 
 # ------------------------------------------------------------------ refusals

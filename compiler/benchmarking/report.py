@@ -85,6 +85,7 @@ class Report:
         rows: in the order in which they were measured.
         machine, commit: as pytest-benchmark describes them.
         judgements: of the gate, where it was asked.
+        refusals: what peers say that do not run a model.
         time: when the run ended.
     """
 
@@ -92,6 +93,7 @@ class Report:
     machine: Mapping[str, Any]
     commit: Mapping[str, Any]
     judgements: Sequence[Judgement] = ()
+    refusals: Sequence[str] = ()
     time: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from tilewright import api
 from tilewright.backends.cpu.peaks import Meter, Peaks, calibration
 from tilewright.backends.cpu.target import resolve_target
 from tilewright.errors import ArtifactError, OptionError, TargetError
-from tilewright.peers import Peer, agreements, open_peer
+from tilewright.peers import Agreement, Peer, agreements, open_peer
 from tilewright.runtime.executable import Executable
 from tilewright.version import __version__
 
@@ -64,8 +65,8 @@ def measure(
     peaks: Peaks | None,
     *,
     calibrated: bool = False,
-) -> list[Row]:
-    """The rows of a model with a number of threads: ours, and one a peer.
+) -> tuple[list[Row], list[str]]:
+    """The rows of a model with a number of threads, ours and one a peer; and who refuses it.
 
     Outputs are compared before anything is timed; rounds end early once all ratios (without
     peers, our own time) are known to PRECISION.
@@ -79,19 +80,18 @@ def measure(
         calibrated: whether to measure a fixed piece of work too, for baselines.
     """
     exe = api.load(case.file, threads=threads)
-    assert case.source is not None or not names
-    peers = [open_peer(n, case.source, threads) for n in names] if case.source else []
     outputs = list(exe.run(case.feed).values())
     names_out = [s.name for s in exe.outputs]
-    found = {p.name: agreements(names_out, outputs, list(p.run(case.feed))) for p in peers}
+    opened, refusals = _open_peers(case, names, threads)
+    found = {o.peer.name: agreements(names_out, outputs, o.outputs) for o in opened}
     del outputs
     meter = Meter(resolve_target()) if calibrated else None
     try:
-        contenders = [_ours(exe, case.feed), *(_call(p, case.feed) for p in peers)]
+        contenders = [_ours(exe, case.feed), *(_call(o.peer, case.feed) for o in opened)]
         if meter is not None:
             contenders.append(calibration(meter))
         timings = interleave(
-            contenders, seconds, enough=precise(PRECISION, len(peers)), earliest=EARLIEST
+            contenders, seconds, enough=precise(PRECISION, len(opened)), earliest=EARLIEST
         )
     finally:
         if meter is not None:
@@ -109,30 +109,71 @@ def measure(
             calibration=timings[-1].blocks if calibrated else (),
         )
     ]  # fmt: skip
-    for peer, timing in zip(peers, theirs, strict=False):
+    for one, timing in zip(opened, theirs, strict=False):
+        peer, agreed = one.peer, found[one.peer.name]
         assert case.source is not None
-        of_peer = found[peer.name]
-        wrong = [a for a in of_peer if not a.relative <= TOLERANCE]
         rows.append(
             Row(
-                case.model, threads, peer.name, peer.version, timing, peer.seconds,
+                case.model, threads, peer.name, peer.version, timing,
+                # Some compile at the first call: what it takes longer than others is waited for.
+                peer.seconds + max(0.0, one.first_call - timing.median),
                 peak_memory(peer.name, case.source, case.feed_file, threads),
                 flops=case.flops,
                 peak_flops=rows[0].peak_flops,
                 ratio=paired_ratio(ours.blocks, timing.blocks),
-                difference=max((a.relative for a in of_peer), default=0.0),
-                differs=tuple(
-                    f"{a.output}: {a.note or f'{a.relative:.2e} of the largest value'}"
-                    for a in wrong
-                ),
+                difference=max((a.relative for a in agreed), default=0.0),
+                differs=tuple(_difference(a) for a in agreed if not a.relative <= TOLERANCE),
                 sizes=case.sizes,
             )
         )  # fmt: skip
-    return rows
+    return rows, refusals
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A peer with what it gave at its first call, and how long that took."""
+
+    peer: Peer
+    outputs: Sequence[np.ndarray]
+    first_call: float
+
+
+def _open_peers(case: Case, names: Sequence[str], threads: int) -> tuple[list[_Opened], list[str]]:
+    """The peers that take a model and run it, and what the others say.
+
+    Raises:
+        OptionError: a peer is not installed (TW-E0824).
+    """
+    opened: list[_Opened] = []
+    refusals: list[str] = []
+    for name in names:
+        assert case.source is not None
+        try:
+            peer = open_peer(name, case.source, threads)
+        except OptionError as error:
+            if error.code == "TW-E0824":
+                raise
+            refusals.append(f"{case.model}: {error.message}")
+            continue
+        began = time.perf_counter()
+        try:
+            outputs = [np.array(y) for y in peer.run(case.feed)]
+        except Exception as error:
+            # Their errors share no type of their own.
+            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            refusals.append(f"{case.model}: {name} {peer.version} does not run it: {said}")
+            continue
+        opened.append(_Opened(peer, outputs, time.perf_counter() - began))
+    return opened, refusals
+
+
+def _difference(found: Agreement) -> str:
+    return f"{found.output}: {found.note or f'{found.relative:.2e} of the largest value'}"
 
 
 def _ours(exe: Executable, feed: Feed) -> Callable[[], object]:
-    return lambda: exe.run(feed)
+    arrays = [feed[spec.name] for spec in exe.inputs]
+    return lambda: exe(*arrays)
 
 
 def _call(peer: Peer, feed: Feed) -> Callable[[], object]:

@@ -60,13 +60,20 @@ def unpaired_ratio(ours: Sequence[float], theirs: Sequence[float], seed: int = 0
 
 
 def _medians(values: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """The medians of RESAMPLES samples of the values, with replacement."""
-    at_once = max(1, min(RESAMPLES, _MOST_RESAMPLED // len(values)))
+    """The medians of RESAMPLES samples of the values, with replacement.
+
+    Ranks are drawn and sorted in place of values, since small integers sort several times faster.
+    """
+    count = len(values)
+    kind = np.uint16 if count < 1 << 16 else np.uint32
+    at_once = max(1, min(RESAMPLES, _MOST_RESAMPLED // count))
+    lower, upper = (count - 1) // 2, count // 2
+    ranked = np.sort(values)
     found = []
     for start in range(0, RESAMPLES, at_once):
-        count = min(at_once, RESAMPLES - start)
-        chosen = generator.integers(0, len(values), (count, len(values)))
-        found.append(np.median(values[chosen], axis=1))
+        ranks = generator.integers(0, count, (min(at_once, RESAMPLES - start), count), kind)
+        ranks.sort(axis=1)
+        found.append((ranked[ranks[:, lower]] + ranked[ranks[:, upper]]) / 2)
     return np.concatenate(found)
 
 

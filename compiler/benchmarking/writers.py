@@ -18,9 +18,10 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 
-from .gate import Verdict
+from .gate import PRECISION, Verdict
 from .measure import BLOCK_SECONDS, LEAST_ROUNDS, Timing
 from .report import OURS, Report, Row, figures, verdict
+from .significance import CONFIDENCE
 
 FORMAT = "5.3.1"
 """The version of pytest-benchmark whose format this is."""
@@ -33,7 +34,7 @@ Writer = Callable[[Report], str]
 
 def pytest_json(report: Report) -> str:
     """The report as pytest-benchmark's JSON."""
-    return json.dumps(
+    text = json.dumps(
         {
             "machine_info": dict(report.machine),
             "commit_info": dict(report.commit),
@@ -44,6 +45,7 @@ def pytest_json(report: Report) -> str:
         indent=1,
         allow_nan=False,
     )
+    return text + "\n"
 
 
 def _benchmark(row: Row) -> dict[str, Any]:
@@ -61,6 +63,8 @@ def _benchmark(row: Row) -> dict[str, Any]:
             "max_time": BLOCK_SECONDS,
             "min_time": 0.0,
             "warmup": True,
+            "precision": PRECISION,
+            "confidence": CONFIDENCE,
         },
         "stats": statistics_of(row.timing),
     }
@@ -206,6 +210,7 @@ def markdown(report: Report) -> str:
         f"{row.model}: DIFFERS from {row.engine}: {d}" for row in report.rows for d in row.differs
     ]
     said += [str(judgement) for judgement in report.judgements]
+    said += report.refusals
     bold = [f"- **{_escaped(s)}**" if _is_bad(s) else f"- {_escaped(s)}" for s in said]
     cpu = report.machine.get("cpu", {}).get("brand_raw", "")
     when = report.time.strftime("%Y-%m-%d %H:%M UTC")
@@ -228,7 +233,8 @@ def _fixed(form: str) -> Callable[[float | None], str]:
 def _ratio(row: Row) -> str:
     if row.ratio is None:
         return ""
-    return f"{row.ratio.estimate:.2f} ±{row.ratio.half_width:.1%}"
+    width = row.ratio.half_width
+    return f"{row.ratio.estimate:.2f} ±{f'{width:.1%}' if width < 1 else 'more'}"
 
 
 COLUMNS: Sequence[tuple[str, Callable[[Row], str]]] = (

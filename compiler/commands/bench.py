@@ -38,7 +38,7 @@ from tilewright.benchmarking.significance import rate_below
 from tilewright.benchmarking.surroundings import commit_info, cpu_info, machine_info
 from tilewright.benchmarking.writers import COLUMNS, WRITERS, cells
 from tilewright.options import from_environment
-from tilewright.peers import PEERS, as_file
+from tilewright.peers import PEERS, as_file, peer_version
 from tilewright.runtime import artifact
 from tilewright.runtime.artifact import replace_file
 from tilewright.runtime.cache import open_cache
@@ -51,7 +51,9 @@ FALSE_ALARMS = 0.01
 
 
 def parse_peers(value: str) -> tuple[str, ...]:
-    """Reads ``onnxruntime,openvino``: names of peers, each once."""
+    """Reads ``onnxruntime,openvino``: names of peers, each once; ``all``: those installed."""
+    if value == "all":
+        return tuple(n for n in PEERS if peer_version(n) is not None)
     names = tuple(dict.fromkeys(n for n in value.split(",") if n))
     unknown = [n for n in names if n not in PEERS]
     if unknown:
@@ -89,7 +91,7 @@ _FILE = click.Path(path_type=Path, allow_dash=True, dir_okay=False)
     type=parse_peers,
     metavar="PEERS",
     default="",
-    help=f"Peers to measure in turns with us: {','.join(PEERS)}.",
+    help=f"Peers to measure in turns with us: {','.join(PEERS)}; all: those that are there.",
 )
 @click.option(
     "--threads",
@@ -186,17 +188,22 @@ def bench(
             return _against_itself(cases, threads, seconds, threshold, aa)
         peaks = known_peaks(open_cache(from_environment()))
         rows: list[Row] = []
+        refusals: list[str] = []
         for case in cases:
             for count in threads:
                 with progress() as tell:
                     tell(f"{case.model}: measuring with {count} threads")
                     calibrated = files["json"] is not None
-                    rows += measure(case, peers, count, seconds, peaks, calibrated=calibrated)
+                    more, refused = measure(
+                        case, peers, count, seconds, peaks, calibrated=calibrated
+                    )
+                rows += more
+                refusals += refused
         judgements = [] if base is None else _judge(cases, threads, base, seconds, threshold)
         report_file = files["json"]
         if keep_artifacts and report_file is not None:
             rows = [_kept(row, cases, report_file) for row in rows]
-    report = Report(rows, machine_info(), commit_info(), judgements)
+    report = Report(rows, machine_info(), commit_info(), judgements, refusals)
     _write(report, files)
     if any(row.differs for row in rows):
         return 1
@@ -363,6 +370,8 @@ def _write(report: Report, files: Mapping[str, Path | None]) -> None:
             continue
         with replace_file(path) as put:
             put(0, text.encode())
+    for refusal in report.refusals:
+        click.echo(refusal, err=True)
     for row in report.rows:
         for what in row.differs:
             click.echo(f"DIFFERS: {row.model}: from {row.engine}: {what}", err=True)
