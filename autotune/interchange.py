@@ -63,7 +63,8 @@ def _row(line: str, where: str) -> Trial | Verdict | About:
                 code="TW-E0531",
             )
         _check(kind, found)
-        return kind(**found)
+        row: Trial | Verdict | About = kind(**found)
+        return row
     except (ValueError, KeyError, TypeError) as error:
         raise ArtifactError(
             f"{where}: is no exported record: {type(error).__name__}: {error}; nothing was taken",

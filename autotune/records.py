@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tilewright.errors import ArtifactError, OutputError, TilewrightError
 from tilewright.runtime.cache import digest_key
@@ -86,7 +86,7 @@ class Records:
     def _rows(self, kind: type[_Row], key: str | None, setting: str | None) -> list[_Row]:
         where = {k: v for k, v in (("key", key), ("setting", setting)) if v is not None}
         condition = " AND ".join(f"{k} = ?" for k in where) or "1"
-        order = "key" if kind is About else "at, key, choices"
+        order = "key" if _NAMES[kind] == "about" else "at, key, choices"
         names = [f.name for f in fields(kind)]
         query = f"SELECT {', '.join(names)} FROM {_NAMES[kind]} WHERE {condition} ORDER BY {order}"
         with self._watched():
@@ -96,7 +96,8 @@ class Records:
     def choices(self) -> dict[str, Mapping[str, int]]:
         """What to use for each kernel, by key: what the last setting it was tuned in says."""
         last: dict[str, tuple[str, str]] = {}
-        for row in (*self.trials(), *self.verdicts()):
+        rows: list[Trial | Verdict] = [*self.trials(), *self.verdicts()]
+        for row in rows:
             last[row.key] = max(last.get(row.key, ("", "")), (row.at, row.setting))
         chosen: dict[str, Mapping[str, int]] = {}
         best: dict[str, Trial] = {}
@@ -326,7 +327,7 @@ def _values(row: Trial | Verdict | About) -> tuple[object, ...]:
     return tuple(getattr(row, f.name) for f in fields(row))
 
 
-def _read(row: dict[str, object]) -> dict[str, object]:
+def _read(row: dict[str, Any]) -> dict[str, Any]:
     """A row of a table as the fields of its kind.
 
     Raises:

@@ -238,7 +238,7 @@ class _Work:
         found = search.run()
         notes = [search.stopped] if search.stopped else []
         if is_modelled(self.target):
-            taken = {f.task.key: f.choices for f in found if f.choices}
+            taken: Choices = {f.task.key: f.choices for f in found if f.choices}
             before = sum(f.total for f in found)
             after = sum(f.total * (f.best.ratio if f.best else 1.0) for f in found)
             ratio, kind, faults = (after / before if before else 1.0), "modelled", frozenset[str]()

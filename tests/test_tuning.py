@@ -22,7 +22,7 @@ import tilewright as tw
 from tilewright import tuning
 from tilewright.autotune.job import Measured, measure, time_base
 from tilewright.autotune.processes import LocalWorkers
-from tilewright.autotune.records import open_records, read_records
+from tilewright.autotune.records import Records, open_records, read_records
 from tilewright.autotune.trial import Trial
 from tilewright.cli import run_command
 from tilewright.errors import ArtifactError, OptionError, OutputError, TargetError
@@ -242,7 +242,7 @@ def test_a_full_disk_keeps_the_best_so_far(
         raise OutputError("the disk is full", code="TW-E0602")
 
     proof_says(monkeypatch, 0.8)
-    add = tuning.Records.add_all
+    add = Records.add_all
     calls: list[object] = []
 
     def sometimes(self: Any, rows: Any) -> None:
@@ -251,7 +251,7 @@ def test_a_full_disk_keeps_the_best_so_far(
             full(self, rows)
         add(self, rows)
 
-    monkeypatch.setattr(tuning.Records, "add_all", sometimes)
+    monkeypatch.setattr(Records, "add_all", sometimes)
     found = tune(model, records, trials=3)
     assert found.rows[0].changes
     assert any("TW-E0602" in note for note in found.notes)

@@ -17,7 +17,7 @@ from .groups import product
 
 
 def test_the_names_of_symbols_do_not_count() -> None:
-    tasks = [product(rows=symbol(name), **{name: 4}) for name in ("N", "batch", "B")]
+    tasks = [replace(product(rows=symbol(name)), sizes={name: 4}) for name in ("N", "batch", "B")]
     assert len({t.key for t in tasks}) == 1
     assert len({setting_of(t, 1) for t in tasks}) == 1
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
+
+_Joint = TypeVar("_Joint", bound=tuple[int, ...])
 
 Asked = dict[str, tuple[tuple[int, ...], int]]
 """Questions with their options and the answer that was taken."""
@@ -49,9 +52,10 @@ class Choices:
         self.asked[self.prefix + question] = (tuple(options), answer)
         return answer
 
-    def weigh(self, questions: Sequence[str], costs: Mapping[tuple[int, ...], float]) -> None:
+    def weigh(self, questions: Sequence[str], costs: Mapping[_Joint, float]) -> None:
         """Keeps what the analytic model expects of answers, for a search to begin with."""
-        self.weighed.append(Weighing(tuple(self.prefix + q for q in questions), costs))
+        names = tuple(self.prefix + q for q in questions)
+        self.weighed.append(Weighing(names, dict[tuple[int, ...], float](costs)))
 
     def part(self, prefix: str) -> Choices:
         """The answers for one of several kernels, whose questions begin with a prefix."""
