@@ -43,10 +43,10 @@ class _Unit:
 
 def fuse(graph: Graph, target: Target) -> Graph:
     """Returns the graph with every group of nodes as one ``fused`` node; views and control stay."""
-    del target
     if any(n.op == "fused" for n in graph.nodes):
         return graph
-    found = partition(graph)
+    # Where threads load wide words, rows must begin at multiples of them.
+    found = partition(graph, in_place=target.threads is None)
     units = _live(graph, _units(found))
     needed = {v for unit in units for v in unit.reads} | set(graph.outputs)
     nodes = tuple(_node(graph, unit, needed) for unit in _order(graph, units))

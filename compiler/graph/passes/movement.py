@@ -97,7 +97,11 @@ def slice_of_concat(rules: Rules, node: Node) -> Value | None:
 
 
 def concat(rules: Rules, node: Node) -> Value | None:
-    """A concat of one is nothing; parts without elements go; a concat that only it reads joins."""
+    """A concat of one is nothing; parts without elements go; a concat that only it reads joins.
+
+    One that is there already and begins with the same parts is read instead of them: layers that
+    each read all before them then share one buffer.
+    """
     axis = axis_attr(node.attrs, "axis", len(node.outputs[0].shape))
     parts: list[Value] = []
     for value in node.inputs:
@@ -109,6 +113,13 @@ def concat(rules: Rules, node: Node) -> Value | None:
     filled = [v for v in parts if v.shape[axis] != 0] or parts[:1]
     if len(filled) == 1:
         return filled[0]
+    for count in range(len(filled) - 1, 1, -1):
+        begun = rules.find("concat", filled[:count], node.attrs)
+        if begun is not None and any(n.op != "concat" for n in rules.readers.get(begun[0], ())):
+            # It has another reader now, and must not join this one again.
+            rules.uses[begun[0]] = rules.uses.get(begun[0], 0) + 2
+            filled = [begun[0], *filled[count:]]
+            break
     if filled == list(node.inputs):
         return None
     return rules.make("concat", filled, node.attrs, like=node)

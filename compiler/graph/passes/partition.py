@@ -3,7 +3,8 @@
 Nodes are taken in order; each joins a group, starts one, or floats. A floating node (data
 movement, a cast, an index range) is cheap to repeat, so its readers take a private copy of it;
 only where a reader cannot does it get a group, and with it memory, of its own. Reshapes are
-views and belong to no group.
+views and belong to no group. So are concats along the last axis whose parts can be written right
+into place by the contractions and windows that compute them (see lower/parts.py).
 
 Every group has a position, and everything that it reads from other groups has a smaller one.
 That is the whole proof that no cycle between groups arises: a node joins a group only if all its
@@ -21,6 +22,7 @@ from ...ops import OPS
 from ...ops.op import axes_attr, ints_attr, same_shape
 from ...tensor.ir import Dim
 from ..ir import Graph, Node, Value
+from .in_place import InPlace
 
 GroupKind = Literal["contraction", "row", "elementwise", "window", "reduce", "alone", "control"]
 Position = tuple[int, int]
@@ -90,7 +92,7 @@ class Partition:
     Attributes:
         home: the group that computes each node for others to read; None for views and for
             floating nodes that everyone copied.
-        views: the reshapes that stand outside all groups.
+        views: the reshapes, and the concats of parts in place, that stand outside all groups.
     """
 
     graph: Graph
@@ -98,11 +100,15 @@ class Partition:
     views: set[int]
 
 
-def partition(graph: Graph) -> Partition:
-    """Partitions the nodes of a graph into kernels."""
+def partition(graph: Graph, in_place: bool = True) -> Partition:
+    """Partitions the nodes of a graph into kernels.
+
+    Args:
+        in_place: whether kernels may write parts of concats in place, at any address.
+    """
     caps: dict[int, int] = {}
     while True:
-        found = _Partitioner(graph, caps).run()
+        found = _Partitioner(graph, caps, in_place).run()
         wide = _too_many_outputs(found)
         if not wide:
             return found
@@ -142,12 +148,13 @@ def _too_many_outputs(found: Partition) -> list[Group]:
 class _Partitioner:
     """The state of one walk over the nodes."""
 
-    def __init__(self, graph: Graph, caps: Mapping[int, int]) -> None:
+    def __init__(self, graph: Graph, caps: Mapping[int, int], in_place: bool) -> None:
         self.graph = graph
         self.nodes = graph.nodes
         self.caps = caps
         self.uses = uses_of(graph)
         self.results = set(graph.outputs)
+        self.in_place = InPlace(graph, self.uses) if in_place else None
         self.producer = {v: i for i, n in enumerate(graph.nodes) for v in n.outputs}
         self.home: list[Group | None] = [None] * len(graph.nodes)
         self.views: set[int] = set()
@@ -170,6 +177,8 @@ class _Partitioner:
                 self.views.add(index)
             case "injective" if node.op in MOVEMENT:
                 self.floating.add(index)
+            case "injective" if node.op == "concat" and self._joins_in_place(index):
+                self.views.add(index)
             case "injective":
                 self._place_injective(index, node)
             case "source" if node.op in ("iota", "dim"):
@@ -204,9 +213,7 @@ class _Partitioner:
 
     def _read_stored(self, reads: _Reads, value: Value) -> None:
         reads.values.append(value)
-        group = self._source(value)
-        if group is not None:
-            reads.groups.append(group)
+        reads.groups.extend(self._sources(value))
 
     def _read_floating(self, reads: _Reads, start: int) -> None:
         pending = [start]
@@ -222,12 +229,17 @@ class _Partitioner:
                 else:
                     self._read_stored(reads, value)
 
-    def _source(self, value: Value) -> Group | None:
-        """The group that a value, or the value that it is a view of, comes from."""
-        producer = self.producer.get(value)
-        while producer is not None and producer in self.views:
-            producer = self.producer.get(self.nodes[producer].inputs[0])
-        return None if producer is None else self.home[producer]
+    def _sources(self, value: Value) -> list[Group]:
+        """The groups that a value, or the values that it is a view of, come from."""
+        found: dict[Group, None] = {}
+        pending = [value]
+        while pending:
+            producer = self.producer.get(pending.pop())
+            if producer is not None and producer in self.views:
+                pending.extend(self.nodes[producer].inputs)
+            elif producer is not None and (group := self.home[producer]) is not None:
+                found[group] = None
+        return list(found)
 
     def _group_of(self, value: Value) -> Group | None:
         """The group that computes a value itself."""
@@ -436,6 +448,18 @@ class _Partitioner:
 
     # -------------------------------------------------------------- the other kinds
 
+    def _joins_in_place(self, index: int) -> bool:
+        """Whether the kernels of a concat's parts write them where it wants them."""
+
+        def members(producer: int) -> list[int] | None:
+            if producer in self.views:
+                return []
+            group = self.home[producer]
+            anchored = group is not None and group.kind in ("contraction", "window")
+            return group.members if group is not None and anchored else None
+
+        return self.in_place is not None and self.in_place.takes(index, members)
+
     def _place_injective(self, index: int, node: Node) -> None:
         """gather, concat, pad: start a group of elementwise kind."""
         # The data of a gather is read where it lies; its indices may be computed on the way.
@@ -555,7 +579,12 @@ class _Partitioner:
         (value,) = node.inputs
         chain = [index]
         producer = self.producer.get(value)
-        if producer is not None and producer in self.views and self._only_inside(value, {index}):
+        if (
+            producer is not None
+            and producer in self.views
+            and self.nodes[producer].op == "reshape"
+            and self._only_inside(value, {index})
+        ):
             chain.insert(0, producer)
             value = self.nodes[producer].inputs[0]
         group = self._group_of(value)

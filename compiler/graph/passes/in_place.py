@@ -1,0 +1,110 @@
+"""Concats without a kernel: every part is written right into its place by who computes it.
+
+The parts of a concat along the last axis are columns of its rows. A contraction or a window whose
+loops over rows and columns are apart can write rows that lie further from each other than their
+own length, and whoever reads a part element by element can read such rows (see lower/parts.py).
+So nothing is copied. A concat may itself be a part of a wider one: the layers of a dense block,
+each of which reads all before, share one buffer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from ...ops import OPS
+from ...ops.op import ints_attr
+from ...tensor.simplify import same_dim
+from ..ir import Graph, Node, Value
+
+LEAST_COLUMNS = 16
+"""The fewest columns of a part that is written in place: one wide vector."""
+
+Members = Callable[[int], Sequence[int] | None]
+"""The nodes in the kernel of a node: none for a view; None where it is no contraction or window."""
+
+
+class InPlace:
+    """The parts that have a place so far.
+
+    Args:
+        graph: the graph.
+        uses: for each value the nodes that read it.
+    """
+
+    def __init__(self, graph: Graph, uses: Mapping[Value, Sequence[int]]) -> None:
+        self._graph = graph
+        self._nodes = graph.nodes
+        self._uses = uses
+        self._results = frozenset(graph.outputs)
+        self._producer = {v: i for i, n in enumerate(graph.nodes) for v in n.outputs}
+        self._parts: set[Value] = set()
+
+    def takes(self, index: int, members: Members) -> bool:
+        """Whether all parts of a concat can be written in place; then they are to be."""
+        node = self._nodes[index]
+        (result,), parts = node.outputs, node.inputs
+        last = len(result.shape) - 1
+        if node.attrs["axis"] != last or len(set(parts)) < len(parts) or self._leaves(result):
+            return False
+        if not all(self._is_part(v, index, members) for v in parts):
+            return False
+        self._parts.update(parts)
+        return True
+
+    def _leaves(self, value: Value) -> bool:
+        """Whether a value, or a view of it, is a result of the graph."""
+        return value in self._results or any(
+            self._leaves(self._nodes[u].outputs[0])
+            for u in self._uses.get(value, ())
+            if self._nodes[u].op == "reshape"
+        )
+
+    def _is_part(self, value: Value, index: int, members: Members) -> bool:
+        """Whether a value may have longer rows in memory than its own, and be written so."""
+        length = value.shape[-1]
+        producer = self._producer.get(value)
+        if producer is None or not isinstance(length, int) or length < LEAST_COLUMNS:
+            return False
+        if value in self._parts or value in self._results:
+            return False
+        readers = (self._nodes[u] for u in self._uses.get(value, ()) if u != index)
+        if not all(n.op != "reshape" and _reads_rows(n) for n in readers):
+            return False
+        inside = members(producer)
+        if inside is None:
+            return False
+        if inside:
+            return self._writes_rows(inside)
+        node = self._nodes[producer]
+        if node.op == "concat":
+            return True
+        (source,) = node.inputs
+        held = self._producer.get(source)
+        if held is None or not same_dim(source.shape[-1], length):
+            return False
+        alone = source not in self._results and list(self._uses[source]) == [producer]
+        return alone and self._writes_rows(members(held) or ())
+
+    def _writes_rows(self, members: Sequence[int]) -> bool:
+        """Whether a kernel has loops over columns, apart from those over rows."""
+        return bool(members) and all(self._keeps_columns(self._nodes[m]) for m in members)
+
+    def _keeps_columns(self, node: Node) -> bool:
+        constants = self._graph.constants
+        match node.op:
+            case "conv":
+                outputs, groups = node.inputs[1].shape[-1], node.attrs["groups"]
+                alone = groups == 1 or outputs == groups
+                return alone and node.inputs[1] in constants
+            case "matmul":
+                return node.inputs[1] in constants and len(node.inputs[1].shape) == 2
+            case "reduce_window":
+                window, strides = (ints_attr(node.attrs, k) for k in ("window", "strides"))
+                moves = len(window) > 1 and (window[-2] > 1 or strides[-2] > 1)
+                return moves and window[-1] == strides[-1] == 1
+        return True
+
+
+def _reads_rows(node: Node) -> bool:
+    """Whether a node can read a value whose rows lie apart: it is computed element by element."""
+    return OPS[node.op].compute is not None and OPS[node.op].kind != "control"

@@ -1,0 +1,188 @@
+"""Parts: concats whose parts are written in place compute the same, and copy nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tilewright import dtype as dt
+from tilewright.graph.build import GraphBuilder
+from tilewright.graph.ir import Graph, Value
+from tilewright.lower.parts import copy_rows, find_parts, write_wide
+from tilewright.tensor.check import check
+from tilewright.tensor.interpret import interpret
+from tilewright.tensor.ir import Buffer, For, Func, Load, Store, Var, symbol
+
+from .bodies import f32
+from .test_model import assert_runs, calls, copies, graph_of
+
+N = symbol("N", 1, 64)
+RNG = np.random.default_rng(4)
+
+
+def weights(b: GraphBuilder, *shape: int) -> Value:
+    return b.constant((RNG.standard_normal(shape) * 0.2).astype(np.float32))
+
+
+def conv(b: GraphBuilder, x: Value, outputs: int, k: int = 1, groups: int = 1) -> Value:
+    w = weights(b, k, k, int(x.shape[-1]) // groups, outputs)  # type: ignore[arg-type]
+    pads = (k // 2, k // 2)
+    y = b.add("conv", x, w, strides=(1, 1), lo=pads, hi=pads, dilations=(1, 1), groups=groups)
+    return b.add("add", y, weights(b, outputs))
+
+
+def relu(b: GraphBuilder, x: Value) -> Value:
+    return b.add("max", x, b.constant(np.float32(0)))
+
+
+def join(b: GraphBuilder, *parts: Value) -> Value:
+    return b.add("concat", *parts, axis=len(parts[0].shape) - 1)
+
+
+def tail(b: GraphBuilder, x: Value) -> Value:
+    """Something behind a concat, so that it is no result."""
+    return conv(b, x, 8)
+
+
+def has_concat(graph: Graph) -> bool:
+    """Whether a kernel of the program copies parts."""
+    return any("concat" in c.kernel for c in calls(assert_runs(graph)))
+
+
+def test_branches_are_written_side_by_side() -> None:
+    def make(b: GraphBuilder) -> Value:
+        x = b.input("x", f32(1, 9, 7, 12))
+        return tail(b, join(b, relu(b, conv(b, x, 16)), relu(b, conv(b, x, 40, 3))))
+
+    program = assert_runs(graph_of(make))
+    assert len(calls(program)) == 3 and not copies(program)
+
+
+def test_layers_that_read_all_before_them_share_one_buffer() -> None:
+    def make(b: GraphBuilder) -> Value:
+        parts = [conv(b, b.input("x", f32(1, 6, 6, 8)), 16)]
+        for _ in range(3):
+            seen = join(b, *parts) if len(parts) > 1 else parts[0]
+            normal = relu(b, b.add("mul", seen, weights(b, int(seen.shape[-1]))))  # type: ignore[arg-type]
+            parts.append(conv(b, normal, 20, 3))
+        return tail(b, relu(b, b.add("mul", join(b, *parts), weights(b, 76))))
+
+    graph = graph_of(make)
+    assert not has_concat(graph)
+    arena = assert_runs(graph).program.arena_bytes
+    assert isinstance(arena, int)
+    # All of the block, one normalised copy and what rounding to cache lines adds.
+    assert arena <= 4 * 36 * (76 + 76) + 4 * 76 + 4 * 64
+
+
+def test_a_part_with_other_readers_is_read_in_place() -> None:
+    """A skip connection: pooled, added to, flattened in an elementwise kernel, and concatenated."""
+
+    def make(b: GraphBuilder) -> tuple[Value, ...]:
+        x = b.input("x", f32(2, 8, 8, 16))
+        skip = relu(b, conv(b, x, 32, 3))
+        window = {"window": (1, 2, 2, 1), "strides": (1, 2, 2, 1), "dilations": (1, 1, 1, 1)}
+        zeros = (0, 0, 0, 0)
+        pooled = b.add("reduce_window", skip, op="max", lo=zeros, hi=zeros, **window)
+        root = b.add("sqrt", b.add("abs", b.add("exp", skip)))
+        total = b.add("reduce", skip, op="sum", axes=(3,), keepdims=False)
+        mean = b.add("reduce", skip, op="sum", axes=(1, 2), keepdims=True)
+        wide = relu(b, conv(b, x, 16))
+        return tail(b, join(b, wide, skip)), conv(b, pooled, 8, 3), root, total, mean
+
+    assert not has_concat(graph_of(make))
+
+
+def test_windows_depthwise_convolutions_and_products_write_parts() -> None:
+    def make(b: GraphBuilder) -> Value:
+        x = b.input("x", f32(1, 6, 6, 32))
+        window = {"window": (1, 3, 3, 1), "strides": (1, 1, 1, 1), "dilations": (1, 1, 1, 1)}
+        pads = (0, 1, 1, 0)
+        pooled = b.add("reduce_window", x, op="max", lo=pads, hi=pads, **window)
+        deep = conv(b, x, 32, 3, groups=32)
+        flat = b.add("matmul", b.add("reshape", x, shape=(36, 32)), weights(b, 32, 24))
+        made = b.add("reshape", flat, shape=(1, 6, 6, 24))
+        return tail(b, join(b, pooled, made, deep))
+
+    assert not has_concat(graph_of(make))
+
+
+def test_symbolic_rows_are_written_in_place() -> None:
+    def make(b: GraphBuilder) -> Value:
+        x = b.input("x", f32(N, 5, 6, 8))
+        return tail(b, join(b, conv(b, x, 16), relu(b, conv(b, x, 17, 3))))
+
+    program = assert_runs(graph_of(make), {"N": 1}, {"N": 3})
+    assert not any("concat" in c.kernel for c in calls(program))
+
+
+@pytest.mark.parametrize("why", ["result", "input", "narrow", "twice", "viewed", "grouped"])
+def test_what_cannot_be_written_in_place_is_copied(why: str) -> None:
+    def make(b: GraphBuilder) -> Value | tuple[Value, ...]:
+        x = b.input("x", f32(1, 4, 4, 16))
+        a = relu(b, conv(b, x, 12 if why == "narrow" else 32, groups=2 if why == "grouped" else 1))
+        other = {"input": x, "twice": a}.get(why, relu(b, conv(b, x, 16)))
+        both = join(b, a, other)
+        if why == "result":
+            return both
+        if why == "viewed":
+            flat = b.add("reshape", a, shape=(4, 128))
+            return tail(b, both), b.add("matmul", flat, weights(b, 128, 4))
+        return tail(b, both)
+
+    assert has_concat(graph_of(make))
+
+
+# ------------------------------------------------------------------ single functions
+
+
+def doubled(*shape: int) -> Func:
+    """y = x + x over buffers of one shape."""
+    x, y = (Buffer(n, dt.f32, shape) for n in "xy")
+    loops = [Var(f"i{k}") for k in range(len(shape))]
+    body: tuple[Store | For, ...] = (Store(y, loops, Load(x, loops) + Load(x, loops)),)
+    for v, n in reversed(list(zip(loops, shape, strict=True))):
+        body = (For(v, n, body),)
+    return Func("doubled", (x, y), body)
+
+
+def test_rows_become_longer_and_keep_their_columns() -> None:
+    func = write_wide(doubled(5, 4), "y", 4, 10)
+    assert func is not None
+    check(func)
+    x, y = RNG.standard_normal((5, 4)).astype(np.float32), np.zeros((5, 10), np.float32)
+    interpret(func, {"x": x, "y": y})
+    np.testing.assert_array_equal(y[:, :4], x + x)
+    assert not y[:, 4:].any()
+
+
+def test_columns_that_are_split_stay_so() -> None:
+    func = write_wide(doubled(3, 2, 4), "y", 8, 12)
+    assert func is not None and func.params[1] == Buffer("y", dt.f32, (3, 3, 4))
+
+
+@pytest.mark.parametrize(("shape", "width"), [((20,), 10), ((5, 2, 4), 18), ((2, 10), 8)])
+def test_rows_that_are_merged_or_split_elsewhere_are_refused(
+    shape: tuple[int, ...], width: int
+) -> None:
+    assert write_wide(doubled(*shape), "y", 8, width) is None
+
+
+def test_rows_can_be_copied_into_longer_ones() -> None:
+    func = copy_rows("copy", Buffer("a", dt.f32, (3, 4)), Buffer("b", dt.f32, (3, 9)))
+    check(func)
+    a, b = RNG.standard_normal((3, 4)).astype(np.float32), np.zeros((3, 9), np.float32)
+    interpret(func, {"a": a, "b": b})
+    np.testing.assert_array_equal(b[:, :4], a)
+
+
+def test_parts_of_parts_lie_in_the_widest_concat() -> None:
+    def make(b: GraphBuilder) -> Value:
+        x, y, z = (b.input(n, f32(2, k)) for n, k in (("x", 3), ("y", 4), ("z", 5)))
+        return join(b, join(b, x, y), b.add("reshape", z, shape=(2, 5)))
+
+    graph = graph_of(make)
+    x, y, z = graph.inputs
+    parts = find_parts(graph)
+    assert [parts[v].start for v in (x, y, z)] == [0, 3, 7]
+    assert {p.width for p in parts.values()} == {12}
