@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch._decomp import get_decompositions
+from torch._higher_order_ops.effects import with_effects
 from torch._ops import OpOverload
 from torch.export.exported_program import (
     _override_composite_implicit_decomp,
@@ -34,9 +35,9 @@ from tilewright.ops.op import type_text
 from tilewright.tensor.ir import Dim, Expr, Var
 
 from .context import Context, Converter
-from .encoder import DECOMPOSITIONS
 from .custom import converter_of
-from .table import CONVERTERS, DECOMPOSED, REFUSED
+from .encoder import DECOMPOSITIONS
+from .table import CONVERTERS, DECOMPOSED, EFFECT, REFUSED
 from .types import GapError, array_of, element_type, to_dim
 
 _IGNORED = frozenset(
@@ -217,7 +218,7 @@ class _Import:
     # -------------------------------------------------------------- nodes
 
     def _call(self, node: Any) -> None:
-        label = _label(node.target)
+        label = _label(node)
         meta = node.meta.get("val")
         if isinstance(meta, _NUMBERS) or label in _CHECKS:
             return  # sizes are read from what torch has found for them
@@ -232,7 +233,7 @@ class _Import:
         converter = None if effect else CONVERTERS.get(name, _PASSES.get(label))
         converter = converter or converter_of(label)
         if converter is None:
-            reason = REFUSED.get(label.removeprefix("aten."))
+            reason = REFUSED.get(name, EFFECT if effect else None)
             self._gap(label if reason is None else f"{label}: {reason}", node)
             return
         try:
@@ -366,7 +367,11 @@ def _differ(a: Dim, b: Dim) -> bool:
     return isinstance(a, int) and isinstance(b, int) and a != b
 
 
-def _label(target: Any) -> str:
+def _label(node: Any) -> str:
+    """The overload's name; of one that torch wraps for its effects, the inner one's."""
+    target = node.target
+    if target is with_effects:
+        target = node.args[1]
     return str(target) if isinstance(target, OpOverload) else target.__name__
 
 

@@ -31,24 +31,33 @@ def _running(op: str) -> Converter:
     return convert
 
 
-def _stepwise(
+def stepwise(
     ctx: Context,
     rows: Sequence[Value],
     states: Sequence[Value],
     step: Callable[[Context, Sequence[Value], Sequence[Value]], Sequence[Value]],
     all_steps: bool = True,
+    held: Sequence[Value] = (),
 ) -> tuple[Value, ...]:
-    """The states after each step, or after the last, of a scan along axis 0 of the rows."""
+    """The states after each step, or after the last, of a scan along axis 0 of the rows.
+
+    Args:
+        step: from the states, and the current rows and what is held, to the next states.
+        held: what every step is given whole.
+    """
+    if not all_steps and same_dim(rows[0].shape[0], 0):
+        return tuple(states)
     body = ctx.fresh("step")
     carried = [body.builder.input(f"state{i}", s.type) for i, s in enumerate(states)]
     given = [
         body.builder.input(f"row{i}", TensorType(r.dtype, r.shape[1:])) for i, r in enumerate(rows)
     ]
+    given += [body.builder.input(f"held{i}", h.type) for i, h in enumerate(held)]
     after = step(body, carried, given)
     for value in (*after, *(after if all_steps else ())):
         body.builder.output(value)
     results = ctx.ops(
-        "scan", *states, *rows, body=body.builder.finish(), carried=len(states),
+        "scan", *states, *rows, *held, body=body.builder.finish(), carried=len(states),
         scanned=len(rows), reverse=False,
     )  # fmt: skip
     return results[len(states) :] if all_steps else results
@@ -85,7 +94,7 @@ def _running_extreme(reached: str) -> Converter:
             return body.op("where", taken, row, best), there
 
         states = (ctx.full(shape, first, dtype), ctx.full(shape, 0, dt.i64))
-        values, places = _stepwise(ctx, (ordered, ctx.iota(ordered.shape[0])), states, step)
+        values, places = stepwise(ctx, (ordered, ctx.iota(ordered.shape[0])), states, step)
         return ctx.cast(_along_first(ctx, values, axis), x.dtype), _along_first(ctx, places, axis)
 
     return convert
@@ -107,7 +116,7 @@ def logcumsumexp(ctx: Context, x: Value, axis: int) -> Value:
         return (body.op("where", even, row, body.op("add", high, body.op("log1p", apart))),)
 
     start = ctx.full(rows.shape[1:], -float("inf"), rows.dtype)
-    (totals,) = _stepwise(ctx, (rows,), (start,), step)
+    (totals,) = stepwise(ctx, (rows,), (start,), step)
     return ctx.cast(_along_first(ctx, totals, axis), x.dtype)
 
 
@@ -132,7 +141,7 @@ def gcd(ctx: Context, a: Value, b: Value) -> Value:
         return left, body.op("where", done, smaller, rest)
 
     rounds = ctx.iota(_EUCLID[dtype.bits])
-    return _stepwise(ctx, (rounds,), (x, y), step, all_steps=False)[0]
+    return stepwise(ctx, (rounds,), (x, y), step, all_steps=False)[0]
 
 
 def lcm(ctx: Context, a: Value, b: Value) -> Value:

@@ -2,7 +2,8 @@
 
 Parameters reach a compiled graph as arguments of each call. Here they are constants, so that
 they are packed when the graph is compiled; each call checks that they are the tensors they were,
-unwritten. Tensors go in and out by address: nothing is copied.
+unwritten: by what torch counts, and by samples of their contents. Tensors go in and out by address:
+nothing is copied.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from tilewright.graph.ir import Graph
 from tilewright.tensor.ir import Var
 
 from .capture import Captured, import_captured
+from .contents import Contents
 from .results import Results
 
 _WORTHWHILE = 16
@@ -53,6 +55,8 @@ class Executable(Protocol):
 
 
 Compile = Callable[[Graph], Executable]
+_Stamp = tuple[int, int, bytes]
+"""Of a constant: its id, how often it was written to, and samples of its contents."""
 Layout = tuple[Any, tuple[tuple[tuple[int, ...], tuple[int, ...], torch.dtype], ...]]
 """A plan, and of each output the sizes, strides and dtype."""
 
@@ -85,7 +89,7 @@ class Variant:
     Attributes:
         executable: what runs; None where native code has nothing to do.
         constants: the positions of the arguments that are constants in it.
-        ids, versions, places: of those arguments, as they were.
+        ids, versions, places, contents: of those arguments, as they were.
         inputs: the positions of the arguments that it reads, with the dtype of each; None: a
             symbolic integer.
         watches: weak references to the constants, which drop the variant with any of them.
@@ -99,6 +103,7 @@ class Variant:
     ids: tuple[int, ...]
     versions: tuple[int, ...]
     places: tuple[int, ...]
+    contents: Contents
     inputs: tuple[tuple[int, torch.dtype | None], ...]
     watches: tuple[Any, ...] = ()
     calls: int = 0
@@ -125,7 +130,7 @@ class Runner:
         self._demoted: set[int] = set()
         self._variants: dict[tuple[int, ...], Variant] = {}
         self._last: Variant | None = None
-        self._wasted: list[tuple[tuple[int, ...], ...]] = []
+        self._wasted: list[tuple[tuple[int, ...], tuple[_Stamp, ...]]] = []
         self._lock = threading.RLock()
         self._select_constants()
 
@@ -140,6 +145,7 @@ class Runner:
             or variant.ids != tuple(map(id, constants))
             or variant.versions != tuple(map(_versions, constants))
             or variant.places != tuple(map(_places, constants))
+            or not variant.contents.are_as_before()
         ):
             variant = self.variant(args)
         variant.calls += 1
@@ -239,7 +245,8 @@ class Runner:
         if self._variants.get(variant.ids) is variant:
             del self._variants[variant.ids]
             if variant.calls < _WORTHWHILE:
-                self._wasted.append((variant.constants, variant.ids, variant.versions))
+                stamps = zip(variant.ids, variant.versions, variant.contents.before, strict=True)
+                self._wasted.append((variant.constants, tuple(stamps)))
         if self._last is variant:
             self._last = None
 
@@ -247,13 +254,14 @@ class Runner:
         """Makes inputs of those constants that keep changing; true if there are such."""
         if len(self._wasted) <= _PATIENCE:
             return False
-        positions, *before = self._wasted.pop()
-        now = tuple(map(id, constants)), tuple(map(_versions, constants))
+        positions, before = self._wasted.pop()
+        samples = Contents(constants).before
+        now = tuple(zip(map(id, constants), map(_versions, constants), samples, strict=True))
         self._wasted.clear()
-        if positions != self._positions or (*before,) == now:
+        if positions != self._positions or before == now:
             return False
-        pairs = (zip(*state, strict=True) for state in (before, now))
-        self._demoted.update(p for p, was, new in zip(positions, *pairs, strict=True) if was != new)
+        triples = zip(positions, before, now, strict=True)
+        self._demoted.update(p for p, was, new in triples if was != new)
         self._select_constants()
         return True
 
@@ -283,12 +291,13 @@ class Runner:
                 inputs.append((position, None))
             else:
                 known[node.name] = None  # its users read its value from what torch has found
+        contents = Contents(constants)
         native = region.results.native
         captured = Captured(region.module, region.name, known, native, region.symbols)
         executable = self._compile(import_captured(captured)) if native else None
         made = Variant(
-            executable, self._positions, tuple(map(id, constants)), *before, tuple(inputs),
-            threads=0 if executable is None else executable.threads,
+            executable, self._positions, tuple(map(id, constants)), *before, contents,
+            tuple(inputs), threads=0 if executable is None else executable.threads,
         )  # fmt: skip
         made.watches = tuple(weakref.ref(c, _dropper(self, made)) for c in constants)
         return made
@@ -330,8 +339,10 @@ def _picker(positions: tuple[int, ...]) -> Callable[[Sequence[Any]], tuple[Any, 
 
 def _is_current(variant: Variant, constants: Sequence[torch.Tensor]) -> bool:
     """Whether the constants of a variant are as they were; their identity is known."""
-    return variant.versions == tuple(map(_versions, constants)) and variant.places == tuple(
-        map(_places, constants)
+    return (
+        variant.versions == tuple(map(_versions, constants))
+        and variant.places == tuple(map(_places, constants))
+        and variant.contents.are_as_before()
     )
 
 

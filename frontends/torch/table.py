@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from . import (
     elementwise,
+    factor,
     index,
     linear,
     movement,
@@ -18,6 +19,7 @@ from .context import Converter
 
 CONVERTERS: dict[str, Converter] = {
     **elementwise.CONVERTERS,
+    **factor.CONVERTERS,
     **index.CONVERTERS,
     **linear.CONVERTERS,
     **movement.CONVERTERS,
@@ -45,21 +47,47 @@ DECOMPOSED: tuple[str, ...] = (
 )
 """Core overloads that torch states in terms of other core ones."""
 
-_DATA = "its shape depends on data"
+_DATA = (
+    "the shape of its result depends on data; keep all elements (torch.where, a product with the"
+    " mask, torch.nonzero_static), or call it outside of the module"
+)
+_NUMBER = "a number read from a tensor (.item()); keep it a tensor, or give it as an argument"
 _RANDOM = "random numbers (put the module in eval mode)"
 _COMPLEX = "complex tensors"
+_ERROR = (
+    "an error that depends on data (a singular matrix); call the form that returns how it went, as"
+    " torch.linalg.inv_ex"
+)
+EFFECT = "an effect besides its results; leave it out of what is compiled"
+_CONTROL = (
+    "control flow on data; use torch.where, or compile the branches or the body by themselves"
+)
 
 REFUSED: dict[str, str] = {
+    "_conj.default": _COMPLEX,
+    "_conj_physical.default": _COMPLEX,
+    "_fft_c2c.default": _COMPLEX,
     "_fft_c2r.default": _COMPLEX,
     "_fft_r2c.default": _COMPLEX,
-    "_local_scalar_dense.default": "a number read from a tensor (.item())",
+    "_linalg_check_errors.default": _ERROR,
+    "_local_scalar_dense.default": _NUMBER,
+    "_print.default": EFFECT,
+    "_unique2.default": _DATA,
     "bernoulli.p": _RANDOM,
+    "bincount.default": _DATA,
+    "complex.default": _COMPLEX,
+    "cond": _CONTROL,
     "masked_select.default": _DATA,
     "nonzero.default": _DATA,
+    "polar.default": _COMPLEX,
     "rand.default": _RANDOM,
     "randint.low": _RANDOM,
     "randn.default": _RANDOM,
     "randperm.default": _RANDOM,
     "unique_consecutive.default": _DATA,
+    "unique_dim.default": _DATA,
+    "unique_dim_consecutive.default": _DATA,
+    "view_as_complex.default": _COMPLEX,
+    "while_loop": _CONTROL,
 }
-"""Why overloads that no converter is for cannot be imported."""
+"""Why overloads, and operators that hold graphs, cannot be imported, and what to do instead."""

@@ -135,7 +135,10 @@ def of_sympy(e: Any, symbols: Mapping[str, Var]) -> Dim:
         return int(e)
     if isinstance(e, sympy.Symbol):
         if e.name not in symbols:
-            raise GapError(f"a size that depends on data ({e})")
+            raise GapError(
+                f"a size that depends on data ({e}); compute it outside, and give it as the size of"
+                " an input"
+            )
         return symbols[e.name]
     if isinstance(e, sympy.Pow):
         base, power = e.args

@@ -14,6 +14,7 @@ exported and compiled as one program, which costs less by far than one each.
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import json
 import multiprocessing
@@ -102,9 +103,15 @@ def _work(pipe: Connection) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (BYTES_PER_PROCESS, BYTES_PER_PROCESS))
     warnings.simplefilter("ignore")
     samples: Any = importlib.import_module(SAMPLES)
+    samples.use_one_thread()
     pipe.send("ready")
+    # Garbage is looked for between groups alone: torch's graphs are many objects that live long,
+    # and looking through them again and again takes a third of the time.
+    gc.freeze()
+    gc.disable()
     while True:
         pipe.send(samples.outcomes_of(pipe.recv()))
+        gc.collect()
 
 
 def run(keys: Iterable[Key], jobs: int = 1, log: Path | None = None) -> list[Result]:

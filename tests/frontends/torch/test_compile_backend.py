@@ -358,6 +358,50 @@ def test_parameters_that_are_replaced_at_every_call_become_inputs(
     assert len(made) <= 5
 
 
+def test_writes_that_torch_does_not_count_are_seen_by_the_next_call() -> None:
+    model = nn.Sequential(nn.Linear(40, 48), nn.LayerNorm(48)).eval()
+    model[0].weight = nn.Parameter(torch.randn(40, 48).t())  # in another order in memory
+    function, x = compiled(model), torch.randn(3, 40)
+    weight, bias = model[0].weight, model[0].bias
+
+    def check() -> None:
+        for _ in range(2):
+            torch.testing.assert_close(function(x), model(x))
+
+    check()
+    before = weight._version, bias._version
+    weight.data.mul_(1.5)
+    check()
+    weight.data[:, 3:9] = 2.0  # 3/20, in one piece of its memory
+    check()
+    bias.data[17] = 9.0  # one element of a short one
+    check()
+    bias.detach().numpy()[0] = -3.0
+    check()
+    assert before == (weight._version, bias._version)
+
+
+def test_halves_that_are_written_uncounted_are_seen_too() -> None:
+    model = nn.Linear(32, 32).bfloat16()
+    function, x = compiled(model), torch.randn(2, 32).bfloat16()
+    for _ in range(3):
+        torch.testing.assert_close(function(x), model(x), rtol=2e-2, atol=2e-2)
+        model.weight.data.add_(1)
+
+
+def test_parameters_that_are_written_uncounted_again_and_again_become_inputs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = executables(monkeypatch)
+    model = nn.Linear(4, 4)
+    function, x = compiled(model), torch.randn(3, 4)
+    for _ in range(10):
+        torch.testing.assert_close(function(x), model(x))
+        model.bias.data.add_(1)
+    assert len(made) <= 5
+    assert [len(e.inputs) for e in made][-1] == 2
+
+
 class Layer(nn.Module):  # type: ignore[misc, name-defined]
     """A layer of which there are several."""
 
