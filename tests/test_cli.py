@@ -14,7 +14,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from tilewright import api, cli
-from tilewright.commands import arrays, model, run
+from tilewright.backends.cpu.peaks import measure_peaks
+from tilewright.commands import arrays, doctor, model, run
 from tilewright.dtype import f32, i64
 from tilewright.errors import InternalError, OptionError, UnsupportedError
 from tilewright.peers import agreements
@@ -210,6 +211,21 @@ def test_doctor_shows_the_machine_and_tests_itself(capsys: pytest.CaptureFixture
     out = capsys.readouterr().out
     for label in ("tilewright", "packages", "target", "threads", "cache", "peers", "self-test"):
         assert f"\n{label}" in f"\n{out}"
+
+
+def test_doctor_measures_what_the_machine_reaches_and_keeps_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("doctor") == 0
+    assert "doctor --measure" in capsys.readouterr().out
+    found = measure_peaks(seconds=0.001)
+    monkeypatch.setattr(doctor, "measure_peaks", lambda: found)
+    assert command("doctor", "--measure") == 0
+    measured = capsys.readouterr().out
+    for label in ("peak ", "reads of L1", "reads of L2", "reads of L3", "reads of DRAM"):
+        assert f"\n{label}" in measured
+    assert command("doctor") == 0
+    assert capsys.readouterr().out.count("GB/s with 1 thread") == 4
 
 
 @pytest.mark.parametrize("name", list(cli.COMMANDS))

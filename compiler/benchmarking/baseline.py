@@ -33,6 +33,7 @@ class Entry:
         digest: of the code and constants that were measured.
         sizes: of the symbolic dims, by name.
         blocks, calibration: seconds, a pair a round.
+        calibration_code: a digest of the code of the calibration.
         artifact: the compiled file, where it was kept and still is.
     """
 
@@ -40,6 +41,7 @@ class Entry:
     sizes: Mapping[str, int]
     blocks: tuple[float, ...]
     calibration: tuple[float, ...]
+    calibration_code: str
     artifact: Path | None
 
 
@@ -96,6 +98,7 @@ def _entry(path: Path, extra: Mapping[str, Any]) -> Entry:
         sizes={str(k): int(v) for k, v in extra["sizes"].items()},
         blocks=blocks,
         calibration=calibration,
+        calibration_code=str(extra["calibration_code"]),
         artifact=file if file is not None and file.is_file() else None,
     )
 

@@ -34,6 +34,7 @@ class Row:
         artifact_bytes, digest: of the compiled model; only ours.
         artifact: the file that holds it, relative to the report, where it was kept.
         calibration: seconds of a fixed piece of work in every round, to compare runs by.
+        calibration_code: a digest of what did that work.
     """
 
     model: str
@@ -53,6 +54,7 @@ class Row:
     digest: str | None = None
     artifact: str | None = None
     calibration: tuple[float, ...] = ()
+    calibration_code: str = ""
 
     @property
     def gflops(self) -> float | None:

@@ -25,6 +25,8 @@ from .report import OURS, Row
 from .significance import paired_ratio
 
 TOLERANCE = 1e-4
+BLOCK_SECONDS = 0.02
+"""Of a comparison with a baseline: many short turns see a disturbance on both sides."""
 EARLIEST = 15
 """After how many rounds a measurement may end because its intervals are narrow."""
 
@@ -107,6 +109,7 @@ def measure(
             artifact_bytes=case.file.stat().st_size,
             digest=case.digest,
             calibration=timings[-1].blocks if calibrated else (),
+            calibration_code="" if meter is None else meter.digest,
         )
     ]  # fmt: skip
     for one, timing in zip(opened, theirs, strict=False):
@@ -203,7 +206,9 @@ def compare_files(
     loaded = [api.load(f, threads=threads) for f in files]
     calls = [_ours(exe, feed) for exe in loaded]
     known = precise(PRECISION, 1)
-    first, second = interleave(calls, seconds, enough=known, earliest=ROUNDS)
+    first, second = interleave(
+        calls, seconds, enough=known, earliest=ROUNDS, block_seconds=BLOCK_SECONDS
+    )
     ours, theirs = (second, first) if old_first else (first, second)
     return side_by_side(ours.blocks, theirs.blocks)
 
@@ -264,7 +269,19 @@ def match(case: Case, threads: int, baseline: Baseline, cpu: str) -> Match | Non
             f"{cpu})",
             code="TW-E0831",
         )
+    if entry.calibration_code != _calibration_code():
+        raise OptionError(
+            f"{case.model}: {why}, and its times are in units of other code than this "
+            f"Tilewright's calibration",
+            code="TW-E0831",
+        )
     return Match(entry, False, why)
+
+
+def _calibration_code() -> str:
+    meter = Meter(resolve_target())
+    meter.close()
+    return meter.digest
 
 
 def _sizes(sizes: Mapping[str, int]) -> str:

@@ -78,6 +78,7 @@ def _extra(row: Row) -> dict[str, Any]:
         extra["differs"] = list(row.differs)
     if row.engine == OURS:
         extra["calibration"] = list(row.calibration)
+        extra["calibration_code"] = row.calibration_code
         extra["digest"] = row.digest
         extra["artifact"] = row.artifact
     return extra

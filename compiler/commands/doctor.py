@@ -15,6 +15,7 @@ from tilewright import api
 from tilewright import dtype as dt
 from tilewright.backends import equipment, load_backend
 from tilewright.backends.cpu.emulators import EMULATORS, WASM_RUNTIME, missing_tools
+from tilewright.backends.cpu.peaks import Peaks, keep_peaks, known_peaks, measure_peaks
 from tilewright.backends.cpu.target import TARGET_NAMES
 from tilewright.backends.cpu.threads import cpu_quota, default_threads
 from tilewright.errors import InternalError, TargetError
@@ -32,10 +33,24 @@ _PACKAGES = ("numpy", "llvmlite", "ml_dtypes", "click", "rich")
 
 
 @click.command(epilog="Example: tilewright doctor")
-def doctor() -> None:
-    """Show versions, CPU, targets, threads, cache and peers; then compile and run a small model."""
+@click.option(
+    "--measure",
+    is_flag=True,
+    help="Measure what this machine reaches, by kernels of our own; profile and bench use it.",
+)
+def doctor(measure: bool) -> None:
+    """Show versions, CPU, targets, threads, cache and peers; then compile and run a small model.
+
+    With --measure, also measure the peak of f32 operations and the bandwidths of caches and
+    memory, of one thread and of all, and keep the figures in the cache. Other work on the machine
+    makes them too small: measure when it is quiet.
+    """
     options = from_environment()
-    for label, value in _facts(options):
+    store = open_cache(options)
+    peaks = measure_peaks() if measure else known_peaks(store)
+    if measure and peaks is not None:
+        keep_peaks(store, peaks)
+    for label, value in (*_facts(options), *_peak_facts(peaks)):
         click.echo(f"{label:15} {value}")
     took = _self_test()
     click.echo(f"{'self-test':15} ok: a small model compiled and ran in {took:.2f} s")
@@ -79,6 +94,23 @@ def _facts(options: Options) -> Iterator[tuple[str, str]]:
     yield from equipment()
     peers = (f"{name} {peer_version(name) or 'not installed'}" for name in PEERS)
     yield "peers", ", ".join(peers)
+
+
+def _peak_facts(peaks: Peaks | None) -> Iterator[tuple[str, str]]:
+    """What the machine reaches, where it was measured."""
+    if peaks is None:
+        yield "peaks", "not measured on this machine: tilewright doctor --measure"
+        return
+    one, all_of = peaks.flops
+    yield (
+        "peak",
+        f"{one / 1e9:.1f} GFLOP/s of f32 with 1 thread, {all_of / 1e9:.1f} with {peaks.threads}",
+    )
+    for level, (single, together) in peaks.bandwidth.items():
+        yield (
+            f"reads of {level}",
+            f"{single / 1e9:.1f} GB/s with 1 thread, {together / 1e9:.1f} with {peaks.threads}",
+        )
 
 
 def _target_facts(target: Target) -> Iterator[tuple[str, str]]:

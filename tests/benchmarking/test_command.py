@@ -329,6 +329,17 @@ def test_times_of_another_cpu_are_not_compared(
     assert "Abacus 9000" in err
 
 
+def test_times_in_other_units_are_not_compared(
+    base: str, layer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = json.loads(Path(base).read_text())
+    extra = data["benchmarks"][0]["extra_info"]
+    extra["artifact"], extra["calibration_code"] = None, "other"
+    Path(base).write_text(json.dumps(data))
+    assert bench(layer, "--baseline", base, "--gate") == 2
+    assert "calibration" in capsys.readouterr().err
+
+
 def test_a_damaged_kept_file_is_not_run(
     base: str, layer: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

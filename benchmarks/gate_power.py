@@ -1,0 +1,179 @@
+"""How often does the gate of ``tilewright bench`` alarm for nothing, and what does it find?
+
+    python benchmarks/gate_power.py [--trials 100] [--time-budget 10] [--hog] [--json FILE]
+
+The baseline is a stack of 20 equal layers. It is put through the gate against: itself with other
+weights (other bytes, the same work), a stack of 21 layers (5 % more of the same work) and one of
+22. Each is compiled from a model of its own, and each trial is a whole judgement: the comparison
+of freshly loaded files, and a second one where the first is suspicious. ``--hog`` keeps the last
+CPU busy with another process meanwhile. ``at most`` and ``at least`` are bounds with 95 %
+confidence. Exits 1 if alarms for nothing exceed 1 %, or less than 95 % of what is to be found is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+import tilewright
+from tilewright.benchmarking.gate import Comparison, Verdict, judge
+from tilewright.benchmarking.session import compare_files
+from tilewright.benchmarking.significance import rate_below
+
+LAYERS = 20
+WIDTH = 192
+ROWS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is put through the gate.
+
+    Attributes:
+        layers: of the new stack; the baseline has LAYERS.
+        threshold: the slow-down that is allowed.
+        wanted: whether the gate is to alarm; None: it may say either.
+    """
+
+    layers: int
+    threshold: float
+    wanted: bool | None
+
+
+QUESTIONS = (
+    Question(20, 0.05, False),
+    Question(20, 0.02, False),
+    Question(21, 0.02, True),
+    Question(21, 0.05, None),
+    Question(22, 0.05, True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the gate said.
+
+    Attributes:
+        question: to what.
+        verdicts: how often it said each.
+        seconds: a trial, on average.
+    """
+
+    question: Question
+    verdicts: dict[str, int]
+    seconds: float
+
+
+def stack(layers: int, seed: int) -> ModelProto:
+    """Equal layers, one after the other: a product with a matrix, and a ReLU."""
+    rng = np.random.default_rng(seed)
+    nodes, weights, last = [], [], "x"
+    for i in range(layers):
+        w = (rng.standard_normal((WIDTH, WIDTH)) * (2 / WIDTH) ** 0.5).astype(np.float32)
+        weights.append(numpy_helper.from_array(w, f"w{i}"))
+        nodes.append(helper.make_node("MatMul", [last, f"w{i}"], [f"m{i}"]))
+        nodes.append(helper.make_node("Relu", [f"m{i}"], [f"y{i}"]))
+        last = f"y{i}"
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [ROWS, WIDTH])
+    y = helper.make_tensor_value_info(last, TensorProto.FLOAT, [ROWS, WIDTH])
+    graph = helper.make_graph(nodes, "stack", [x], [y], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def _spin() -> None:
+    with contextlib.suppress(OSError):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    x = 1
+    while True:
+        x = x * 5 % 1000003
+
+
+@contextlib.contextmanager
+def hog(wanted: bool) -> Iterator[None]:
+    """Another process that keeps the last CPU busy."""
+    if not wanted:
+        yield
+        return
+    process = multiprocessing.get_context("spawn").Process(target=_spin, daemon=True)
+    process.start()
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.join()
+
+
+def ask(question: Question, folder: Path, trials: int, seconds: float) -> Answer:
+    """Puts a stack through the gate many times."""
+    old, new = folder / "old.tw", folder / f"new{question.layers}.tw"
+    feed = {"x": np.random.default_rng(3).standard_normal((ROWS, WIDTH), dtype=np.float32)}
+
+    def compare(again: bool) -> Comparison:
+        return compare_files(new, old, feed, 1, seconds, old_first=again)
+
+    said: Counter[str] = Counter()
+    began = time.perf_counter()
+    for _ in range(trials):
+        ((verdict, _),) = judge([compare(False)], lambda _: compare(True), question.threshold)
+        said[verdict] += 1
+    return Answer(question, dict(said), (time.perf_counter() - began) / trials)
+
+
+def show(answer: Answer, trials: int) -> bool:
+    """Prints a line; whether the answer is as it should be."""
+    question = answer.question
+    alarms = answer.verdicts.get(Verdict.REGRESSION, 0)
+    noisy = answer.verdicts.get(Verdict.NOISY, 0)
+    most, least = rate_below(alarms, trials), 1 - rate_below(trials - alarms, trials)
+    bound = f"at least {least:.1%}" if question.wanted else f"at most {most:.1%}"
+    print(
+        f"{question.layers / LAYERS - 1:6.0%} {question.threshold:9.0%} {trials:6} {alarms:6}"
+        f" {alarms / trials:7.1%} {bound:>16} {noisy:6} {answer.seconds:8.1f}",
+        flush=True,
+    )
+    if question.wanted is None:
+        return True
+    return alarms / trials >= 0.95 if question.wanted else alarms / trials <= 0.01
+
+
+def main() -> int:
+    """Prints a line for each question."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--trials", type=int, default=100, help="for each question")
+    parser.add_argument("--time-budget", type=float, default=10.0, help="of a comparison")
+    parser.add_argument("--hog", action="store_true", help="keep the last CPU busy meanwhile")
+    parser.add_argument("--json", type=Path, help="file for all figures")
+    chosen = parser.parse_args()
+    answers, right = [], True
+    print(f"load {os.getloadavg()[0]:.1f}, {len(os.sched_getaffinity(0))} CPUs, hog {chosen.hog}")
+    print("slower threshold trials alarms    rate            bound  noisy  s/trial")
+    with tempfile.TemporaryDirectory(prefix="tilewright-") as name, hog(chosen.hog):
+        folder = Path(name)
+        tilewright.compile(stack(LAYERS, 0), cache=False).save(folder / "old.tw")
+        for layers in {q.layers for q in QUESTIONS}:
+            tilewright.compile(stack(layers, 1), cache=False).save(folder / f"new{layers}.tw")
+        for question in QUESTIONS:
+            answers.append(ask(question, folder, chosen.trials, chosen.time_budget))
+            right &= show(answers[-1], chosen.trials)
+    if chosen.json:
+        chosen.json.write_text(json.dumps([asdict(a) for a in answers], indent=1))
+    return 0 if right else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
