@@ -55,7 +55,7 @@ class Choices:
     def weigh(self, questions: Sequence[str], costs: Mapping[_Joint, float]) -> None:
         """Keeps what the analytic model expects of answers, for a search to begin with."""
         names = tuple(self.prefix + q for q in questions)
-        self.weighed.append(Weighing(names, dict[tuple[int, ...], float](costs)))
+        self.weighed.append(Weighing(names, {tuple(k): cost for k, cost in costs.items()}))
 
     def part(self, prefix: str) -> Choices:
         """The answers for one of several kernels, whose questions begin with a prefix."""
