@@ -12,6 +12,7 @@ from .barriers import place_barriers
 from .exchange import combine, combine_columns, on_one_thread
 from .factors import drop_guards, level_guards, stage, widen
 from .inline import inline
+from .keep import keep_factor
 from .loops import fuse, peel, reorder, set_kind, specialise, split, tighten
 from .nest import loops, simplify_func
 from .pack import PackDim, Packing, pack
@@ -30,6 +31,7 @@ STEPS: dict[str, Callable[..., Func]] = {
     "compute_at": compute_at,
     "set_scope": set_scope,
     "rfactor": rfactor,
+    "keep_factor": keep_factor,
     "prefetch": prefetch,
     "prefetch_panel": prefetch_panel,
     "place_barriers": place_barriers,

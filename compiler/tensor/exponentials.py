@@ -105,8 +105,13 @@ def _largest_exponent(form: Format) -> float:
     return form.bias + 1.0
 
 
-def _lowest_exponent(form: Format) -> float:
-    return -(form.bias + form.mantissa + 1.0)
+def _zero_exponent(form: Format) -> float:
+    """The exponent whose half is stored as all zeros: the power is then 0 itself, not 2 ** h.
+
+    Products with it are 0 at once, where tiny powers would underflow, which takes processors a
+    hundred steps or more: what is masked off in attention costs no more than the rest.
+    """
+    return -2.0 * form.bias
 
 
 def _exp_of(r: Expr, form: Format) -> Expr:
@@ -126,7 +131,7 @@ def exp_of_sum(x: Expr, low: Expr | None) -> Expr:
     """e ** (x + low), where ``low`` is below an ULP or so of x (None: 0), and 0 for huge x."""
     form = format_of(x)
     x = at_most(x, (_largest_exponent(form) + 1) * _LN2)
-    return _exp_in_range(at_least(x, (_lowest_exponent(form) - 1) * _LN2), low)
+    return _exp_in_range(at_least(x, _zero_exponent(form) * _LN2), low)
 
 
 def _exp_in_range(x: Expr, low: Expr | None = None) -> Expr:
@@ -141,7 +146,7 @@ def _exp_in_range(x: Expr, low: Expr | None = None) -> Expr:
 def exp2(x: Expr) -> Expr:
     """2 ** x, within 2 ULP (f32, f64)."""
     form = format_of(x)
-    x = at_least(at_most(x, _largest_exponent(form) + 1), _lowest_exponent(form) - 1)
+    x = at_least(at_most(x, _largest_exponent(form) + 1), _zero_exponent(form))
     half, power = scaled_index(x, 0.5, form, form.bias)
     r = fma(half, form.const(-2.0), x) * _LN2
     return _exp_of(r, form) * power * power

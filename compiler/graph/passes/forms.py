@@ -90,6 +90,28 @@ def inverse_deviation(rules: Rules, node: Node) -> Value | None:
     return rules.make("mul", (x, inverse), {}, like=node)
 
 
+def inverse_total(rules: Rules, node: Node) -> Value | None:
+    """``e / sum(e)`` is ``e * (1 / sum(e))`` for exponentials of which the largest is 1: softmax.
+
+    The sum is then no less than 1 and no more than the length of a row, so its inverse is normal;
+    a row that holds nan gives nan either way.
+    """
+    x, total = node.inputs
+    power, whole = rules.behind(x, "exp"), rules.behind(total, "reduce")
+    if x.dtype not in _TYPES or power is None or whole is None:
+        return None
+    shifted = rules.behind(power.inputs[0], "sub")
+    largest = None if shifted is None else rules.behind(shifted.inputs[1], "reduce")
+    if shifted is None or largest is None or whole.inputs[0] is not x:
+        return None
+    if largest.inputs[0] is not shifted.inputs[0]:
+        return None
+    if dict(largest.attrs) != {**whole.attrs, "op": "max"} or whole.attrs["op"] != "sum":
+        return None
+    one = rules.array(np.ones((), x.dtype.numpy), node)
+    return rules.make("mul", (x, rules.make("div", (one, total), {}, like=node)), {}, like=node)
+
+
 def bare_vector(rules: Rules, node: Node) -> Value | None:
     """A constant vector has no axes of size 1 before its own: a bias of [1, 1, 1, C] is one of [C].
 
@@ -148,7 +170,7 @@ def _is_count(rules: Rules, value: Value) -> bool:
 
 _OWN: dict[str, tuple[Rule, ...]] = {
     "mul": (factor_last,),
-    "div": (inverse_deviation,),
+    "div": (inverse_deviation, inverse_total),
     **dict.fromkeys(_SMOOTH, (smooth_of_quotient,)),
 }
 

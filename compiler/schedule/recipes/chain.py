@@ -12,9 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...target import Target
-from ...tensor.ir import Axis, Expr, as_expr, le
+from ...tensor.ir import Axis, Expr, Var, as_expr, le
 from ...tensor.simplify import dim, same_dim
-from ..nest import find_loop
+from ..keep import own_factor
+from ..nest import find_loop, loops, stores
 from ..nests import MapStage, Nests, Reduction
 from ..schedule import Schedule
 from .choices import Choices
@@ -129,7 +130,8 @@ def plan_chain(nests: Nests, target: Target, choices: Choices) -> Chain:
     mr = choices.pick("mr", mr if row is not None else 1, tuple(range(1, 15)))
     nr = choices.pick("nr", nr, tuple(target.lanes(32) * k for k in range(1, 9)))
     wide = [t for t in nests.temporaries if isinstance(t, MapStage)]
-    scratch = dim(as_expr(scores.spatial[-1].extent) * (4 * mr * len(wide)))
+    held = len(wide) + (own_factor(last.body, last.spatial[-1].var) is not None)
+    scratch = dim(as_expr(scores.spatial[-1].extent) * (4 * mr * held))
     outer = tuple(a for a in nests.axes[:-1] if a is not row)
     fits = le(as_expr(scratch), SCRATCH_BYTES)
     return Chain(last, scores, values, column, row, outer, mr, nr, fits)
@@ -155,12 +157,15 @@ def chain(nests: Nests, target: Target, choices: Choices) -> Schedule:
     """Places the whole chain in the loop over blocks of rows, each product in register tiles."""
     t = plan_chain(nests, target, choices)
     s = Schedule(nests.func)
+    kept = _keep_left(s, t)
     block, panel = _shape_final(s, t)
     s.do("compute_at", t.last.buffer.name, panel)
     s.do("set_scope", t.last.buffer.name, "register")
     shape_reduction(s, t.last, t.row.var.name if t.row else None, t.column.var.name)
     width = target.lanes(32)
     between = nests.temporaries[1:-1]
+    if kept is not None:
+        s.do("compute_at", kept.buffer.name, block)
     for temporary in reversed(between):
         s.do("compute_at", temporary.buffer.name, block)
     for temporary in between:
@@ -171,8 +176,23 @@ def chain(nests: Nests, target: Target, choices: Choices) -> Schedule:
                 _score_tiles(s, t)
             case MapStage() if len(temporary.axes) == len(t.scores.spatial):
                 vectorise(s, temporary.axes[-1].var.name, width)
+    if kept is not None:
+        vectorise(s, kept.axes[-1].var.name, width)
     share(s, block, (*nests.axes, *t.last.reduce), choices)
     return s
+
+
+def _keep_left(s: Schedule, t: Chain) -> MapStage | None:
+    """Computes the left operand of the outer product once for all panels, where it is no load."""
+    column = t.last.spatial[-1].var
+    if own_factor(t.last.body, column) is None:
+        return None
+    name = f"{t.last.buffer.name}_left"
+    s.do("keep_factor", t.last.buffer.name, column.name, name)
+    (fill,) = (x for x in stores(s.func.body) if x.buffer.name == name)
+    extents = {x.var: x.extent for x in loops(s.func.body)}
+    axes = [Axis(v, extents[v]) for v in fill.indices if isinstance(v, Var)]
+    return MapStage(fill.buffer, tuple(axes))
 
 
 def _shape_final(s: Schedule, t: Chain) -> tuple[str, str]:

@@ -228,3 +228,38 @@ def test_weights_that_were_transposed_outside_are_constants_of_a_loop(check: Che
     body = scan.attrs["body"]
     assert isinstance(body, Graph)
     assert len(body.constants) == 1
+
+
+# ------------------------------------------------------------------ softmax
+
+
+def softmax_over(axes: tuple[int, ...], largest: bool = True) -> Make:
+    def make(b: GraphBuilder, x: Value) -> Value:
+        if largest:
+            x = b.add("sub", x, b.add("reduce", x, op="max", axes=(1,), keepdims=True))
+        power = b.add("exp", x)
+        return b.add("div", power, b.add("reduce", power, op="sum", axes=axes, keepdims=True))
+
+    return make
+
+
+def test_softmax_divides_once_for_each_row(check: Check) -> None:
+    before = made(softmax_over((1,)), (4, 9))
+    after = check(before, simplify)
+    assert ops(after).count("div") == 1
+    (quotient,) = (n for n in after.nodes if n.op == "div")
+    assert quotient.outputs[0].shape == (4, 1)
+    x = np.array([[-1e30, 0, 3, -np.inf, 88, 1, 2, 3, 4], [np.nan] * 9, [-np.inf] * 9, [5.0] * 9])
+    given = {"x": x.astype(np.float32)}
+    with np.errstate(invalid="ignore"):
+        (want,), (got,) = interpret(before, given), interpret(after, given)
+    np.testing.assert_allclose(got, want, rtol=3e-7)
+
+
+@pytest.mark.parametrize(("axes", "largest"), [((1,), False), ((0, 1), True)])
+def test_a_total_that_may_be_tiny_still_divides(
+    axes: tuple[int, ...], largest: bool, check: Check
+) -> None:
+    after = check(made(softmax_over(axes, largest), (4, 9)), simplify)
+    (quotient,) = (n for n in after.nodes if n.op == "div")
+    assert quotient.outputs[0].shape == (4, 9)
