@@ -9,7 +9,7 @@ import click
 
 from tilewright.errors import OptionError
 
-from .model import ARTIFACT, MATH, NO_CACHE, RANGE, SHAPE, TARGET, built, is_artifact
+from .model import ARTIFACT, MATH, NO_CACHE, RANGE, RECORDS, SHAPE, TARGET, built, is_artifact
 
 
 @click.command("compile", epilog="Example: tilewright compile zoo:resnet50 -o resnet50.tw")
@@ -21,6 +21,7 @@ from .model import ARTIFACT, MATH, NO_CACHE, RANGE, SHAPE, TARGET, built, is_art
 @MATH
 @SHAPE
 @RANGE
+@RECORDS
 @NO_CACHE
 @click.option(
     "--keep",
@@ -36,6 +37,7 @@ def compile_model(
     math: str | None,
     shapes: tuple[tuple[str, tuple[int | str, ...]], ...],
     ranges: tuple[tuple[str, tuple[int, int | None]], ...],
+    records: Path | None,
     no_cache: bool,
     stages: tuple[str, ...],
 ) -> None:
@@ -53,6 +55,7 @@ def compile_model(
         target=target,
         math=math,
         cache=not no_cache,
+        records=records,
     )
     exe.save(output, stages=stages)
     took = time.perf_counter() - began

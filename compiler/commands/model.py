@@ -107,6 +107,11 @@ THREADS = click.option(
     type=click.IntRange(1, 1024),
     help="Threads of a call. The default is what CPU affinity and quota allow.",
 )
+RECORDS = click.option(
+    "--records",
+    type=click.Path(path_type=Path),
+    help="File of records: kernels that tune found better schedules for get those.",
+)
 NO_CACHE = click.option(
     "--no-cache", is_flag=True, help="Neither look for compiled code on disk nor keep it there."
 )
@@ -138,10 +143,11 @@ def ready(
     math: str | None = None,
     threads: int | None = None,
     cache: bool = True,
+    records: Path | None = None,
 ) -> Executable:
     """The model, loaded if it is compiled already and else compiled, with progress shown."""
     if is_artifact(model):
-        _refuse_choices(model, shapes, ranges, target, math)
+        _refuse_choices(model, shapes, ranges, target, math, records)
         return api.load(model, threads=threads)
     with progress() as tell:
         return api.compile(
@@ -152,6 +158,7 @@ def ready(
             shapes=shapes or None,
             dim_ranges=ranges or None,
             cache=None if cache else False,
+            records=records,
             progress=lambda stage: tell(f"{model}: {stage}"),
         )
 
@@ -164,10 +171,11 @@ def built(
     target: str | None = None,
     math: str | None = None,
     cache: bool = True,
+    records: Path | None = None,
 ) -> Compiled:
     """The model compiled for any target and not loaded: to be looked at or saved."""
     if is_artifact(model):
-        _refuse_choices(model, shapes, ranges, target, math)
+        _refuse_choices(model, shapes, ranges, target, math, records)
         return Compiled(artifact.read(model))
     with progress() as tell:
         return api.build(
@@ -177,6 +185,7 @@ def built(
             shapes=shapes or None,
             dim_ranges=ranges or None,
             cache=None if cache else False,
+            records=records,
             progress=lambda stage: tell(f"{model}: {stage}"),
         )
 
@@ -184,7 +193,8 @@ def built(
 def _refuse_choices(model: str, *choices: object) -> None:
     if any(choices):
         raise OptionError(
-            f"{model} is compiled already; shapes, ranges, target and math are chosen when it is",
+            f"{model} is compiled already; shapes, ranges, target, math and records are chosen "
+            f"when it is",
             code="TW-E0821",
         )
 

@@ -15,7 +15,7 @@ from tilewright.peers import REFERENCE, agreements, as_file, open_peer, run_refe
 from tilewright.runtime.executable import Executable
 
 from .arrays import choose_dims, dims_from, random_inputs, read_inputs, write_arrays
-from .model import DIM, MATH, NO_CACHE, SHAPE, TARGET, THREADS, is_artifact, ready
+from .model import DIM, MATH, NO_CACHE, RECORDS, SHAPE, TARGET, THREADS, is_artifact, ready
 
 
 def parse_input(value: str) -> tuple[str, Path]:
@@ -65,6 +65,7 @@ def parse_input(value: str) -> tuple[str, Path]:
 @TARGET
 @MATH
 @THREADS
+@RECORDS
 @NO_CACHE
 def run(
     model: str,
@@ -79,6 +80,7 @@ def run(
     target: str | None,
     math: str | None,
     threads: int | None,
+    records: Path | None,
     no_cache: bool,
 ) -> int:
     """Run MODEL once and show its outputs.
@@ -96,6 +98,7 @@ def run(
         math=math,
         threads=threads,
         cache=not no_cache,
+        records=records,
     )
     prepared = time.perf_counter() - began
     feed = _feed(exe, files, archive, dict(dims), seed)

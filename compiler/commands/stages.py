@@ -15,7 +15,7 @@ from tilewright.runtime.program import CallKernel, kernel_names, walk_steps
 from tilewright.stages import GRAPH_STAGES, KERNEL_STAGES
 from tilewright.tensor.text import text as tensor_text
 
-from .model import RANGE, SHAPE, TARGET, backend_for, built, graph_of, is_artifact
+from .model import RANGE, RECORDS, SHAPE, TARGET, backend_for, built, graph_of, is_artifact
 
 
 @click.command("inspect", epilog="Example: tilewright inspect zoo:squeezenet --stage program")
@@ -25,6 +25,7 @@ from .model import RANGE, SHAPE, TARGET, backend_for, built, graph_of, is_artifa
 @TARGET
 @SHAPE
 @RANGE
+@RECORDS
 def inspect(
     model: str,
     stage: str | None,
@@ -32,12 +33,13 @@ def inspect(
     target: str | None,
     shapes: tuple[tuple[str, tuple[int | str, ...]], ...],
     ranges: tuple[tuple[str, tuple[int, int | None]], ...],
+    records: Path | None,
 ) -> None:
     """Show MODEL at a stage of its compilation, or a summary of what it became.
 
     graph is the model as imported; passes, the graph after all passes; compute, the tensor
-    expressions; loops, the scheduled loop nests; schedule, the steps that led to them; program,
-    what runs. Then come the stages of the target's own code, of which the summary lists all: for
+    expressions; space, what there is to choose for each kernel; loops, the scheduled loop nests;
+    schedule, the steps that led to them (schedule.json: as data); program, what runs. Then come the stages of the target's own code, of which the summary lists all: for
     CPUs llvm and asm; for GPUs llvm, cuda, ptx and sass. A compiled file holds program and what
     --keep named.
     """
@@ -47,7 +49,7 @@ def inspect(
         # Needs no more than the importer, so it also shows what cannot be compiled.
         found = graph_text.text(graph_of(model, dict(shapes)))
     else:
-        exe = built(model, shapes=dict(shapes), ranges=dict(ranges), target=target)
+        exe = built(model, shapes=dict(shapes), ranges=dict(ranges), target=target, records=records)
         found = _summary(exe) if stage is None else exe.text(stage)
     if output is None:
         click.echo(found)
