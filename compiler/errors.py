@@ -175,6 +175,7 @@ CODES: Mapping[str, str] = {
     "TW-E0505": "the artefact cannot be read",
     "TW-E0520": "the text of a function is not understood",
     "TW-E0521": "the text of a graph is not understood",
+    "TW-E0522": "the text of a schedule is not understood",
     "TW-E0530": "the file holds no records of schedules",
     "TW-E0531": "the records are of a newer format",
     "TW-E0532": "the records are damaged",

@@ -5,6 +5,7 @@ Graph -> passes -> fused Graph -> lower -> Program + kernels -> emit -> objects
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ from tilewright.runtime.artifact import Artifact
 from tilewright.runtime.buffer import aligned_bytes
 from tilewright.runtime.cache import Cache
 from tilewright.schedule.recipes.space import Space
-from tilewright.stages import Log
+from tilewright.stages import Log, uncollected
 from tilewright.target import Target
 from tilewright.tensor.text import text as func_text
 from tilewright.version import __version__
@@ -46,6 +47,7 @@ class Built:
     decided: tuple[Decided, ...] = ()
 
 
+@uncollected()
 def build(
     graph: Graph,
     target: Target,
@@ -111,6 +113,10 @@ def kernel_text(stage: str, built: Built) -> str:
             return "\n\n".join(map(_space_text, built.decided)) or "nothing to choose"
         case "loops":
             return "\n\n".join(func_text(k.func) for k in built.kernels)
+        case "schedule.json":
+            found = {k.func.name: k.recording for k in built.kernels if k.recording is not None}
+            lines = (f"{json.dumps(name)}: {r.json()}" for name, r in found.items())
+            return "{" + ",\n".join(lines) + "}"
         case "schedule":
             return "\n\n".join(f"# {k.func.name}: {k.recipe}\n{k.steps}" for k in built.kernels)
     raise KeyError(stage)

@@ -6,6 +6,7 @@ Light on purpose: loading a compiled model needs this file and none of the compi
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ Progress = Callable[[str], None]
 GRAPH_STAGES = ("graph", "passes")
 """Stages whose text needs the model's weights, for their digests."""
 
-KERNEL_STAGES = ("compute", "space", "loops", "schedule")
+KERNEL_STAGES = ("compute", "space", "loops", "schedule", "schedule.json")
 """Stages that every backend shares, from tensor expressions to scheduled loops.
 
 ``space`` is what there is to choose on the way."""
@@ -64,6 +65,22 @@ class Log:
         start = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Keeps Python from searching for cycles meanwhile, where it did before.
+
+    A compiler makes many objects that live until its end and next to no cycles; each search
+    would go through all of them and through every module that is imported.
+    """
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
 
 
 @cache

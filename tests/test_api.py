@@ -27,7 +27,10 @@ from tilewright.runtime.executable import Executable
 from .readme_model import write_model
 
 COMPILER = ("pipeline", "graph.passes", "lower", "schedule", "ops", "frontends.onnx")
-STAGES = ("graph", "passes", "compute", "space", "loops", "schedule", "llvm", "asm", "program")
+STAGES = (
+    "graph", "passes", "compute", "space", "loops", "schedule", "schedule.json", "llvm", "asm",
+    "program",
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ from ..schedule.nest import simplify_func
 from ..schedule.pack import Packing
 from ..schedule.recipes import fits_one_kernel, kinds_of, schedule, spread_loops
 from ..schedule.recipes.choices import Asked, Choices, Weighing
+from ..schedule.recording import Recording
 from ..target import Target
 from ..tensor.compute import ComputeGroup
 from ..tensor.ir import Buffer, Func, Reduce, Var
@@ -41,6 +42,7 @@ class Kernel:
         recipe: the recipe that shaped it.
         steps: the schedule as text.
         compute: the group it computes, as text.
+        recording: the steps as data; None where they are not all of it.
     """
 
     func: Func
@@ -48,6 +50,7 @@ class Kernel:
     recipe: str
     steps: str
     compute: str
+    recording: Recording | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,7 @@ class KernelTable:
         tuple[tuple[Kernel, ...], tuple[Buffer, ...]],
     ] = field(default_factory=dict)
     _plain: dict[tuple[object, ...], tuple[Kernel, ...]] = field(default_factory=dict)
+    _shared: dict[tuple[object, ...], Kernel] = field(default_factory=dict)
 
     def code(
         self, body: Graph, constants: frozenset[Value], widths: Mapping[Value, int] | None = None
@@ -185,11 +189,13 @@ class KernelTable:
         """
         given = {} if self.answers is None else self.answers(group, fixed)
         choices = Choices(given, checked=True)
+        before = set(self.kernels)
         done = self._choose(group, fixed, title, choices)
         if any(q in choices.asked and choices.asked[q][1] != a for q, a in given.items()):
             # They are for other recipes than these: the model is better than some of them.
             for kernel in done[0]:
-                del self.kernels[kernel.func.name]
+                if kernel.func.name not in before:
+                    self._remove(kernel)
             given, choices = {}, Choices()
             done = self._choose(group, fixed, title, choices)
         names = tuple(k.func.name for k in done[0])
@@ -249,10 +255,13 @@ class KernelTable:
         if found is None or plan is None:
             return None
         parts, scratch = rewrite(self._name(title), found, plan, self.target)
-        made = [
-            self._add(Kernel(p.func, p.packings, f"winograd {plan}", p.steps, text(group)))
-            for p in parts
-        ]
+        results = set(group.outputs)
+        made = []
+        for p in parts:
+            kernel = Kernel(p.func, p.packings, f"winograd {plan}", p.steps, text(group))
+            # Convolutions that differ in what follows them transform their inputs alike.
+            is_last = not results.isdisjoint(p.func.params)
+            made.append(self._add(kernel) if is_last else self._share(kernel))
         return tuple(made), scratch
 
     def _piece(
@@ -288,7 +297,14 @@ class KernelTable:
                 kind = kinds[choices.pick("recipe", 0, tuple(range(len(kinds))))]
         done = schedule(nests, self.target, choices, kind)
         return self._add(
-            Kernel(done.func, done.packings, done.recipe + why, done.steps, text(group))
+            Kernel(
+                done.func,
+                done.packings,
+                done.recipe + why,
+                str(done.recording),
+                text(group),
+                done.recording,
+            )
         )
 
     def _name(self, title: str) -> str:
@@ -297,6 +313,15 @@ class KernelTable:
     def _add(self, kernel: Kernel) -> Kernel:
         self.kernels[kernel.func.name] = kernel
         return kernel
+
+    def _share(self, kernel: Kernel) -> Kernel:
+        """Adds a kernel, unless there is one that was shared before and does the same."""
+        known = self._shared.setdefault(_work(kernel), kernel)
+        return self._add(kernel) if known is kernel else known
+
+    def _remove(self, kernel: Kernel) -> None:
+        self.kernels.pop(kernel.func.name, None)
+        self._shared.pop(_work(kernel), None)
 
     def _loops(self, body: Graph) -> GroupCode:
         """A node that is a loop nest by itself (scatter, top-k, cumulative)."""
@@ -335,6 +360,11 @@ def _has_pieces(group: ComputeGroup) -> bool:
     return len(group.stages) > 1 or any(
         has_reduce(s.expr) and not isinstance(s.expr, Reduce) for s in group.stages
     )
+
+
+def _work(kernel: Kernel) -> tuple[object, ...]:
+    """What a kernel does, whatever it is called."""
+    return kernel.func.params, kernel.func.body, kernel.packings
 
 
 def _called(group: ComputeGroup, name: str) -> ComputeGroup:

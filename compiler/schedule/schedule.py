@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from ..tensor.ir import Func, Load
+from ..tensor.walk import block_loads
 from .ahead import prefetch_panel
 from .barriers import place_barriers
 from .exchange import combine, combine_columns, on_one_thread
@@ -14,7 +16,7 @@ from .factors import drop_guards, level_guards, stage, widen
 from .inline import inline
 from .keep import keep_factor
 from .loops import fuse, peel, reorder, set_kind, specialise, split, tighten
-from .nest import loops, simplify_func
+from .nest import fail, find_loop, loops, simplify_func
 from .pack import PackDim, Packing, pack
 from .place import compute_at, prefetch, rfactor, set_scope
 from .stage import cache_read, interleave, pad_dim, spread
@@ -53,6 +55,10 @@ STEPS: dict[str, Callable[..., Func]] = {
 }
 
 
+Steps = tuple[tuple[str, tuple[object, ...]], ...]
+"""Primitives and their arguments, in order."""
+
+
 @dataclass
 class Schedule:
     """A function and the steps that made it; prints as Python and saves as JSON.
@@ -77,13 +83,48 @@ class Schedule:
         """The names of all loops."""
         return frozenset(x.var.name for x in loops(self.func.body))
 
-    def pack(self, load: Load, dims: list[PackDim], name: str) -> Schedule:
-        """Packs the operand of one load; recorded by its buffer, axes and block lengths."""
+    def pack(
+        self, load: Load | str, dims: Sequence[PackDim | tuple[str, int | None]], name: str
+    ) -> Schedule:
+        """Packs the operand of one load; recorded by its buffer, axes and block lengths.
+
+        Args:
+            load: how the nest reads the operand; the buffer's name where it does so in one way.
+            dims: the packed dims; the name of a loop and a block length stand for one, too.
+            name: of the packed operand.
+        """
+        load = self._load_of(load) if isinstance(load, str) else load
+        dims = [d if isinstance(d, PackDim) else self._dim_of(*d) for d in dims]
         self.func, packing = pack(self.func, load, dims, name)
         self.packings.append(packing)
         layout = tuple((d.var.name, d.factor) for d in dims)
         self.steps.append(("pack", (load.buffer.name, layout, name)))
         return self
+
+    def _load_of(self, name: str) -> Load:
+        found = {x for x in block_loads(self.func.body) if x.buffer.name == name}
+        if len(found) != 1:
+            raise fail(f"pack({name!r})", self.func, f"the buffer is read in {len(found)} ways")
+        return found.pop()
+
+    def _dim_of(self, loop: str, factor: int | None) -> PackDim:
+        found = find_loop(self.func, loop, "pack")
+        return PackDim(found.var, found.extent, factor)
+
+    def replay(self, steps: Steps) -> Schedule:
+        """Applies recorded steps in order."""
+        for name, args in steps:
+            if name == "pack":
+                self.pack(*args)  # type: ignore[arg-type]
+            else:
+                self.do(name, *args)
+        return self
+
+    def __getattr__(self, name: str) -> Callable[..., Schedule]:
+        """The primitive of that name as a method, so that the printed steps run as they are."""
+        if name not in STEPS:
+            raise AttributeError(f"a schedule has no step {name!r}")
+        return partial(self.do, name)
 
     def finish(self) -> Func:
         """The function, simplified under the ranges of its loops."""

@@ -175,8 +175,8 @@ def test_a_group_with_two_final_nests_is_cut() -> None:
 def failing(*kinds: str) -> Callable[..., Scheduled]:
     """``schedule``, but some recipes raise."""
 
-    def replaced(nests: object, target: object, kind: str | None = None) -> Scheduled:
-        done = schedule(nests, target, kind=kind)  # type: ignore[arg-type]
+    def replaced(*arguments: object) -> Scheduled:
+        done = schedule(*arguments)  # type: ignore[arg-type]
         if done.recipe in kinds:
             raise ScheduleError(f"{done.recipe}: on purpose", code="TW-E0701")
         return done

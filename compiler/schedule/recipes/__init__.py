@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ...target import Target
-from ...tensor.ir import Expr, Func, If, as_expr, conjunction, le
+from ...tensor.ir import Expr, Func, as_expr, conjunction, le
 from ...tensor.simplify import bounds, prove, same_dim
-from ..loops import rename_loops
-from ..nest import simplify_func
 from ..nests import Nests
 from ..pack import Packing
+from ..recording import Recording, either, record, record_either
 from ..schedule import Schedule
 from . import simt
 from .chain import can_chain, chain, plan_chain
@@ -37,13 +36,13 @@ class Scheduled:
         func: the scheduled function.
         packings: operands to pack before the call.
         recipe: the name of the recipe.
-        steps: the schedule as Python text.
+        recording: the steps of the schedule.
     """
 
     func: Func
     packings: tuple[Packing, ...]
     recipe: str
-    steps: str
+    recording: Recording
 
 
 def schedule(
@@ -65,14 +64,14 @@ def schedule(
     if target.threads is not None:
         s = simt.RECIPES[kind](nests, target, choices)
         s.do("place_barriers")
-        return Scheduled(s.finish(), tuple(s.packings), kind, str(s))
+        return _single(s, kind)
     if kind == "tile":
         return _tile(nests, target, choices)
     if kind == "chain":
         return _chain(nests, target, choices)
     recipe = RECIPES[kind]
     s = recipe(nests, target, choices)
-    return Scheduled(s.finish(), tuple(s.packings), kind, str(s))
+    return _single(s, kind)
 
 
 def spread_loops(func: Func, target: Target) -> tuple[Func, ...]:
@@ -162,13 +161,13 @@ def _tile(nests: Nests, target: Target, choices: Choices) -> Scheduled:
     t = plan(nests, target, choices)
     s = tile(nests, target, choices)
     if t.row is None:
-        return Scheduled(s.finish(), tuple(s.packings), "tile", str(s))
+        return _single(s, "tile")
     least, _ = bounds(t.row.extent)
     if t.mr == 1 or (least is not None and least >= t.mr):
-        return Scheduled(s.finish(), tuple(s.packings), "tile", str(s))
+        return _single(s, "tile")
     low = tile(nests, target, choices.but(mr=1, nr=t.nr))
     if isinstance(t.row.extent, int):
-        return Scheduled(low.finish(), tuple(low.packings), "tile", str(low))
+        return _single(low, "tile")
     return _either(le(t.mr, t.row.extent), s, low, "tile")
 
 
@@ -180,17 +179,19 @@ def _chain(nests: Nests, target: Target, choices: Choices) -> Scheduled:
     if t.row is not None and t.mr > 1:
         conditions = [c for c in (le(t.mr, as_expr(t.row.extent)), t.fits) if prove(c) is not True]
     if not conditions:
-        return Scheduled(s.finish(), (), "chain", str(s))
+        return _single(s, "chain")
     low = chain(nests, target, choices.but(mr=1, nr=t.nr))
     if any(prove(c) is False for c in conditions):
-        return Scheduled(low.finish(), (), "chain", str(low))
+        return _single(low, "chain")
     return _either(conjunction(conditions), s, low, "chain")
+
+
+def _single(s: Schedule, recipe: str) -> Scheduled:
+    """A kernel with one version."""
+    return Scheduled(s.finish(), tuple(s.packings), recipe, record(s))
 
 
 def _either(cond: Expr, tall: Schedule, low: Schedule, recipe: str) -> Scheduled:
     """Both versions in one kernel: the first where the condition holds."""
-    short = simplify_func(low.func)
-    first = tall.finish()
-    body = If(cond, first.body, rename_loops(short.body, "_short"))
-    func = Func(first.name, first.params, (body,))
-    return Scheduled(func, tuple(tall.packings), recipe, str(tall))
+    func = either(cond, tall, low)
+    return Scheduled(func, tuple(tall.packings), recipe, record_either(cond, tall, low))
