@@ -39,9 +39,9 @@ def inspect(
 
     graph is the model as imported; passes, the graph after all passes; compute, the tensor
     expressions; space, what there is to choose for each kernel; loops, the scheduled loop nests;
-    schedule, the steps that led to them (schedule.json: as data); program, what runs. Then come the stages of the target's own code, of which the summary lists all: for
-    CPUs llvm and asm; for GPUs llvm, cuda, ptx and sass. A compiled file holds program and what
-    --keep named.
+    schedule, the steps that led to them (schedule.json: as data); program, what runs. Then come
+    the stages of the target's own code, of which the summary lists all: for CPUs llvm and asm; for
+    GPUs llvm, cuda, ptx and sass. A compiled file holds program and what --keep named.
     """
     if stage is not None and not is_artifact(model):
         _check_stage(stage, backend_for(target))
