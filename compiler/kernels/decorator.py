@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from functools import update_wrapper
 from threading import RLock
+from types import MappingProxyType
 from typing import Any, overload
 
 from tilewright.api import compile as compile_graph
@@ -35,9 +37,10 @@ class Kernel(Operation):
         dim_ranges: DimRanges | None = None,
         target: str | None = None,
         threads: int | None = None,
+        around: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self._function = function
-        self._signature = read_signature(function, dim_ranges)
+        self._signature = read_signature(function, dim_ranges, around)
         self.name = getattr(function, "__name__", "kernel")
         self.operands = tuple(self._signature.operands)
         self.statics = self._signature.statics
@@ -177,6 +180,10 @@ def kernel(
     Raises:
         ModelError: it states something that cannot be meant (TW-E026x).
     """
+    # Annotations that are texts name what is around the function, not only what it uses.
+    frame = inspect.currentframe()
+    caller = None if frame is None else frame.f_back
+    around = {} if caller is None else dict(caller.f_locals)
     if function is None:
-        return lambda f: Kernel(f, dim_ranges, target, threads)
-    return Kernel(function, dim_ranges, target, threads)
+        return lambda f: Kernel(f, dim_ranges, target, threads, around)
+    return Kernel(function, dim_ranges, target, threads, around)

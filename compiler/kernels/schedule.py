@@ -23,7 +23,7 @@ from tilewright.tensor.evaluate import InterpretError
 from tilewright.tensor.independence import is_independent
 from tilewright.tensor.interpret import interpret, interpret_group
 from tilewright.tensor.ir import Alloc, Binary, Buffer, For, Func, Load, LoopKind, Scope, Store, Var
-from tilewright.tensor.simplify import evaluate
+from tilewright.tensor.simplify import bounds, evaluate, product
 from tilewright.tensor.text import group_symbols, text
 from tilewright.tensor.walk import loads, rename_vars, replace_buffers, statements
 
@@ -32,6 +32,13 @@ from .operation import Operation
 from .statement import Static
 
 Tail = Literal["exact", "guard", "shift", "peel"]
+
+MOST_SCRATCH = 2 << 20
+"""The most bytes of temporaries in a thread: a quarter of the stack that threads have."""
+MOST_WRITTEN_OUT = 8192
+"""The most statements that a loop may become: beyond it, LLVM takes minutes."""
+LANES = 4
+"""The least elements of a vector register that a loop is written out for."""
 
 
 class ScheduledKernel(Operation):
@@ -259,17 +266,48 @@ class KernelSchedule:
         )
 
     def expect_sound(self) -> None:
-        """Returns if the nest computes the same in whatever order its parallel loops run.
+        """Returns if the nest computes the same in whatever order its parallel loops run, and
+        takes neither more stack than there is nor ever to compile.
 
         Raises:
-            ScheduleError: iterations of one depend on others (TW-E0701).
+            ScheduleError: it does not (TW-E0701).
         """
         for loop in loops(self.func.body):
             self._expect_order_free(loop, loop.kind)
+        kept = 0
         for stmt in statements(self.func.body):
-            if isinstance(stmt, Alloc) and stmt.buffer.scope not in ("local", "register"):
-                raise fail("build", self.func, f"{stmt.buffer.name} is in {stmt.buffer.scope}"
-                           " memory, which CPUs have not")  # fmt: skip
+            if isinstance(stmt, Alloc):
+                kept += self._bytes(stmt.buffer)
+        if kept > MOST_SCRATCH:
+            raise fail(
+                "build",
+                self.func,
+                f"temporaries take {kept} bytes of a thread's stack, of which there are"
+                f" {MOST_SCRATCH}; compute them inside a loop (compute_at)",
+            )
+        for loop in loops(self.func.body):
+            written = _written_out(loop)
+            if written > MOST_WRITTEN_OUT:
+                raise fail(
+                    "build",
+                    self.func,
+                    f"{loop.var.name} would be written out as {written} statements, of which there"
+                    f" may be {MOST_WRITTEN_OUT}",
+                )
+
+    def _bytes(self, b: Buffer) -> int:
+        """The most bytes that a temporary may take."""
+        if b.scope not in ("local", "register"):
+            raise fail("build", self.func, f"{b.name} is in {b.scope} memory, which CPUs have not")
+        _, most = bounds(product(b.shape))
+        if most is None:
+            raise fail(
+                "build",
+                self.func,
+                f"{b.name} has no largest size; compute it inside a loop (compute_at), give sizes,"
+                " or narrow the dims with dim_ranges=",
+            )
+        return most * b.dtype.bytes
 
     def check(self, seed: int = 0, **dims: int) -> Self:
         """Runs the nest in the reference interpreter, and compares it with the expression.
@@ -356,6 +394,20 @@ def _numbers(rng: np.random.Generator, b: Buffer, dims: Mapping[str, int]) -> np
     shape = tuple(evaluate(d, dims) for d in b.shape)
     low = -4 if b.dtype.is_signed else 0
     return rng.integers(low, 5, shape).astype(b.dtype.numpy)
+
+
+def _written_out(loop: For) -> int:
+    """How many statements code generation makes of a loop's body, by unrolling and by vectors."""
+    inner = sum(_written_out(x) for x in loop.body if isinstance(x, For))
+    inner += sum(1 for x in loop.body if not isinstance(x, For))
+    if not isinstance(loop.extent, int):
+        return inner
+    match loop.kind:
+        case "unroll":
+            return inner * loop.extent
+        case "vector":
+            return inner * -(-loop.extent // LANES)
+    return inner
 
 
 def _is_horizontal(loop: For) -> bool:

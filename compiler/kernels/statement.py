@@ -12,7 +12,7 @@ from tilewright.dtype import Declared, DType
 from tilewright.errors import ArtifactError, OptionError, TilewrightError
 from tilewright.tensor.check import check_group
 from tilewright.tensor.compute import Compute, ComputeGroup
-from tilewright.tensor.ir import Axis, Buffer, Dim, Expr, Reduce, Var, symbol
+from tilewright.tensor.ir import Axis, Buffer, Dim, Expr, Load, Reduce, Var, symbol
 from tilewright.tensor.parse import parse_dim
 from tilewright.tensor.simplify import dim, symbols
 from tilewright.tensor.solve import sources
@@ -42,8 +42,15 @@ class Signature:
     defaults: Mapping[str, Static]
 
 
-def read_signature(function: Callable[..., Any], dim_ranges: DimRanges | None) -> Signature:
+def read_signature(
+    function: Callable[..., Any], dim_ranges: DimRanges | None, around: Mapping[str, Any]
+) -> Signature:
     """Reads the annotations of a function: ``tw.f32["M", 64]`` for an array, or ``float``.
+
+    Args:
+        function: the kernel's.
+        dim_ranges: inclusive ranges by the names of dims.
+        around: the variables around its definition, which annotations may use, too.
 
     Raises:
         ModelError: one is missing or is neither (TW-E0260).
@@ -51,7 +58,7 @@ def read_signature(function: Callable[..., Any], dim_ranges: DimRanges | None) -
     """
     who = getattr(function, "__name__", "kernel")
     try:
-        annotations = inspect.get_annotations(function, eval_str=True)
+        annotations = inspect.get_annotations(function, locals=around, eval_str=True)
     except Exception as error:
         raise wrong(f"{who}: its annotations cannot be evaluated ({error}); arrays are"
                     ' annotated as in tw.f32["M", "K"]', "TW-E0260") from error  # fmt: skip
@@ -227,13 +234,45 @@ class _Writer:
             used.add(var.name)
             own[a.var] = var
             axes.append(Axis(var, a.extent))
-        value = _named(value, used)
-        self.stages.append(Compute(buffer, tuple(axes), substitute(value, own)))
+        value = substitute(_named(value, used), own)
+        extents = {a.var: a.extent for a in axes}
+        while (inner := _repeated(value)) is not None:
+            value = substitute(value, {inner: self._kept(inner, value, extents)})
+        self.stages.append(Compute(buffer, tuple(axes), value))
+
+    def _kept(self, inner: Reduce, value: Expr, extents: Mapping[Var, Dim]) -> Load:
+        """Makes a stage of a reduction inside of another, over all axes that it varies along."""
+        known = dict(extents)
+        for x in visit(value):
+            if isinstance(x, Reduce):
+                known |= {a.var: a.extent for a in x.axes}
+        axes = tuple(
+            Axis(v, known[v])
+            for v in sorted(free_vars(inner), key=lambda v: v.name)
+            if not v.is_symbol
+        )
+        name = self._free("t0", number=True)
+        self.taken.add(name)
+        buffer = Buffer(name, inner.dtype, tuple(a.extent for a in axes))
+        self.stages.append(Compute(buffer, axes, inner))
+        return Load(buffer, (a.var for a in axes))
 
     def _free(self, name: str, number: bool) -> str:
         if not number or name not in self.taken:
             return _unused(name, self.taken)
         return next(n for k in range(len(self.taken) + 1) if (n := f"t{k}") not in self.taken)
+
+
+def _repeated(value: Expr) -> Reduce | None:
+    """A reduction that another one computes anew for each of its indices, and that repeats none."""
+    for outer in visit(value):
+        if not isinstance(outer, Reduce):
+            continue
+        own = {a.var for a in outer.axes}
+        for inner in visit(outer.body):
+            if isinstance(inner, Reduce) and not own.isdisjoint(free_vars(inner)):
+                return inner
+    return None
 
 
 def _unused(name: str, used: set[str]) -> str:
