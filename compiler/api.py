@@ -28,6 +28,7 @@ from tilewright.stages import (
     Log,
     Progress,
     load_function,
+    uncollected,
 )
 from tilewright.target import Target
 
@@ -188,7 +189,7 @@ def import_graph(
 
 
 def _imported(source: Source, log: Log) -> Graph:
-    with log.stage("import"):
+    with log.stage("import"), uncollected():
         return source.graph()
 
 

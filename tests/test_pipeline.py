@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,7 @@ from tilewright.graph.text import parse as parse_graph
 from tilewright.pipeline import Built, build, graph_text, kernel_text
 from tilewright.runtime.cache import NO_CACHE
 from tilewright.runtime.executable import Executable
-from tilewright.stages import GRAPH_STAGES, KERNEL_STAGES, Log, fingerprint
+from tilewright.stages import GRAPH_STAGES, KERNEL_STAGES, Log, fingerprint, uncollected
 from tilewright.tensor.ir import symbol
 
 WEIGHT = np.random.default_rng(0).standard_normal((6, 20)).astype(np.float32)
@@ -87,3 +89,20 @@ def test_a_log_adds_the_times_of_a_stage_that_comes_twice() -> None:
 def test_the_fingerprint_is_that_of_the_source() -> None:
     assert len(fingerprint()) == 64
     assert fingerprint() == fingerprint()
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_collector_is_as_it_was_after_a_failure(enabled: bool) -> None:
+    def fail() -> None:
+        with uncollected():
+            assert not gc.isenabled()
+            raise ZeroDivisionError
+
+    before = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        with pytest.raises(ZeroDivisionError):
+            fail()
+        assert gc.isenabled() is enabled
+    finally:
+        (gc.enable if before else gc.disable)()

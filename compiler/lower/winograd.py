@@ -126,7 +126,7 @@ class _Writer:
         self.u = Buffer(f"{s.weight.buffer.name}_transformed", dt.f32, weights)
         block = (*cube, plan.block, self.channels)
         if plan.by_panels:
-            self.v = Buffer(f"{name}_v", dt.f32, (self.blocks, *block))
+            self.v = Buffer("v", dt.f32, (self.blocks, *block))
         else:
             self.v = Buffer("v", dt.f32, block, "local")
         self.p = Buffer("p", dt.f32, (*cube, plan.block, plan.nr), "local")

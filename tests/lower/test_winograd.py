@@ -197,3 +197,16 @@ def test_strict_math_forbids_it() -> None:
     strict = KernelTable(TARGET, "strict").code(graph, fixed)
     assert fast.kernels[0].recipe.startswith("winograd")
     assert [k.recipe for k in strict.kernels] == ["tile"]
+
+
+def test_convolutions_with_other_epilogues_share_the_transform_of_their_inputs() -> None:
+    table = KernelTable(TARGET)
+    made = []
+    for epilogue in ("bias", "bias relu", "bias residual relu"):
+        graph = conv((1, 14, 14, 256), 256, epilogue=epilogue)
+        fixed = frozenset(v for v in graph.inputs if v.name in CONSTANTS)
+        made.append(table.code(graph, fixed))
+    assert {len(code.kernels) for code in made} == {2}
+    assert len({code.kernels[0].func.name for code in made}) == 1
+    assert len({code.kernels[1].func.name for code in made}) == 3
+    assert len(table.kernels) == 4
