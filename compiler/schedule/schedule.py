@@ -17,6 +17,7 @@ from .inline import inline
 from .keep import keep_factor
 from .loops import fuse, peel, reorder, set_kind, specialise, split, tighten
 from .nest import fail, find_loop, loops, simplify_func
+from .online import online
 from .pack import PackDim, Packing, pack
 from .place import compute_at, prefetch, rfactor, set_scope
 from .stage import cache_read, interleave, pad_dim, spread
@@ -52,6 +53,7 @@ STEPS: dict[str, Callable[..., Func]] = {
     "combine_columns": combine_columns,
     "on_one_thread": on_one_thread,
     "inline": inline,
+    "online": online,
 }
 
 

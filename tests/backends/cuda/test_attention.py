@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from tests.schedule.groups import attention, variables
@@ -11,6 +12,7 @@ from tilewright.backends.cuda.threads import launch_of
 from tilewright.dtype import DType
 from tilewright.lower.kernels import KernelTable
 from tilewright.tensor.compute import Compute, ComputeGroup
+from tilewright.tensor.interpret import interpret_group
 from tilewright.tensor.ir import (
     Axis,
     Barrier,
@@ -108,13 +110,55 @@ def test_no_score_goes_to_global_memory() -> None:
     assert counters.shared_loads.pieces == counters.shared_loads.ideal
 
 
-def test_scores_that_do_not_fit_are_kernels_of_their_own() -> None:
-    for group in (attention(2, 5, 9000, 4, 8), attention(2, 5, N, 4, 8)):
-        kernels, scratch = KernelTable(SM80).compile(group, frozenset(), "attention")
-        assert len(kernels) > 1
-        assert scratch
-    kernels, scratch = KernelTable(SM80).compile(attention(2, 5, 90, 4, 8), frozenset(), "one")
-    assert (len(kernels), scratch) == (1, ())
+@pytest.mark.parametrize(
+    "group",
+    [attention(2, 5, 9000, 4, 8), attention(2, 5, N, 4, 8), attention(2, N, N, 4, 8),
+     attention(2, 1, N, 4, 8), attention(2, 1, 90, 4, 8), causal(2, 5, N, 4, 8),
+     attention(2, 5, 90, 4, 8)],
+    ids=lambda g: "x".join("N" if d is N else str(d) for d in (*g.outputs[0].shape[:2],
+                                                              g.inputs[1].shape[-1])),
+)  # fmt: skip
+def test_any_number_of_keys_is_one_kernel(group: ComputeGroup) -> None:
+    kernels, scratch = KernelTable(SM80).compile(group, frozenset(), "attention")
+    assert [k.recipe for k in kernels] == ["chain"]
+    assert scratch == ()
+
+
+@pytest.mark.parametrize(
+    ("group", "keys"),
+    [(attention(2, 20, N, 8, 16), 1), (attention(2, 20, N, 8, 16), 300),
+     (attention(2, N, N, 8, 16), 133), (attention(1, 20, 600, 8, 16), 0),
+     (causal(2, 20, N, 16, 32), 140), (causal(2, 5, N, 16, 80), 128),
+     (causal(2, 6, N, 8, 16, dt.f16), 150)],
+    ids=["one key", "300", "133 by 133", "600, known", "causal", "one block", "halves"],
+)  # fmt: skip
+def test_keys_are_taken_a_block_at_a_time(group: ComputeGroup, keys: int) -> None:
+    half = group.inputs[0].dtype is dt.f16
+    assert_simulated_equals_group(group, tolerance=2e-3 if half else 2e-5, N=keys)
+
+
+@pytest.mark.parametrize("keys", [1, 127, 300])
+@pytest.mark.parametrize(
+    "group", [attention(3, 1, N, 8, 16), causal(3, 1, N, 8, 16)], ids=["late", "shares"]
+)
+def test_one_row_is_shared_by_all_threads_of_a_block(group: ComputeGroup, keys: int) -> None:
+    assert launch_of(scheduled(group)).block == (128, 1)
+    assert_simulated_equals_group(group, N=keys)
+
+
+def test_masked_keys_weigh_nothing_even_where_they_come_first() -> None:
+    group = attention(2, 20, N, 8, 16)
+    given = random_inputs(group, {"N": 300})
+    mask = given["x2"]
+    # The first block of keys, a whole row, and values that spread.
+    mask[:, :200] = -np.inf
+    mask[1] = -np.inf
+    mask[2, 250], mask[3, 10], given["x0"][0, 4, 0] = np.inf, np.nan, np.nan
+    with np.errstate(all="ignore"):
+        want = interpret_group(group, given, {"N": 300})["y0"]
+    got = simulate(scheduled(group), given, {"N": 300})["y0"]
+    assert np.isnan(want).any() and np.isfinite(want).any()
+    np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5)
 
 
 def without(block: Block, number: list[int]) -> Block:
@@ -131,8 +175,12 @@ def without(block: Block, number: list[int]) -> Block:
     return tuple(result)
 
 
-def test_every_barrier_of_a_chain_is_needed() -> None:
-    group = attention(1, 16, 64, 8, 16)
+@pytest.mark.parametrize(
+    "group",
+    [attention(1, 16, 64, 8, 16), attention(1, 16, 300, 8, 16), attention(2, 1, 300, 8, 16)],
+    ids=["at once", "in blocks", "one row"],
+)  # fmt: skip
+def test_every_barrier_of_a_chain_is_needed(group: ComputeGroup) -> None:
     func = scheduled(group)
     given = random_inputs(group, {})
     count = sum(isinstance(s, Barrier) for s in statements(func.body))
