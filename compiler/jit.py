@@ -49,6 +49,12 @@ class Variant:
 
     def serves(self, shapes: Sequence[tuple[int, ...]]) -> bool:
         """Whether arrays of these shapes lead to the same graph."""
+        try:
+            return self._serves(shapes)
+        except ZeroDivisionError:  # a size that it divides by would be 0
+            return False
+
+    def _serves(self, shapes: Sequence[tuple[int, ...]]) -> bool:
         env: dict[str, int] = {}
         inputs = self.traced.graph.inputs
         for value, shape in zip(inputs, shapes, strict=True):

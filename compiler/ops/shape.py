@@ -106,7 +106,7 @@ def _infer_reshape(types: Types, attrs: Attrs) -> Types:
     shape = dims_attr(attrs, "shape")
     _expect_sizes(shape)
     have, want = product(types[0].shape), product(shape)
-    if not same_dim(have, want) and not _may_be_equal(have, want, shape):
+    if not same_dim(have, want) and not _may_be_equal(have, want, (*types[0].shape, *shape)):
         raise OpError(
             f"{shape_text(types[0].shape)} has {dim_text(have)} elements,"
             f" but {shape_text(shape)} has {dim_text(want)}"
@@ -114,9 +114,12 @@ def _infer_reshape(types: Types, attrs: Attrs) -> Types:
     return (TensorType(types[0].dtype, shape),)
 
 
-def _may_be_equal(have: Dim, want: Dim, shape: Shape) -> bool:
-    """Whether a dim derived by division (an importer's -1) makes equality a matter of sizes."""
-    derived = any(_divides(d) for d in shape)
+def _may_be_equal(have: Dim, want: Dim, dims: Shape) -> bool:
+    """Whether a dim derived by division (an importer's -1) makes equality a matter of sizes.
+
+    Passes turn reshapes round, so that such a dim may be in either of the two shapes.
+    """
+    derived = any(_divides(d) for d in dims)
     return derived and prove(eq(as_expr(have), as_expr(want))) is not False
 
 

@@ -75,8 +75,8 @@ class Planner:
 
         Raises:
             InputError: a shape does not fit (TW-E0303 rank, TW-E0304 dim, TW-E0305 symbols in
-                conflict, TW-E0306 range, TW-E0312 condition), or the call would need more memory
-                than there can be (TW-E0307).
+                conflict, TW-E0306 range, TW-E0312 condition), a size is divided by one that is 0
+                (TW-E0309), or the call would need more memory than there can be (TW-E0307).
         """
         specs = self.program.inputs
         for spec, shape in zip(specs, shapes, strict=True):
@@ -88,6 +88,16 @@ class Planner:
                 )
         settled = dict(solve(self._sources, shapes, {}))
         values = {s: settled[s] for s in self.program.symbols}
+        try:
+            return self._plan(shapes, values)
+        except ZeroDivisionError as error:
+            raise InputError(
+                f"{self.program.name}: a size is divided by one that is 0{self._given(values)}",
+                code="TW-E0309",
+            ) from error
+
+    def _plan(self, shapes: Sequence[Shape], values: Mapping[Var, int]) -> Plan:
+        specs = self.program.inputs
         for spec, shape in zip(specs, shapes, strict=True):
             self._check_dims(spec, shape, values)
         for var, value in values.items():

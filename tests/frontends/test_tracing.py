@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import tilewright as tw
+from tilewright.errors import InputError
 
 F = Callable[..., Any]
 RNG = np.random.default_rng(0)
@@ -432,6 +433,17 @@ def test_a_decision_by_size_is_guarded() -> None:
 def test_dims_that_differ_by_one_are_unified_where_a_sum_needs_it() -> None:
     check(lambda x, y: x[1:] + y, (make((4,), "f4"), make((3,), "f4")),
           (make((9,), "f4"), make((8,), "f4")))  # fmt: skip
+
+
+def test_reshapes_to_sizes_found_by_division_may_be_moved() -> None:
+    """Passes take the reshape off the sum and turn it round behind the transpose."""
+
+    def program(x: np.ndarray) -> Any:
+        return np.exp((x + 1).reshape(x.shape[0] // 2, 2, -1).transpose(1, 0, 2))
+
+    check(program, (make((8, 4), "f4"),), (make((5, 8), "f4"),), (make((6, 3), "f4"),))
+    with pytest.raises(InputError, match="TW-E0320.*cannot reshape"):
+        tw.jit(program)(make((5, 3), "f4"))
 
 
 def test_a_size_used_as_a_number_compiles_for_that_number() -> None:

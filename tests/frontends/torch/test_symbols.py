@@ -126,6 +126,24 @@ def test_what_holds_for_all_sizes_is_no_condition() -> None:
     assert not _declared().conditions
 
 
+class Halves(nn.Module):  # type: ignore[misc, name-defined]
+    """A reshape to sizes that are quotients, which a pass turns round."""
+
+    def forward(self, x: Any) -> Any:
+        return (x + 1).reshape(x.shape[0] // 2, 2, -1).transpose(0, 1).exp()
+
+
+def test_sizes_that_are_quotients_compile_and_refuse_what_does_not_divide() -> None:
+    executable = tw.compile(Halves(), _tensors((8, 4)), dynamic_shapes=({0: Dim.AUTO},))
+    for rows in (8, 4, 6):
+        x = torch.randn(rows, 4)
+        torch.testing.assert_close(executable(x)[0], Halves()(x))
+    with pytest.raises(InputError, match="TW-E0312.*x_0 = 5"):
+        executable(torch.ones(5, 4))
+    with pytest.raises(InputError, match="TW-E0309.*divided by one that is 0 with x_0 = 1"):
+        executable(torch.ones(1, 4))
+
+
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
 def test_recurrent_layers_keep_a_symbolic_number_of_steps(kind: str) -> None:
     torch.manual_seed(5)
