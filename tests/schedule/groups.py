@@ -122,7 +122,7 @@ def add(*shape: Dim) -> ComputeGroup:
     return ComputeGroup("add", (x, z), (y,), (Compute(y, axes, x[index] + z[index]),))
 
 
-def transpose(a: int, b: int) -> ComputeGroup:
+def transpose(a: Dim, b: Dim) -> ComputeGroup:
     i, j = variables("i j")
     x, y = Buffer("x0", dt.f32, (a, b)), Buffer("y0", dt.f32, (b, a))
     return ComputeGroup("transpose", (x,), (y,), (Compute(y, (Axis(i, b), Axis(j, a)), x[j, i]),))

@@ -164,8 +164,17 @@ def test_elementwise_with_symbolic_rows(rows: int) -> None:
     assert_scheduled_equals_group(add(N, 768), recipe="elementwise", N=rows)
 
 
-def test_transpose_is_elementwise() -> None:
-    assert_scheduled_equals_group(transpose(9, 33), recipe="elementwise")
+@pytest.mark.parametrize(("rows", "columns"), [(9, 33), (40, 70), (33, 64), (100, 5), (16, 130)])
+@pytest.mark.parametrize("target", [AVX512, AVX2, SSE], ids=lambda t: t.name)
+def test_transpose_is_elementwise(rows: int, columns: int, target: Target) -> None:
+    assert_scheduled_equals_group(transpose(rows, columns), target, recipe="elementwise")
+    assert_scheduled_equals_group(transpose(N, S), target, N=rows, S=columns)
+
+
+def test_transpose_walks_along_the_lines_of_its_operand() -> None:
+    func = schedule(to_func(merge_axes(transpose(128, 768))), AVX512).func
+    _, along, vector = loops(func.body)
+    assert (along.extent, vector.extent, vector.kind) == (64, 32, "vector")
 
 
 def test_pointwise_convolution_becomes_one_matrix_product() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ...target import Target
-from ...tensor.ir import Axis, Call, Dim
-from ...tensor.simplify import bounds, product
+from ...tensor.access import flat_index
+from ...tensor.ir import Axis, Call, Dim, Load, as_expr
+from ...tensor.simplify import affine, bounds, product, same_dim
 from ...tensor.walk import visit
 from ..nest import find_loop, loops, stores
 from ..nests import Nests
@@ -13,6 +14,9 @@ from .choices import Choices
 
 PARALLEL_ELEMENTS = 1 << 15
 """Below this many elements a region costs more to share than to run."""
+
+TURNED_ELEMENTS = 64
+"""How far a tile of a transposition reaches along the lines of its operand."""
 
 
 def elementwise(nests: Nests, target: Target, choices: Choices) -> Schedule:
@@ -39,10 +43,53 @@ def elementwise(nests: Nests, target: Target, choices: Choices) -> Schedule:
             return s
         vectorise(s, names[0], width)
         return s
+    turned = _turned_axis(nests, lanes)
+    if turned is not None and choices.pick("turn", 1, (0, 1)):
+        outer = _turn(s, nests, turned, 2 * lanes)
+        share(s, outer, nests.axes, choices)
+        return s
     vectorise(s, names[-1], width)
     outer = fuse_all(s, names[:-1], "p")
     share(s, outer, nests.axes, choices)
     return s
+
+
+def _turned_axis(nests: Nests, lanes: int) -> Axis | None:
+    """The axis along which an operand lies that is read across memory by the innermost one."""
+    inner = nests.axes[-1]
+    if isinstance(inner.extent, int) and inner.extent < lanes:
+        return None
+    ranges = {a.var: (0, as_expr(a.extent) - 1) for a in nests.axes}
+    found = {x for st in stores(nests.func.body) for x in visit(st.value) if isinstance(x, Load)}
+    for load in found:
+        form = affine(flat_index(load, ranges), [a.var for a in nests.axes], ranges)
+        if form is None or any(same_dim(form[0][inner.var], d) for d in (0, 1)):
+            continue
+        for a in nests.axes[:-1]:
+            if same_dim(form[0][a.var], 1) and not same_dim(a.extent, 1):
+                return a
+    return None
+
+
+def _turn(s: Schedule, nests: Nests, turned: Axis, width: int) -> str:
+    """Walks a transposition by tiles, so that a line is used up while it is in the cache.
+
+    The lines of a tile, one for each of its columns, stay in the cache of one core while the loop
+    walks along them.
+    """
+    inner, along = nests.axes[-1].var.name, turned.var.name
+    for name, extent, factor in (
+        (inner, nests.axes[-1].extent, width),
+        (along, turned.extent, TURNED_ELEMENTS),
+    ):
+        least, _ = bounds(extent)
+        tail = "assume" if least is not None and least >= factor else "guard"
+        s.do("split", name, factor, f"{name}_o", f"{name}_i", tail)
+    outer = [a.var.name for a in nests.axes[:-1] if a is not turned]
+    outer += [f"{along}_o", f"{inner}_o"]
+    s.do("reorder", (*outer, f"{along}_i", f"{inner}_i"))
+    s.do("set_kind", f"{inner}_i", "vector")
+    return fuse_all(s, outer, "p")
 
 
 def share(s: Schedule, loop: str, axes: tuple[Axis, ...], choices: Choices) -> None:
