@@ -29,8 +29,13 @@ def fission(group: ComputeGroup) -> list[ComputeGroup]:
             mapping: dict[Expr, Expr] = {inner: Load(buffer, (a.var for a in axes))}
             expr = substitute(expr, mapping)
         stages.append(Compute(s.output, s.axes, expr))
+    return by_stage(ComputeGroup(group.name, group.inputs, group.outputs, tuple(stages)))
+
+
+def by_stage(group: ComputeGroup) -> list[ComputeGroup]:
+    """A group for each stage, as it is."""
     pieces: list[ComputeGroup] = []
-    for s in stages:
+    for s in group.stages:
         sources = dict.fromkeys(x.buffer for x in loads_of(s.expr))
         pieces.append(ComputeGroup(group.name, tuple(sources), (s.output,), (s,)))
     return pieces

@@ -18,7 +18,8 @@ from ..tensor.compute import ComputeGroup
 from ..tensor.ir import Buffer, Func, Reduce, Var
 from ..tensor.text import text
 from ..tensor.walk import replace_buffers
-from .fission import fission
+from .bands import Link, find_links, plan_bands, write_bands
+from .fission import by_stage, fission
 from .inline import has_reduce, lower_body
 from .merge import merge_axes
 from .nests import element_by_element, free_symbols, to_func
@@ -211,6 +212,12 @@ class KernelTable:
         transformed = self._winograd(group, fixed, title, choices.part("winograd."))
         if transformed is not None:
             return transformed
+        links = find_links(group, fixed)
+        if links is not None:
+            rows = plan_bands(links, fixed, self.target)
+            if rows is not None and choices.pick("bands", 1, (0, 1)):
+                return self._bands(links, rows, group, fixed, title), ()
+            return self._pieces(by_stage(group), group, fixed, title, "", choices)
         split = split_reductions(group, self.target)
         if split is not None:
             return self._pieces(split, group, fixed, title, "", choices)
@@ -263,6 +270,19 @@ class KernelTable:
             is_last = not results.isdisjoint(p.func.params)
             made.append(self._add(kernel) if is_last else self._share(kernel))
         return tuple(made), scratch
+
+    def _bands(
+        self,
+        links: tuple[Link, ...],
+        rows: int,
+        group: ComputeGroup,
+        fixed: frozenset[str],
+        title: str,
+    ) -> tuple[Kernel, ...]:
+        """The kernel of a chain of convolutions, some rows at a time."""
+        p = write_bands(self._name(title), links, rows, fixed, self.target)
+        kernel = Kernel(p.func, p.packings, f"bands of {rows} rows", p.steps, text(group))
+        return (self._add(kernel),)
 
     def _piece(
         self, piece: ComputeGroup, fixed: frozenset[str], title: str, why: str, choices: Choices

@@ -46,7 +46,8 @@ def fuse(graph: Graph, target: Target) -> Graph:
     if any(n.op == "fused" for n in graph.nodes):
         return graph
     # Where threads load wide words, rows must begin at multiples of them.
-    found = partition(graph, in_place=target.threads is None)
+    alone = target.threads is None
+    found = partition(graph, alone, target.l2_bytes // 2 if alone else None)
     units = _live(graph, _units(found))
     needed = {v for unit in units for v in unit.reads} | set(graph.outputs)
     nodes = tuple(_node(graph, unit, needed) for unit in _order(graph, units))

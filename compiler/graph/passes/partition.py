@@ -18,9 +18,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ... import dtype as dt
 from ...ops import OPS
 from ...ops.op import axes_attr, ints_attr, same_shape
 from ...tensor.ir import Dim
+from ...tensor.simplify import product
 from ..ir import Graph, Node, Value
 from .in_place import InPlace
 
@@ -100,15 +102,16 @@ class Partition:
     views: set[int]
 
 
-def partition(graph: Graph, in_place: bool = True) -> Partition:
+def partition(graph: Graph, in_place: bool = True, near_bytes: int | None = None) -> Partition:
     """Partitions the nodes of a graph into kernels.
 
     Args:
         in_place: whether kernels may write parts of concats in place, at any address.
+        near_bytes: how much stays near a core between two kernels; None where that is no matter.
     """
     caps: dict[int, int] = {}
     while True:
-        found = _Partitioner(graph, caps, in_place).run()
+        found = _Partitioner(graph, caps, in_place, near_bytes).run()
         wide = _too_many_outputs(found)
         if not wide:
             return found
@@ -148,10 +151,13 @@ def _too_many_outputs(found: Partition) -> list[Group]:
 class _Partitioner:
     """The state of one walk over the nodes."""
 
-    def __init__(self, graph: Graph, caps: Mapping[int, int], in_place: bool) -> None:
+    def __init__(
+        self, graph: Graph, caps: Mapping[int, int], in_place: bool, near_bytes: int | None
+    ) -> None:
         self.graph = graph
         self.nodes = graph.nodes
         self.caps = caps
+        self.near_bytes = near_bytes
         self.uses = uses_of(graph)
         self.results = set(graph.outputs)
         self.in_place = InPlace(graph, self.uses) if in_place else None
@@ -483,6 +489,32 @@ class _Partitioner:
         group = self._start("contraction", index, self._read(index, absorbing))
         if node.op == "matmul":
             self._take_rows(group, index, node)
+        elif self.near_bytes is not None:
+            self._take_convolution(group, index, self.near_bytes)
+
+    def _take_convolution(self, group: Group, index: int, near_bytes: int) -> None:
+        """Takes in the convolution that a depthwise or pointwise one reads, if nothing else does.
+
+        One of the two is depthwise, and what lies between them is more than stays near the core:
+        some rows at a time, it need not go to memory (see lower/bands.py).
+        """
+        value = self.nodes[index].inputs[0]
+        other = self._group_of(value)
+        if other is None or other.kind != "contraction" or not self._ends_in(other, index):
+            return
+        first = self.nodes[other.members[0]]
+        kinds = (_conv_kind(self.graph, first), _conv_kind(self.graph, self.nodes[index]))
+        if kinds not in (("pointwise", "depthwise"), ("depthwise", "pointwise")):
+            return
+        if not same_shape(other.domain, value.shape):
+            return
+        elements = [product(self.nodes[m].outputs[0].shape) for m in other.members]
+        if any(not isinstance(n, int) for n in elements):
+            return
+        # A chain goes on where one between its links was worth it.
+        inside = any(self.nodes[m].op == "conv" for m in other.members[1:])
+        if inside or 4 * max(n for n in elements if isinstance(n, int)) > near_bytes:
+            self._merge(group, other, {index}, index)
 
     def _take_rows(self, group: Group, index: int, node: Node) -> None:
         """Takes in ``rows(a @ b)`` where a product ``rows(a @ b) @ c`` is all that reads it.
@@ -609,6 +641,19 @@ class _Partitioner:
 def _keeps_last(node: Node) -> bool:
     perm = ints_attr(node.attrs, "perm")
     return not perm or perm[-1] == len(perm) - 1
+
+
+def _conv_kind(graph: Graph, node: Node) -> str:
+    """What a convolution of an image in f32 with constant weights does: depthwise, pointwise."""
+    if node.op != "conv" or node.inputs[1] not in graph.constants or len(node.inputs[0].shape) != 4:
+        return ""
+    if node.outputs[0].dtype is not dt.f32:
+        return ""
+    *window, _, outputs = node.inputs[1].shape
+    if node.attrs["groups"] == 1:
+        one = all(k == 1 for k in (*window, *ints_attr(node.attrs, "strides")))
+        return "pointwise" if one or _reads_few_channels(node) else ""
+    return "depthwise" if node.attrs["groups"] == outputs == node.inputs[0].shape[-1] else ""
 
 
 def _reads_few_channels(node: Node) -> bool:
