@@ -18,6 +18,7 @@ from ..tensor.compute import ComputeGroup
 from ..tensor.ir import Buffer, Func, Reduce, Var
 from ..tensor.text import text
 from ..tensor.walk import replace_buffers
+from .alike import Key, body_key, sources
 from .bands import Link, find_links, plan_bands, write_bands
 from .fission import by_stage, fission
 from .inline import has_reduce, lower_body
@@ -90,6 +91,12 @@ class GroupCode:
     outputs: tuple[tuple[str, Value], ...]
     scratch: tuple[Buffer, ...]
 
+    def of(self, values: Mapping[Value, Value]) -> GroupCode:
+        """The same code with other values in the buffers."""
+        inputs = tuple([(n, values[v]) for n, v in self.inputs])
+        outputs = tuple([(n, values[v]) for n, v in self.outputs])
+        return GroupCode(self.kernels, inputs, outputs, self.scratch)
+
 
 @dataclass
 class KernelTable:
@@ -112,6 +119,7 @@ class KernelTable:
         tuple[ComputeGroup, frozenset[str], tuple[tuple[str, int], ...]],
         tuple[tuple[Kernel, ...], tuple[Buffer, ...]],
     ] = field(default_factory=dict)
+    _bodies: dict[Key, tuple[GroupCode, list[Value]]] = field(default_factory=dict)
     _plain: dict[tuple[object, ...], tuple[Kernel, ...]] = field(default_factory=dict)
     _shared: dict[tuple[object, ...], Kernel] = field(default_factory=dict)
 
@@ -128,8 +136,20 @@ class KernelTable:
         """
         if len(body.nodes) == 1 and OPS[body.nodes[0].op].compute is None:
             return self._loops(body)
-        lowered = lower_body("group", body)
         known = constants | set(body.constants)
+        key = body_key(body, known, widths)
+        if key is None:
+            return self._code(body, known, widths)
+        own = [*sources(body), *body.outputs]
+        if key not in self._bodies:
+            self._bodies[key] = self._code(body, known, widths), own
+        code, others = self._bodies[key]
+        return code.of(dict(zip(others, own, strict=True)))
+
+    def _code(
+        self, body: Graph, known: frozenset[Value], widths: Mapping[Value, int] | None
+    ) -> GroupCode:
+        lowered = lower_body("group", body)
         names = [(b.name, v) for b, v in zip(lowered.group.inputs, lowered.inputs, strict=True)]
         fixed = frozenset(n for n, v in names if v in known)
         group, results = lowered.group, lowered.group.outputs
