@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from tilewright.backends import PROFILERS, find_profiler, load_backend
+from tilewright.backends import find_profiler, load_backend
 from tilewright.backends.backend import Unit
 from tilewright.runtime.artifact import Artifact
 from tilewright.runtime.cache import NO_CACHE
@@ -117,7 +117,7 @@ def build(task: Task, lower: Lower, given: Mapping[str, int]) -> Candidate:
 
 def is_modelled(target: Target) -> bool:
     """Whether schedules for a target are compared by a model, and not by the clock."""
-    return target.backend in PROFILERS
+    return target.threads is not None
 
 
 def measure(

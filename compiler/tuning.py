@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from tilewright.api import DimRanges, Shapes, backend_of
+from tilewright.autotune.fleet import Fleet
 from tilewright.autotune.job import is_modelled
 from tilewright.autotune.processes import LocalWorkers, Workers
 from tilewright.autotune.records import Records, open_records
@@ -98,6 +99,7 @@ def tune(
     budget: float = 60.0,
     trials: int | None = None,
     records: str | os.PathLike[str] | None = None,
+    fleet: str | None = None,
     dims: Mapping[str, int] | None = None,
     dynamic_shapes: Any = None,
     target: str | None = None,
@@ -120,6 +122,8 @@ def tune(
         trials: how many schedules to try at most; None: as many as there is time for.
         records: a file that keeps every trial; what it holds already is not measured again, and
             ``compile(..., records=...)`` replays it. None: nothing is kept.
+        fleet: the address of a dask scheduler whose workers build and measure; None: processes on
+            this machine do.
         dims: sizes of symbolic dims to measure at, by name.
 
     Raises:
@@ -137,6 +141,7 @@ def tune(
         trials=trials,
         records=records,
         dims=dims or {},
+        workers=None if fleet is None else Fleet(fleet),
         progress=progress,
         example_inputs=example_inputs,
         dynamic_shapes=dynamic_shapes,

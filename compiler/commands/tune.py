@@ -13,6 +13,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from tilewright.autotune.fleet import Fleet
 from tilewright.autotune.search import Step
 from tilewright.errors import OptionError
 from tilewright.options import from_environment
@@ -53,6 +54,11 @@ def parse_budget(value: str) -> float:
     help="File that keeps every trial; by default records.db in the cache's folder.",
 )
 @click.option(
+    "--fleet",
+    metavar="ADDRESS",
+    help="Build and measure on the workers of a dask scheduler: tcp://host:8786.",
+)
+@click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="File to write the tuned model to."
 )
 @TARGET
@@ -67,6 +73,7 @@ def tune(
     budget: float,
     trials: int | None,
     records: Path | None,
+    fleet: str | None,
     output: Path | None,
     target: str | None,
     math: str | None,
@@ -103,6 +110,7 @@ def tune(
             dims=dict(dims),
             progress=stage,
             tell=tell,
+            workers=None if fleet is None else Fleet(fleet),
             shapes=dict(shapes) or None,
             dim_ranges=dict(ranges) or None,
         )
