@@ -222,6 +222,8 @@ class RangeAnalysis:
                     None if lo is None else self.end(self.linear(as_expr(lo)), low=True),
                     None if hi is None else self.end(self.linear(as_expr(hi)), low=False),
                 )
+            case Binary(op="add" | "sub"):  # a factor of a product of data
+                return self.bounds(e)
             case Binary(op="floordiv"):
                 return self._floordiv_bounds(self.bounds(e.a), self.bounds(e.b))
             case Binary(op="mod"):

@@ -32,7 +32,7 @@ from .ir import (
 )
 from .linear import Linear, add_terms, fold_ints, multiply, order, scaled, wrap
 from .ranges import Bound, RangeAnalysis, Ranges
-from .walk import substitute, visit
+from .walk import loads, substitute, visit
 
 __all__ = [
     "Bound",
@@ -281,7 +281,7 @@ class _Simplifier(RangeAnalysis):
                 add_terms(total, self.linear(e.b), 1 if e.op == "add" else -1)
                 return self._recombine(total)
             case Binary(op="mul"):
-                return self._recombine(multiply(self.linear(e.a), self.linear(e.b)))
+                return self._product(self.linear(e.a), self.linear(e.b))
             case Binary(op="floordiv"):
                 return self.quotient(self.linear(e.a), self.linear(e.b))
             case Binary(op="mod"):
@@ -297,6 +297,19 @@ class _Simplifier(RangeAnalysis):
                 return {(Unary(e.op, self.run(e.x)),): 1}
         simple = self.run(e)
         return {(simple,): 1} if simple is e or not _is_arithmetic(simple) else self.linear(simple)
+
+    def _product(self, a: Linear, b: Linear) -> Linear:
+        """The product of two forms; of two sums of data, as one term.
+
+        Indices are sums of few terms. Data may be what a program has computed from data step by
+        step: written out, ``x = x * x + y`` has twice the terms with each step.
+        """
+        if max(len(a), len(b)) > 1 and _has_data(a) and _has_data(b):
+            a, b = self._as_term(a), self._as_term(b)
+        return self._recombine(multiply(a, b))
+
+    def _as_term(self, terms: Linear) -> Linear:
+        return terms if len(terms) == 1 else {(self.build(terms),): 1}
 
     def _recombine(self, terms: Linear) -> Linear:
         """``c * (x // c) + x % c`` is x; ``x - c * (x // c)`` is left (rare)."""
@@ -493,6 +506,10 @@ def _simplifier(e: Expr, ranges: Ranges) -> _Simplifier:
             _by_ranges.clear()
         found = _by_ranges[key] = _Simplifier(dict(key))
     return found
+
+
+def _has_data(terms: Linear) -> bool:
+    return any(next(loads(x), None) is not None for monomial in terms for x in monomial)
 
 
 def _is_mod(e: Expr) -> bool:

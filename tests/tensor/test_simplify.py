@@ -240,6 +240,18 @@ def test_ceildiv_and_product_and_dim_of_numbers_and_symbols() -> None:
     assert not same_dim(M, 4)
 
 
+def test_products_of_sums_of_data_are_not_written_out() -> None:
+    a, b = (Cast(Buffer(name, dt.u8, (4,))[I], dt.i64) for name in "ab")
+    e: Expr = a
+    for _ in range(12):
+        e = e * e + b  # of 2 ** 11 terms, as a polynomial
+    assert simplify(e) is simplify(simplify(e))
+    assert simplify((a + b) * (b - a)) is simplify((b - a) * (b + a))
+    assert bounds((a + b) * (b + 1)) == (0, 510 * 256)
+    assert simplify((a + 1) * M - M) is simplify(a * M)  # places of what data points to
+    assert simplify((a + 1) * (b + b) - b * (a + 1) * 2) is Const(0)
+
+
 def test_simplification_of_deep_expressions_does_not_recurse() -> None:
     e: Expr = Buffer("x", dt.f32, (8,))[I]
     for k in range(3000):
