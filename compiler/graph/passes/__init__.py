@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import MappingProxyType
 
+from ...ops import OPS
 from ...target import Target
 from ..ir import Attr, Graph, Node
 from .control import simplify_control
@@ -52,16 +53,24 @@ def run_passes(graph: Graph, target: Target, trace: Trace | None = None) -> Grap
     Args:
         trace: called with each pass's name and the whole graph after it.
     """
+    # What the graph stays the same under, as it is now.
+    settled: set[Pass] = set()
     for name, function, _ in PASSES:
-        graph = _apply(function, graph, target)
+        if function not in settled:
+            before, graph = graph, _apply(function, graph, target)
+            if graph is before:
+                settled.add(function)
+            else:
+                # It sweeps until nothing changes; the others go over the graph once.
+                settled = {function} if function is simplify else set()
         if trace is not None:
             trace(name, graph)
     return graph
 
 
 def _apply(function: Pass, graph: Graph, target: Target) -> Graph:
-    nodes = tuple(_apply_inside(function, n, target) for n in graph.nodes)
-    if any(new is not old for new, old in zip(nodes, graph.nodes, strict=True)):
+    nodes = tuple([_apply_inside(function, n, target) for n in graph.nodes])
+    if nodes != graph.nodes:
         graph = Graph(
             graph.name,
             graph.inputs,
@@ -75,7 +84,7 @@ def _apply(function: Pass, graph: Graph, target: Target) -> Graph:
 
 
 def _apply_inside(function: Pass, node: Node, target: Target) -> Node:
-    if node.op == "fused" or not any(isinstance(a, Graph) for a in node.attrs.values()):
+    if node.op == "fused" or OPS[node.op].kind != "control":
         return node
     attrs: dict[str, Attr] = {
         k: _apply(function, a, target) if isinstance(a, Graph) else a for k, a in node.attrs.items()

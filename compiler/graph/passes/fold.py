@@ -47,13 +47,15 @@ def folded(node: Node, rewriter: Rewriter) -> tuple[np.ndarray, ...] | None:
 
     None where it cannot be computed now, or should not: see the limits of this module.
     """
+    arrays: list[np.ndarray] = []
+    for value in node.inputs:
+        data = rewriter.data(value)
+        if data is None:
+            return None
+        arrays.append(data)
     op = OPS[node.op]
     if op.kind == "control":
         return None
-    inputs = [rewriter.data(v) for v in node.inputs]
-    if any(a is None for a in inputs):
-        return None
-    arrays = cast("list[np.ndarray]", inputs)
     if not all(_is_number(a) for a in node.attrs.values()) or not _is_worthwhile(node, arrays):
         return None
     try:

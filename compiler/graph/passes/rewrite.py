@@ -46,13 +46,13 @@ class Rewriter:
         self._replaced: dict[Value, Value] = {}
         self._memo: dict[Key, tuple[Value, ...]] = {}
         self._shared: dict[Key, Value] = {}
-        self._names = {v.name for v in (*source.inputs, *source.constants)}
-        self._names.update(v.name for n in source.nodes for v in n.outputs)
+        self._names: set[str] = set()
         self._counters: dict[str, int] = {}
         self.changed = False
-        for values in (*(n.inputs for n in source.nodes), source.outputs):
+        uses = self.uses
+        for values in (*[n.inputs for n in source.nodes], source.outputs):
             for value in values:
-                self.uses[value] = self.uses.get(value, 0) + 1
+                uses[value] = uses.get(value, 0) + 1
         for value, array in source.constants.items():
             key = _constant_key(array)
             first = self._shared.setdefault(key, value)
@@ -79,8 +79,11 @@ class Rewriter:
 
     def adopt(self, node: Node) -> Node:
         """An old node over new operands, not yet added."""
-        inputs = tuple(self.of(v) for v in node.inputs)
-        if all(a is b for a, b in zip(inputs, node.inputs, strict=True)):
+        replaced = self._replaced
+        if replaced.keys().isdisjoint(node.inputs):
+            return node
+        inputs = tuple([replaced.get(v, v) for v in node.inputs])
+        if inputs == node.inputs:
             return node
         return Node(node.op, inputs, node.attrs, node.outputs, node.origin)
 
@@ -163,6 +166,10 @@ class Rewriter:
             self.producer[output] = node
 
     def _unique(self, stem: str) -> str:
+        if not self._names:
+            source = self.source
+            self._names.update([v.name for v in (*source.inputs, *source.constants)])
+            self._names.update([v.name for n in source.nodes for v in n.outputs])
         name = stem
         while name in self._names:
             count = self._counters.get(stem, 0) + 1
@@ -184,7 +191,7 @@ def prune(
     needed = set(outputs)
     kept = []
     for node in reversed(nodes):
-        if any(v in needed for v in node.outputs):
+        if not needed.isdisjoint(node.outputs):
             needed.update(node.inputs)
             kept.append(node)
     kept.reverse()
@@ -217,14 +224,16 @@ def _node_key(node: Node) -> Key:
 
 
 def _key(op: str, inputs: Sequence[Value], attrs: Mapping[str, Attr]) -> Key:
-    return (op, tuple(inputs), tuple((k, _frozen(attrs[k])) for k in sorted(attrs)))
+    if not attrs:
+        return op, tuple(inputs)
+    return op, tuple(inputs), tuple([(k, _frozen(attrs[k])) for k in sorted(attrs)])
 
 
 def _frozen(value: Attr) -> object:
     """A hashable stand-in that tells 1, 1.0 and True apart, and nan equal to itself."""
     match value:
         case tuple():
-            return tuple(_frozen(v) for v in value)
+            return tuple([_frozen(v) for v in value])
         case float():
             return ("float", struct.pack("<d", value))
         case np.ndarray():
@@ -237,6 +246,6 @@ def _frozen(value: Attr) -> object:
 
 def _constant_key(array: np.ndarray) -> Key:
     if array.nbytes <= SHARED_BYTES:
-        return (array.dtype.str, str(array.dtype), array.shape, array.tobytes())
+        return (array.dtype, array.shape, array.tobytes())
     pointer = array.__array_interface__["data"][0]
-    return (str(array.dtype), array.shape, array.strides, pointer)
+    return (array.dtype, array.shape, array.strides, pointer)
