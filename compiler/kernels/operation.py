@@ -86,7 +86,7 @@ class Operation(ABC):
         or compiles what is around them. It has no gradient.
 
         Args:
-            name: ``namespace::name``, not taken yet.
+            name: ``namespace::name``; what was registered under it before is replaced.
             framework: whose; by default the first of those that have such operators.
 
         Raises:

@@ -22,10 +22,30 @@ from tilewright.tensor.compute import ComputeGroup
 from tilewright.tensor.evaluate import InterpretError
 from tilewright.tensor.independence import is_independent
 from tilewright.tensor.interpret import interpret, interpret_group
-from tilewright.tensor.ir import Alloc, Binary, Buffer, For, Func, Load, LoopKind, Scope, Store, Var
+from tilewright.tensor.ir import (
+    Alloc,
+    Binary,
+    Block,
+    Buffer,
+    For,
+    Func,
+    Load,
+    LoopKind,
+    Scope,
+    Stmt,
+    Store,
+    Var,
+)
 from tilewright.tensor.simplify import bounds, evaluate, product
 from tilewright.tensor.text import group_symbols, text
-from tilewright.tensor.walk import loads, rename_vars, replace_buffers, statements
+from tilewright.tensor.walk import (
+    block_loads,
+    loads,
+    map_block,
+    rename_vars,
+    replace_buffers,
+    statements,
+)
 
 from .graph import graph_of
 from .operation import Operation
@@ -255,25 +275,27 @@ class KernelSchedule:
     # ---------------------------------------------------------- what must hold
 
     def _expect_order_free(self, loop: For, kind: LoopKind) -> None:
-        if kind not in ("parallel", "vector") or is_independent(loop):
+        if kind not in ("parallel", "vector") or _is_order_free(loop):
             return
         if kind == "vector" and _is_horizontal(loop):
             return
         raise fail(
             f"set_kind({loop.var.name!r}, {kind!r})",
             self.func,
-            "its iterations write what others read or write, or that is not certain",
+            "its iterations read what others write, or that is not certain",
         )
 
     def expect_sound(self) -> None:
-        """Returns if the nest computes the same in whatever order its parallel loops run, and
-        takes neither more stack than there is nor ever to compile.
+        """Returns if the nest computes the same in whatever order its parallel loops run.
 
         Raises:
-            ScheduleError: it does not (TW-E0701).
+            ScheduleError: iterations of one depend on others (TW-E0701).
         """
         for loop in loops(self.func.body):
             self._expect_order_free(loop, loop.kind)
+
+    def _expect_affordable(self) -> None:
+        """Returns if the nest takes neither more stack than there is nor ever to compile."""
         kept = 0
         for stmt in statements(self.func.body):
             if isinstance(stmt, Alloc):
@@ -365,9 +387,11 @@ class KernelSchedule:
         """The graph of it alone.
 
         Raises:
-            ScheduleError: the nest is not sound (TW-E0701).
+            ScheduleError: the nest is not sound, takes more stack than there is, or is too long
+                where it is unrolled (TW-E0701).
         """
         self.expect_sound()
+        self._expect_affordable()
         attrs: dict[str, Attr] = {"stages": text(self.group), "loops": text(self.func)}
         return graph_of(self.group, "scheduled_kernel", attrs)
 
@@ -408,6 +432,21 @@ def _written_out(loop: For) -> int:
         case "vector":
             return inner * -(-loop.extent // LANES)
     return inner
+
+
+def _is_order_free(loop: For) -> bool:
+    """Whether no iteration of a loop reads what another writes.
+
+    Two may write one element, as tiles do that are moved back from the edge: what a nest stores
+    and does not add to is the value that the expression has at that index, whoever stores it.
+    """
+    read = {x.buffer for x in block_loads(loop.body)}
+
+    def each(stmt: Stmt) -> Block:
+        return () if isinstance(stmt, Store) and stmt.buffer not in read else (stmt,)
+
+    body = map_block(loop.body, each)
+    return is_independent(For(loop.var, loop.extent, body, loop.kind, loop.start))
 
 
 def _is_horizontal(loop: For) -> bool:

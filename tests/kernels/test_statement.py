@@ -1,7 +1,8 @@
 """What kernels state: expressions, reductions, stages, boundaries, and what cannot be meant."""
 
 # Type checkers and linters take the dims in the annotations of kernels for types.
-# mypy: disable-error-code="attr-defined, index, name-defined, no-untyped-call, no-untyped-def, valid-type"
+# mypy: disable-error-code="attr-defined, index, name-defined, no-untyped-call, no-untyped-def"
+# mypy: disable-error-code="valid-type"
 # ruff: noqa: F821, N803, SIM300, UP037
 
 from __future__ import annotations
