@@ -52,8 +52,10 @@ ALLOWED: dict[str, set[str]] = {
     "dynamo": BASE | {"api", "frontends", "options", "stages"},
     "peers": GRAPH | {"api", "frontends", "stages"},
     "benchmarking": GRAPH | PROGRAM | {"api", "backends", "peers"},
+    "profiling": GRAPH | PROGRAM | {"backends"},
     "commands": PIPELINE
-    | {"api", "autotune", "feed", "tuning", "benchmarking", "peers", "standalone", "stages"},
+    | {"api", "autotune", "feed", "tuning", "benchmarking", "peers", "profiling", "standalone"}
+    | {"stages"},
     "cli": BASE | {"options"},
     "__main__": {"cli"},
     "": BASE,
@@ -65,6 +67,8 @@ THIRD_PARTY = {
     "google": {"frontends"},
     "torch": {"frontends"},
     "llvmlite": {"backends"},
+    "distributed": {"autotune"},
+    "sklearn": {"autotune"},
     "click": {"cli", "commands"},
     "rich": {"commands"},
 }
@@ -87,6 +91,7 @@ FACE = {
     "pipeline",
     "peers",
     "benchmarking",
+    "profiling",
     "commands",
     "cli",
     "__main__",
