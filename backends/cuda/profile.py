@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from tilewright.runtime.artifact import Artifact
 from tilewright.runtime.executable import Executable
 
-from ..backend import Profile, ProfiledKernel, Profiler
+from ..backend import Profile, ProfiledKernel, Profiler, Subject
 from .backend import read_objects
 from .launches import Launching
 from .roofline import bounds_of, mix
@@ -35,13 +32,9 @@ class _Launches:
     operands: list[int] = field(default_factory=list)
 
 
-def profile(built: Artifact, inputs: Mapping[str, np.ndarray]) -> Profile:
-    """Runs a program once in the simulator and models its kernels.
-
-    Args:
-        built: code for any architecture of these.
-        inputs: of the one call.
-    """
+def profile(subject: Subject) -> Profile:
+    """Runs a program once in the simulator and models its kernels."""
+    built = subject.artifact
     ptx, program, launches = read_objects(built.objects)
     device = SimulatedDevice()
     seen: dict[str, _Launches] = {}
@@ -52,7 +45,7 @@ def profile(built: Artifact, inputs: Mapping[str, np.ndarray]) -> Profile:
         of_kernel.operands.append(nbytes)
 
     entry = DeviceEntry(program, launches, ptx, device, watch)
-    Executable(built, entry).run(inputs)
+    Executable(built, entry).run(subject.inputs)
     machine = ARCHITECTURES[built.target.cpu]
     known = find_tool("ptxas") is not None
     resources = assemble(ptx, built.target.cpu).kernels if known else {}

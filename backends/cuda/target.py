@@ -58,12 +58,12 @@ def resolve_cuda(name: str) -> Target:
     Raises:
         TargetError: there is none of that name (TW-E0401).
     """
-    backend, _, architecture = name.partition(":")
-    found = ARCHITECTURES.get(architecture or DEFAULT)
+    backend, given, architecture = name.partition(":")
+    sm = architecture if given else DEFAULT
+    found = ARCHITECTURES.get(sm)
     if found is None:
         known = ", ".join(f"{backend}:{a}" for a in ARCHITECTURES)
         raise TargetError(f"target {name!r}: there are {known}", code="TW-E0401")
-    sm = architecture or DEFAULT
     return Target(
         name=name,
         backend=backend,

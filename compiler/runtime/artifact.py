@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArtifactError, OutputError
-from ..target import Target
+from ..target import Target, Threads
 from . import text
 from .program import Program
 
@@ -258,11 +258,18 @@ def _unpack(
 
 
 def _target(given: dict[str, Any]) -> Target:
-    names = {f.name for f in fields(Target)}
+    values = _values(Target, given)
+    if values["threads"] is not None:
+        values["threads"] = Threads(**_values(Threads, values["threads"]))
+    return Target(**values)
+
+
+def _values(kind: type[Target] | type[Threads], given: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a record as JSON keeps them, which knows no tuples."""
+    names = {f.name for f in fields(kind)}
     if given.keys() != names:
         raise ValueError(f"target fields {sorted(given.keys() ^ names)} differ")
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
-    return Target(**values)
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
 
 
 def _damaged(path: str | os.PathLike[str], what: str) -> ArtifactError:

@@ -150,7 +150,7 @@ class _Body:
     def __init__(self, func: Func, block: Block, step: str) -> None:
         self.func, self.step = func, step
         self.buffers = {s.buffer.name: s.buffer for s in block if isinstance(s, Alloc)}
-        self.nests = [s for s in block if not isinstance(s, Alloc)]
+        self.nests: list[Stmt] = [s for s in block if not isinstance(s, Alloc)]
 
     def fail(self, message: str) -> ScheduleError:
         """The error of the step."""

@@ -13,9 +13,11 @@ import pytest
 import tilewright as tw
 from tests.readme_model import write_model
 from tilewright import cli
-from tilewright.backends import BACKENDS, PROFILERS, load_backend
+from tilewright.backends import BACKENDS, PROFILERS, load_backend, load_profiler
 from tilewright.backends.cuda import toolkit
-from tilewright.backends.cuda.target import ARCHITECTURES
+from tilewright.backends.cuda.target import ARCHITECTURES, resolve_cuda
+from tilewright.errors import TargetError
+from tilewright.runtime import artifact
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +64,18 @@ def test_a_file_for_the_simulator_runs_from_the_file(
     np.testing.assert_allclose(tw.load(output)(x)[0], tw.compile(layer)(x)[0], rtol=1e-5, atol=1e-6)
 
 
+def test_a_file_for_a_gpu_says_what_is_missing_to_run_it(
+    layer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tilewright.backends.cuda.driver.find_gpu", lambda version: "no GPU")
+    output = tmp_path / "layer.tw"
+    assert command("compile", layer, "--target", "cuda:sm_90", "-o", str(output)) == 0
+    assert artifact.read(output).target == resolve_cuda("cuda:sm_90")
+    assert command("run", str(output), "--dim", "N=3") == 2
+    told = capsys.readouterr().err
+    assert "TW-E0407" in told and "cuda-sim:sm_90" in told
+
+
 def test_run_checks_the_simulator_against_the_reference(
     layer: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -69,7 +83,7 @@ def test_run_checks_the_simulator_against_the_reference(
     assert "agrees with NumPy" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["cuda:sm_70", "cuda:sm_90a", "cuda-sim:nonsense", "cuda:80"])
+@pytest.mark.parametrize("name", ["cuda:sm_70", "cuda:sm_90a", "cuda-sim:nonsense", "cuda:"])
 @pytest.mark.parametrize("verb", ["compile", "inspect", "profile", "run"])
 def test_an_unknown_architecture_is_refused_before_anything_is_compiled(
     verb: str, name: str, layer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -172,12 +186,20 @@ def test_profile_takes_a_compiled_file(
     assert "modelled" in capsys.readouterr().out
 
 
-def test_profile_refuses_targets_that_are_measured(
+def test_a_profile_says_that_its_times_are_modelled(
     layer: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command("profile", layer, "--target", "x86-64-v3") == 2
-    told = capsys.readouterr().err
-    assert "TW-E0409" in told and "bench" in told and all(name in told for name in PROFILERS)
+    assert command("profile", layer, "--target", "cuda:sm_80", "--dim", "N=3") == 0
+    modelled = capsys.readouterr().out
+    assert "modelled, not measured" in modelled and "measured us" not in modelled
+
+
+def test_a_backend_without_a_profiler_is_named_with_those_that_have_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(PROFILERS, "cuda")
+    with pytest.raises(TargetError, match=r"TW-E0409.*'cuda'.*cpu, cuda-sim"):
+        load_profiler("cuda")
 
 
 def test_a_faster_part_takes_less_time(layer: str, capsys: pytest.CaptureFixture[str]) -> None:
