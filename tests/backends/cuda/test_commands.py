@@ -13,7 +13,7 @@ import pytest
 import tilewright as tw
 from tests.readme_model import write_model
 from tilewright import cli
-from tilewright.backends import BACKENDS, PROFILERS, load_backend, load_profiler
+from tilewright.backends import BACKENDS, PROFILERS, find_profiler, load_backend
 from tilewright.backends.cuda import toolkit
 from tilewright.backends.cuda.target import ARCHITECTURES, resolve_cuda
 from tilewright.errors import TargetError
@@ -199,7 +199,7 @@ def test_a_backend_without_a_profiler_is_named_with_those_that_have_one(
 ) -> None:
     monkeypatch.delitem(PROFILERS, "cuda")
     with pytest.raises(TargetError, match=r"TW-E0409.*'cuda'.*cpu, cuda-sim"):
-        load_profiler("cuda")
+        find_profiler("cuda")
 
 
 def test_a_faster_part_takes_less_time(layer: str, capsys: pytest.CaptureFixture[str]) -> None:
