@@ -18,12 +18,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ... import dtype as dt
 from ...ops import OPS
 from ...ops.op import axes_attr, ints_attr, same_shape
 from ...tensor.ir import Dim
-from ...tensor.simplify import product
 from ..ir import Graph, Node, Value
+from .convolutions import is_worth_bands, reads_few_channels
 from .in_place import InPlace
 
 GroupKind = Literal["contraction", "row", "elementwise", "window", "reduce", "alone", "control"]
@@ -41,8 +40,6 @@ MAX_CHEAP = 4
 """The most nodes that a reduction across rows computes for its operand."""
 CHEAP = frozenset({"add", "sub", "mul", "neg", "abs", "min", "max", "cast"})
 MOVEMENT = frozenset({"transpose", "slice", "broadcast_to"})
-PLANAR_CHANNELS = 4
-"""The most input channels of a convolution that reads its image in planes."""
 
 _ANCHORS = frozenset({"contraction", "window", "reduce"})
 _PREFERENCE: dict[GroupKind, int] = {
@@ -484,7 +481,7 @@ class _Partitioner:
                 for i, v in enumerate(node.inputs[:2])
                 if i == 0 or self._absorbs("contraction", v)
             ]
-        elif _reads_few_channels(node):
+        elif reads_few_channels(node):
             absorbing = [0]
         group = self._start("contraction", index, self._read(index, absorbing))
         if node.op == "matmul":
@@ -493,27 +490,14 @@ class _Partitioner:
             self._take_convolution(group, index, self.near_bytes)
 
     def _take_convolution(self, group: Group, index: int, near_bytes: int) -> None:
-        """Takes in the convolution that a depthwise or pointwise one reads, if nothing else does.
-
-        One of the two is depthwise, and what lies between them is more than stays near the core:
-        some rows at a time, it need not go to memory (see lower/bands.py).
-        """
+        """Takes in the convolution that this one reads, if both are better run in bands of rows."""
         value = self.nodes[index].inputs[0]
         other = self._group_of(value)
         if other is None or other.kind != "contraction" or not self._ends_in(other, index):
             return
-        first = self.nodes[other.members[0]]
-        kinds = (_conv_kind(self.graph, first), _conv_kind(self.graph, self.nodes[index]))
-        if kinds not in (("pointwise", "depthwise"), ("depthwise", "pointwise")):
-            return
-        if not same_shape(other.domain, value.shape):
-            return
-        elements = [product(self.nodes[m].outputs[0].shape) for m in other.members]
-        if any(not isinstance(n, int) for n in elements):
-            return
-        # A chain goes on where one between its links was worth it.
-        inside = any(self.nodes[m].op == "conv" for m in other.members[1:])
-        if inside or 4 * max(n for n in elements if isinstance(n, int)) > near_bytes:
+        if same_shape(other.domain, value.shape) and is_worth_bands(
+            self.graph, other.members, index, near_bytes
+        ):
             self._merge(group, other, {index}, index)
 
     def _take_rows(self, group: Group, index: int, node: Node) -> None:
@@ -641,25 +625,3 @@ class _Partitioner:
 def _keeps_last(node: Node) -> bool:
     perm = ints_attr(node.attrs, "perm")
     return not perm or perm[-1] == len(perm) - 1
-
-
-def _conv_kind(graph: Graph, node: Node) -> str:
-    """What a convolution of an image in f32 with constant weights does: depthwise, pointwise."""
-    if node.op != "conv" or node.inputs[1] not in graph.constants or len(node.inputs[0].shape) != 4:
-        return ""
-    if node.outputs[0].dtype is not dt.f32:
-        return ""
-    *window, _, outputs = node.inputs[1].shape
-    if node.attrs["groups"] == 1:
-        one = all(k == 1 for k in (*window, *ints_attr(node.attrs, "strides")))
-        return "pointwise" if one or _reads_few_channels(node) else ""
-    return "depthwise" if node.attrs["groups"] == outputs == node.inputs[0].shape[-1] else ""
-
-
-def _reads_few_channels(node: Node) -> bool:
-    """Whether a convolution may read an image plane by plane, as models take it.
-
-    With few channels the planes of one row stay in cache, and no copy in another order is needed.
-    """
-    channels = node.inputs[0].shape[-1]
-    return node.attrs["groups"] == 1 and isinstance(channels, int) and channels <= PLANAR_CHANNELS

@@ -1,0 +1,56 @@
+"""What fusion asks of convolutions: how they read their image, and which run in bands of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ... import dtype as dt
+from ...ops.op import ints_attr
+from ...tensor.simplify import product
+from ..ir import Graph, Node
+
+PLANAR_CHANNELS = 4
+"""The most input channels of a convolution that reads its image in planes."""
+
+
+def reads_few_channels(node: Node) -> bool:
+    """Whether a convolution may read an image plane by plane, as models take it.
+
+    With few channels the planes of one row stay in cache, and no copy in another order is needed.
+    """
+    channels = node.inputs[0].shape[-1]
+    return node.attrs["groups"] == 1 and isinstance(channels, int) and channels <= PLANAR_CHANNELS
+
+
+def is_worth_bands(graph: Graph, members: Sequence[int], index: int, near_bytes: int) -> bool:
+    """Whether a convolution and the one that it reads are better computed some rows at a time.
+
+    One of the two is depthwise, the other pointwise or a first one, and what lies between them is
+    more than stays near the core; then it need not go to memory (see lower/bands.py).
+
+    Args:
+        members: the nodes of the group that computes what is read, the convolution first.
+        index: the node of the other convolution.
+        near_bytes: how much stays near a core between two kernels.
+    """
+    nodes = graph.nodes
+    kinds = tuple(_kind(graph, nodes[i]) for i in (members[0], index))
+    if kinds not in (("pointwise", "depthwise"), ("depthwise", "pointwise")):
+        return False
+    if any(nodes[m].op == "conv" for m in members[1:]):
+        return True  # A chain goes on where one between its links was worth it.
+    counts = [product(nodes[m].outputs[0].shape) for m in members]
+    return all(isinstance(n, int) and 4 * n > near_bytes for n in counts)
+
+
+def _kind(graph: Graph, node: Node) -> str:
+    """What a convolution of an image in f32 with constant weights is: depthwise, pointwise."""
+    if node.op != "conv" or node.inputs[1] not in graph.constants or len(node.inputs[0].shape) != 4:
+        return ""
+    if node.outputs[0].dtype is not dt.f32:
+        return ""
+    *window, _, outputs = node.inputs[1].shape
+    if node.attrs["groups"] == 1:
+        one = all(k == 1 for k in (*window, *ints_attr(node.attrs, "strides")))
+        return "pointwise" if one or reads_few_channels(node) else ""
+    return "depthwise" if node.attrs["groups"] == outputs == node.inputs[0].shape[-1] else ""
