@@ -278,11 +278,11 @@ class _Writer:
             counter, row = Var(f"next{k}"), Var(f"at{k}")
             here = starts[k] + counter
             final = k == len(self.segments) - 1
+            prefix: tuple[Expr, ...] = (counter,)
             if final:
                 kept, prefix = last.stage.output, (self.batch, row)
             else:
                 kept = Buffer(f"band{k}", dt.f32, (segment.count, *last.shape[2:]), "local")
-                prefix = (counter,)
                 body.append(Alloc(kept))
                 here = minimum(maximum(here, 0), last.shape[1] - 1)
             block: list[Stmt] = [Let(row, here)]

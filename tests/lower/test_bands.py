@@ -93,7 +93,7 @@ def code_of(graph: Graph, l2: int) -> tuple[Any, float]:
     return code, float(np.abs(got - want).max() / np.abs(want).max())
 
 
-THREE = {"k": 3, "lo": 1, "hi": 1}
+THREE: dict[str, Any] = {"k": 3, "lo": 1, "hi": 1}
 CASES: dict[str, dict[str, Any]] = {
     "3x3": {"x": (1, 32, 12, 6), **THREE},
     "stride 2": {"x": (1, 32, 13, 6), "stride": 2, **THREE},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -81,7 +83,9 @@ def test_a_part_with_other_readers_is_read_in_place() -> None:
     def make(b: GraphBuilder) -> tuple[Value, ...]:
         x = b.input("x", f32(2, 8, 8, 16))
         skip = relu(b, conv(b, x, 32, 3))
-        window = {"window": (1, 2, 2, 1), "strides": (1, 2, 2, 1), "dilations": (1, 1, 1, 1)}
+        window: dict[str, Any] = {
+            "window": (1, 2, 2, 1), "strides": (1, 2, 2, 1), "dilations": (1, 1, 1, 1)
+        }  # fmt: skip
         zeros = (0, 0, 0, 0)
         pooled = b.add("reduce_window", skip, op="max", lo=zeros, hi=zeros, **window)
         root = b.add("sqrt", b.add("abs", b.add("exp", skip)))
@@ -96,7 +100,9 @@ def test_a_part_with_other_readers_is_read_in_place() -> None:
 def test_windows_depthwise_convolutions_and_products_write_parts() -> None:
     def make(b: GraphBuilder) -> Value:
         x = b.input("x", f32(1, 6, 6, 32))
-        window = {"window": (1, 3, 3, 1), "strides": (1, 1, 1, 1), "dilations": (1, 1, 1, 1)}
+        window: dict[str, Any] = {
+            "window": (1, 3, 3, 1), "strides": (1, 1, 1, 1), "dilations": (1, 1, 1, 1)
+        }  # fmt: skip
         pads = (0, 1, 1, 0)
         pooled = b.add("reduce_window", x, op="max", lo=pads, hi=pads, **window)
         deep = conv(b, x, 32, 3, groups=32)
@@ -139,7 +145,7 @@ def test_what_cannot_be_written_in_place_is_copied(why: str) -> None:
 def doubled(*shape: int) -> Func:
     """y = x + x over buffers of one shape."""
     x, y = (Buffer(n, dt.f32, shape) for n in "xy")
-    loops = [Var(f"i{k}") for k in range(len(shape))]
+    loops = tuple(Var(f"i{k}") for k in range(len(shape)))
     body: tuple[Store | For, ...] = (Store(y, loops, Load(x, loops) + Load(x, loops)),)
     for v, n in reversed(list(zip(loops, shape, strict=True))):
         body = (For(v, n, body),)
