@@ -17,7 +17,8 @@ from tilewright.api import compile as compile_graph
 from tilewright.errors import InputError
 from tilewright.frontends.numpy.importer import Result, Traced, trace_function
 from tilewright.runtime.buffer import BorrowError, borrow, exporter, library_of
-from tilewright.runtime.executable import Executable
+from tilewright.runtime.executable import READY, Executable
+from tilewright.runtime.shapes import Plan
 from tilewright.tensor.ir import Var
 from tilewright.tensor.simplify import evaluate
 
@@ -70,6 +71,10 @@ class Variant:
         ) and all(bool(evaluate(c, env)) == held for c, held in self.traced.guards)
 
 
+Known = tuple[Variant, Plan | None]
+"""What arguments lead to: the code, and what it needs to know of their shapes."""
+
+
 class Jitted(Generic[P, R]):
     """A function of NumPy arrays that runs as native code.
 
@@ -97,7 +102,7 @@ class Jitted(Generic[P, R]):
         self._target = target
         self._threads = threads
         self._dynamic = dynamic
-        self._shapes: dict[tuple[Any, ...], Variant] = {}
+        self._shapes: dict[tuple[Any, ...], Known] = {}
         self._variants: dict[tuple[Any, ...], list[Variant]] = {}
         self._lock = RLock()
         self.executables: tuple[Executable, ...] = ()
@@ -129,10 +134,15 @@ class Jitted(Generic[P, R]):
                 key.append(name)
                 self._flatten(kwargs[name], key, arrays)
         exact = tuple(key)
-        variant = self._shapes.get(exact)
-        if variant is None:
-            variant = self._find(exact, arrays, args, kwargs)
-        outputs = variant.executable(*arrays)
+        found = self._shapes.get(exact)
+        if found is None:
+            found = self._find(exact, arrays, args, kwargs)
+        variant, plan = found
+        for array in arrays:
+            if array.flags.num & READY != READY:
+                plan = None
+        executable = variant.executable
+        outputs = executable(*arrays) if plan is None else executable.enter(plan, arrays)
         if variant.library:
             export = exporter(variant.library)
             outputs = outputs if export is None else tuple(map(export, outputs))
@@ -195,8 +205,11 @@ class Jitted(Generic[P, R]):
         arrays: Sequence[np.ndarray],
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
-    ) -> Variant:
-        """A variant that serves these shapes, compiled now if there is none."""
+    ) -> Known:
+        """A variant that serves these shapes, compiled now if there is none, and its plan.
+
+        There is no plan where the executable has arguments to convert.
+        """
         shapes = [a.shape for a in arrays]
         general = tuple(len(k) if type(k) is tuple else k for k in exact)
         with self._lock:
@@ -205,10 +218,15 @@ class Jitted(Generic[P, R]):
             if variant is None:
                 variant = self._compile(args, kwargs)
                 known.append(variant)
+            executable = variant.executable
+            fits = all(
+                a.dtype == s.dtype.numpy for a, s in zip(arrays, executable.inputs, strict=True)
+            )
+            plan = executable.plan(tuple(shapes)) if fits else None
             if len(self._shapes) >= _MOST_SHAPES:
                 self._shapes.clear()
-            self._shapes[exact] = variant
-        return variant
+            self._shapes[exact] = variant, plan
+        return variant, plan
 
     def _compile(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Variant:
         # Sorted, as the key is: the arrays come in this order.

@@ -113,8 +113,10 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype, size: int) -> tuple[n
     """
     if size >= _LARGE:
         return _RECYCLER.empty(shape, dtype, size)
-    raw, start, address = _aligned_block(size)
-    return np.ndarray(shape, dtype, raw, start), address
+    raw = np.empty(size + ALIGNMENT, _BYTE)
+    address = address_of(raw)
+    start = -address % ALIGNMENT
+    return np.ndarray(shape, dtype, raw, start), address + start
 
 
 def aligned_copy(array: np.ndarray) -> np.ndarray:

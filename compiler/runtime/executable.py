@@ -33,7 +33,8 @@ from .shapes import Plan, Planner
 
 _ENTRY = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)
 _MOST_PLANS = 256
-_READY = 0x101  # NumPy's flags C_CONTIGUOUS and ALIGNED
+READY = 0x101
+"""NumPy's flags C_CONTIGUOUS and ALIGNED, which arrays that are used in place have."""
 
 
 class Entry(Protocol):
@@ -162,11 +163,11 @@ class Executable(Compiled):
         shapes: list[tuple[int, ...]] = []
         for i, dtype in enumerate(self._dtypes):
             x = arrays[i]
-            if type(x) is not np.ndarray or x.dtype is not dtype or x.flags.num & _READY != _READY:
+            if type(x) is not np.ndarray or x.dtype is not dtype or x.flags.num & READY != READY:
                 x = arrays[i] = _as_input(self.inputs[i], x)
             shapes.append(x.shape)
         plan = self.plan(tuple(shapes))
-        results = self._enter(plan, arrays)
+        results = self.enter(plan, arrays)
         if args and type(args[0]) is not np.ndarray:
             return _like(args, results)
         return results
@@ -223,8 +224,16 @@ class Executable(Compiled):
         if len(self._free) < self._most_free:
             self._free.append(context)
 
-    def _enter(self, plan: Plan, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
-        """Runs native code; ``arrays`` stay alive until it returns."""
+    def enter(self, plan: Plan, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        """Runs on arrays that are known to fit, and returns the outputs in order.
+
+        Args:
+            plan: of this executable, for the shapes that the arrays have.
+            arrays: one for each input, of the declared dtype, C-contiguous and aligned.
+
+        Raises:
+            InputError: as ``call_at``; there is no memory for the outputs (TW-E0307).
+        """
         results, places = [], []
         try:
             for shape, dtype, size in plan.outputs:
@@ -296,7 +305,7 @@ def _as_input(spec: TensorSpec, value: Any) -> np.ndarray:
                 code="TW-E0302",
             )
         array = array.astype(wanted)
-    if array.flags.num & _READY != _READY:
+    if array.flags.num & READY != READY:
         array = aligned_copy(array)
     return array
 
