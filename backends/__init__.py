@@ -21,10 +21,11 @@ EXPORTERS: dict[str, str] = {"cpu": "tilewright.backends.cpu.export"}
 """The module of each backend whose code runs without us, which holds it as ``EXPORTER``."""
 
 PROFILERS: dict[str, str] = {
+    "cpu": "tilewright.backends.cpu.profile",
     "cuda": "tilewright.backends.cuda.profile",
     "cuda-sim": "tilewright.backends.cuda.profile",
 }
-"""The module of each backend whose kernels are counted and modelled: ``PROFILER``."""
+"""The module of each backend whose kernels are measured or modelled: ``PROFILER``."""
 
 EQUIPMENT: dict[str, str] = {"cuda": "tilewright.backends.cuda.equipment"}
 """The module of each backend that needs more than this package: ``facts`` says what is there."""
@@ -58,7 +59,7 @@ def find_exporter(name: str) -> Exporter:
 
 
 def find_profiler(name: str) -> Profiler:
-    """What counts and models the kernels of a backend.
+    """What measures or models the kernels of a backend.
 
     Raises:
         TargetError: nothing does (TW-E0409).
@@ -66,8 +67,7 @@ def find_profiler(name: str) -> Profiler:
     module = PROFILERS.get(name)
     if module is None:
         raise TargetError(
-            f"backend {name!r}: its kernels are measured, not modelled; use bench. Modelled are "
-            f"those of {', '.join(PROFILERS)}",
+            f"backend {name!r}: its kernels are not profiled; those of {', '.join(PROFILERS)} are",
             code="TW-E0409",
         )
     return cast(Profiler, import_module(module).PROFILER)

@@ -6,7 +6,7 @@ Adding a backend is a folder whose ``BACKEND`` follows this protocol, and a line
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -99,6 +99,40 @@ class Exporter:
 
 
 @dataclass(frozen=True, slots=True)
+class Subject:
+    """What is profiled: one call of a compiled model.
+
+    Attributes:
+        artifact: the model.
+        inputs: of the call, by name.
+        kernels: the scheduled functions by name, where they are known.
+        threads: of the call, on a CPU.
+        cache: where figures of this machine are kept.
+    """
+
+    artifact: Artifact
+    inputs: Mapping[str, np.ndarray]
+    kernels: Mapping[str, Func]
+    threads: int
+    cache: Cache
+
+
+@dataclass(frozen=True, slots=True)
+class ProfiledStep:
+    """One kernel call or copy of a measured call.
+
+    Attributes:
+        number: of the step among the program's kernel calls and copies, in their order.
+        start: seconds after the first one began.
+        seconds: how long it took.
+    """
+
+    number: int
+    start: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class ProfiledKernel:
     """What a kernel does in one call of a program.
 
@@ -121,22 +155,31 @@ class Profile:
     """What the kernels of a program do in one call.
 
     Attributes:
-        kind: where the seconds come from: "modelled", never a measurement.
-        notes: what is modelled, and how.
+        kind: where the seconds come from: "measured" or "modelled".
+        notes: what is measured or modelled, and how.
         kernels: in the order of their first launch.
+        steps: of a measured call, in order; empty where nothing is measured.
+        seconds: of the whole measured call; 0 where nothing is measured.
+        roofs: what the machine reaches: operations a second as "flops", bytes a second by level.
     """
 
     kind: str
     notes: tuple[str, ...]
     kernels: tuple[ProfiledKernel, ...]
+    steps: tuple[ProfiledStep, ...] = ()
+    seconds: float = 0.0
+    roofs: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Profiler:
-    """What counts and models the kernels of a backend on a machine that has none of its own.
+    """What measures the kernels of a backend, or models them on a machine that has none of it.
 
     Attributes:
         profile: from what is compiled and the inputs of one call.
+        check: returns if the target can be profiled on this machine, and raises TargetError if
+            it cannot.
     """
 
-    profile: Callable[[Artifact, Mapping[str, np.ndarray]], Profile]
+    profile: Callable[[Subject], Profile]
+    check: Callable[[Target], None] = lambda _: None

@@ -233,6 +233,7 @@ CODES: Mapping[str, str] = {
     "TW-E0934": "a converter does not take what torch gives it",
     "TW-E0935": "a process of a search does not start",
     "TW-E0935": "a compiled model has no entry",
+    "TW-E0936": "a compiled model has no entry",
     "TW-E0940": "no instruction for an operation on a dtype",
     "TW-E0941": "no expansion of a function",
     "TW-E0942": "lanes of a vector are stored to one element",

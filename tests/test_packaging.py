@@ -97,14 +97,19 @@ def test_help_does_not_load_the_compiler() -> None:
     assert "doctor" in done.stdout
 
 
-def test_the_source_ships_nothing_but_python() -> None:
-    other = [
+def test_the_source_ships_nothing_but_python_and_what_is_listed() -> None:
+    listed = {
+        "/".join(("compiler", *package.split(".")[1:], name))
+        for package, names in PROJECT["tool"]["setuptools"]["package-data"].items()
+        for name in names
+    }
+    other = {
         str(p.relative_to(ROOT))
         for top in TOP
         for p in (ROOT / top).rglob("*")
-        if p.is_file() and p.suffix not in (".py", ".pyc") and p.name != "py.typed"
-    ]
-    assert not other
+        if p.is_file() and p.suffix not in (".py", ".pyc")
+    }
+    assert other == listed == {"compiler/py.typed", "compiler/profiling/page.html"}
 
 
 def test_the_licence_is_apache_2() -> None:

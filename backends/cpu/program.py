@@ -46,16 +46,50 @@ declare i64 @llvm.smax.i64(i64, i64)
 declare i64 @llvm.abs.i64(i64, i1)
 declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
 """
+_LOG = """\
+declare i64 @llvm.readcyclecounter()
+define internal void @tilewright_log(ptr %ctx, i64 %number, i64 %start, i64 %end) {
+entry:
+  %place = getelementptr { ptr, ptr, i64, ptr }, ptr %ctx, i64 0, i32 3
+  %log = load ptr, ptr %place
+  %count = load i64, ptr %log
+  %next = add i64 %count, 1
+  store i64 %next, ptr %log
+  %most.p = getelementptr i64, ptr %log, i64 1
+  %most = load i64, ptr %most.p
+  %room = icmp slt i64 %count, %most
+  br i1 %room, label %enter, label %out
+enter:
+  %words = mul i64 %count, 3
+  %first = add i64 %words, 2
+  %entry.p = getelementptr i64, ptr %log, i64 %first
+  store i64 %number, ptr %entry.p
+  %start.p = getelementptr i64, ptr %entry.p, i64 1
+  store i64 %start, ptr %start.p
+  %end.p = getelementptr i64, ptr %entry.p, i64 2
+  store i64 %end, ptr %end.p
+  br label %out
+out:
+  ret void
+}
+"""
 
 
-def emit_program(program: Program) -> str:
+def emit_program(program: Program, *, timed: bool = False) -> str:
     """The entry of a program as a module of LLVM IR text; kernels are declared, not defined.
+
+    Args:
+        program: what to run.
+        timed: whether each kernel call and copy is entered in the log that the context's field
+            after the pool's points to, by its number among them in the order of ``walk_steps``:
+            how many entries there are and how many it takes, then number, start and end of each,
+            in ticks of the processor's clock. What it has no room for is only counted.
 
     Raises:
         InternalError: a kernel is called with two signatures, or a dim uses a variable that is
             not in scope or an operation that dims do not have (TW-E0911).
     """
-    return _Writer(program).run()
+    return _Writer(program, timed).run()
 
 
 def _frame_entry() -> str:
@@ -83,8 +117,10 @@ def emit_sizes(program: Program, name: str) -> str:
 class _Writer:
     """One emission: the lines so far, and which values are known in the open blocks."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, timed: bool = False) -> None:
         self.program = program
+        self.timed = timed
+        self.entries = 0
         self.lines: list[str] = []
         self.kernels: dict[str, str] = {}
         self.known: dict[Expr | str, str] = {}
@@ -123,7 +159,7 @@ class _Writer:
         arguments = "ptr %ctx, ptr %inputs, ptr %outputs, ptr %constants, ptr %arena, ptr %dims"
         return "\n".join(
             [
-                _INTRINSICS + "\n".join(declarations),
+                _INTRINSICS + (_LOG if self.timed else "") + "\n".join(declarations),
                 f"define i32 @{ENTRY}({arguments}) {{",
                 "entry:",
                 *self.end(),
@@ -168,7 +204,7 @@ class _Writer:
                     dst, src = self.address(step.dst), self.address(step.src)
                     size = self.dim(product((*step.src.shape, step.src.dtype.bytes)))
                     copy = "call void @llvm.memcpy.p0.p0.i64"
-                    self.line(f"{copy}(ptr {dst}, ptr {src}, i64 {size}, i1 false)")
+                    self.work(f"{copy}(ptr {dst}, ptr {src}, i64 {size}, i1 false)")
                 case LetElement():
                     self.let(step)
                 case IfStep():
@@ -195,7 +231,19 @@ class _Writer:
                 f"kernel {step.kernel}: called with ({types}) and ({self.kernels[step.kernel]})",
                 code="TW-E0911",
             )
-        self.line(f"call void @{_quote(step.kernel)}({', '.join(['ptr %ctx', *given])})")
+        self.work(f"call void @{_quote(step.kernel)}({', '.join(['ptr %ctx', *given])})")
+
+    def work(self, call: str) -> None:
+        """Writes a call that takes its time, and how long, where that is asked for."""
+        if not self.timed:
+            self.line(call)
+            return
+        start = self.value("call i64 @llvm.readcyclecounter()")
+        self.line(call)
+        end = self.value("call i64 @llvm.readcyclecounter()")
+        number = self.entries
+        self.entries += 1
+        self.line(f"call void @tilewright_log(ptr %ctx, i64 {number}, i64 {start}, i64 {end})")
 
     def let(self, step: LetElement) -> None:
         if step.tensor.dtype is not i64:

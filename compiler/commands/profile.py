@@ -1,74 +1,226 @@
-"""``tilewright profile``: what the kernels of a model do, and how long they would take at least."""
+"""``tilewright profile``: where the time of a call goes, kernel by kernel, and what bounds it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from tilewright.backends import find_profiler
-from tilewright.backends.backend import Profile, ProfiledKernel
+from tilewright.backends import find_profiler, load_backend
+from tilewright.backends.backend import Profile, ProfiledKernel, Subject
+from tilewright.backends.cpu.profile import sizes_of
+from tilewright.backends.cpu.threads import default_threads
+from tilewright.graph.passes import run_passes
+from tilewright.options import Options, from_environment
+from tilewright.profiling import page
+from tilewright.profiling.origins import Timed, origins_of, timed_steps
+from tilewright.profiling.page import Texts, split_assembly
+from tilewright.profiling.trace import chrome_trace
 from tilewright.runtime import artifact
+from tilewright.runtime.artifact import Artifact, replace_file
+from tilewright.runtime.cache import open_cache
+from tilewright.runtime.program import CallKernel
+from tilewright.stages import PIPELINE, Log, load_function
+from tilewright.tensor.ir import Func
+from tilewright.tensor.text import text as func_text
 
 from .arrays import choose_dims, random_inputs
-from .model import DIM, SHAPE, TARGET, backend_for, built, is_artifact
+from .model import (
+    DIM,
+    RECORDS,
+    SHAPE,
+    TARGET,
+    THREADS,
+    backend_for,
+    graph_of,
+    is_artifact,
+    progress,
+)
+
+_COLUMNS = ("of roofline", "GFLOP/s", "GB/s", "flops", "operand bytes")
+"""Figures that have a column in the table; others are listed kernel by kernel."""
+_FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-@click.command(epilog="Example: tilewright profile model.onnx --target cuda:sm_80 --dim N=4")
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """A compiled model and what is known of its making.
+
+    Attributes:
+        built: what runs.
+        kernels: the functions that it calls; none, of a compiled file.
+        steps: its kernel calls and copies.
+        origins: the source nodes of each.
+        texts: recipe, schedule and loops by kernel.
+    """
+
+    built: Artifact
+    kernels: Mapping[str, Func]
+    steps: Sequence[Timed]
+    origins: Sequence[tuple[str, ...]]
+    texts: Mapping[str, Texts]
+
+
+@click.command(epilog="Example: tilewright profile model.onnx --dim N=4 --html profile.html")
 @click.argument("model")
 @click.option("--json", "as_json", is_flag=True, help="Print all figures as JSON.")
+@click.option(
+    "--trace", type=_FILE, help="Write one call as a trace for chrome://tracing or Perfetto."
+)
+@click.option("--html", type=_FILE, help="Write one page that shows everything, offline.")
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the random inputs."
 )
 @TARGET
+@THREADS
 @DIM
 @SHAPE
+@RECORDS
 def profile(
     model: str,
     as_json: bool,
+    trace: Path | None,
+    html: Path | None,
     seed: int,
     target: str | None,
+    threads: int | None,
     dims: tuple[tuple[str, int], ...],
     shapes: tuple[tuple[str, tuple[int | str, ...]], ...],
+    records: Path | None,
 ) -> None:
-    """Count what each kernel of MODEL does on one call, and model the least time it takes.
+    """Show where the time of a call of MODEL goes, and how near each kernel is to its roofline.
 
-    The code runs in a simulator, so no machine of the target is needed and all figures are the
-    same at every run. The times are modelled, never measured.
+    On a CPU, kernels are measured inside of whole calls: a time stamp is read before and after
+    each. The roofline is what `doctor --measure` found; where it was not run, the machine is
+    measured now. On a GPU's target the code runs in a simulator, so no machine of the target is
+    needed, all figures are the same at every run, and the times are modelled, never measured.
     """
+    options = from_environment(None, target=target, threads=threads)
     name = (
         artifact.read(Path(model)).target.backend
         if is_artifact(model)
         else backend_for(target).name
     )
     profiler = find_profiler(name)  # before compiling what cannot be profiled
-    made = built(model, shapes=dict(shapes), target=target)
-    sizes = choose_dims(made.inputs, dict(dims), made.program.conditions)
-    found = profiler.profile(made.artifact, random_inputs(made.inputs, sizes, seed))
+    if not is_artifact(model):
+        profiler.check(load_backend(name).resolve(options.target))
+    made = _open(model, dict(shapes), options, records)
+    built = made.built
+    profiler.check(built.target)
+    sizes = choose_dims(built.program.inputs, dict(dims), built.program.conditions)
+    feed = random_inputs(built.program.inputs, sizes, seed)
+    count = options.threads or default_threads()
+    subject = Subject(built, feed, made.kernels, count, open_cache(options))
+    with progress() as tell:
+        tell(f"{model}: profiling")
+        found = profiler.profile(subject)
     if as_json:
-        click.echo(json.dumps(_data(made.name, made.target.name, found), indent=1))
-        return
-    _show(made.name, made.target.name, found)
+        click.echo(json.dumps(_data(made, found), indent=1))
+    else:
+        _show(made, found)
+    if trace is not None:
+        text = chrome_trace(built.program.name, found, made.steps, made.origins)
+        _write(trace, text)
+    if html is not None:
+        _write(html, _page(made, found, feed, count))
 
 
-def _data(model: str, target: str, found: Profile) -> dict[str, Any]:
+def _open(
+    model: str,
+    shapes: Mapping[str, tuple[int | str, ...]],
+    options: Options,
+    records: Path | None,
+) -> _Model:
+    """The model, with its kernels where it is compiled now."""
+    if is_artifact(model):
+        # Refuses choices that were made when it was compiled.
+        graph_of(model) if shapes or records else None
+        built = artifact.read(Path(model))
+        steps = timed_steps(built.program)
+        return _Model(built, {}, steps, [()] * len(steps), {})
+    backend = backend_for(options.target)
+    target = backend.resolve(options.target)
+    with progress() as tell:
+        log = Log(lambda stage: tell(f"{model}: {stage}"))
+        replay = None
+        if records is not None:
+            replay = load_function(PIPELINE["replay"])(records, target, options.math)
+        build = load_function(PIPELINE["build"])
+        done = build(graph_of(model, shapes), target, backend, open_cache(options), log,
+                     options.math, replay)  # fmt: skip
+        tell(f"{model}: finding the source of kernels")
+        passed = run_passes(graph_of(model, shapes), target)
+    kernels = {k.func.name: k.func for k in done.kernels}
+    texts = {k.func.name: Texts(k.recipe, k.steps, func_text(k.func)) for k in done.kernels}
+    built = done.artifact
+    if "asm" in backend.stages:
+        names = [k.func.name for k in done.kernels]
+        assembly = split_assembly(backend.stages["asm"](done.unit), names)
+        texts = {
+            name: Texts(t.recipe, t.schedule, t.loops, assembly[name]) for name, t in texts.items()
+        }
+    steps = timed_steps(built.program)
+    return _Model(built, kernels, steps, origins_of(passed, built.program, kernels), texts)
+
+
+def _write(path: Path, text: str) -> None:
+    with replace_file(path) as put:
+        put(0, text.encode())
+
+
+def _page(made: _Model, found: Profile, feed: Mapping[str, np.ndarray], threads: int) -> str:
+    built = made.built
+    return page.render(
+        page.Subject(
+            built.program.name,
+            built.target.name,
+            threads,
+            built.program,
+            found,
+            made.steps,
+            made.origins,
+            made.kernels,
+            made.texts,
+            sizes_of(built.program, feed),
+        )
+    )
+
+
+def _nodes(made: _Model, kernel: str) -> list[str]:
+    """The source nodes that a kernel computes, at all places where it is called."""
+    found: dict[str, None] = {}
+    for step, origins in zip(made.steps, made.origins, strict=True):
+        if isinstance(step, CallKernel) and step.kernel == kernel:
+            found |= dict.fromkeys(origins)
+    return list(found)
+
+
+# ------------------------------------------------------------------ reporting
+
+
+def _data(made: _Model, found: Profile) -> dict[str, Any]:
     return {
-        "model": model,
-        "target": target,
+        "model": made.built.program.name,
+        "target": made.built.target.name,
         "kind": found.kind,
         "notes": list(found.notes),
         f"{found.kind} seconds": sum(k.seconds for k in found.kernels),
+        "roofs": dict(found.roofs),
         "kernels": [
             {
                 "name": k.name,
                 "launches": k.launches,
                 f"{found.kind} seconds": k.seconds,
                 "limited by": k.limiter,
+                "source nodes": _nodes(made, k.name),
                 **k.figures,
             }
             for k in found.kernels
@@ -76,17 +228,51 @@ def _data(model: str, target: str, found: Profile) -> dict[str, Any]:
     }
 
 
-def _show(model: str, target: str, found: Profile) -> None:
-    console = Console(highlight=False, width=None if Console().is_terminal else 140)
+def _show(made: _Model, found: Profile) -> None:
+    watched = Console().is_terminal
+    console = Console(highlight=False, width=None if watched else 180)
     total = sum(k.seconds for k in found.kernels)
+    program, target = made.built.program, made.built.target
     console.print(
-        f"{model} for {target}: {len(found.kernels)} kernels, {found.kind} {_time(total)}"
+        f"{program.name} for {target.name}: {len(found.kernels)} kernels, {found.kind} "
+        f"{_time(total)}",
+        markup=False,
     )
     for note in found.notes:
-        console.print(f"  {note}", markup=False)
+        console.print(f"  {note}", markup=False, soft_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD if watched else None, pad_edge=False)
+    table.add_column("kernel")
+    used = [c for c in _COLUMNS if any(k.figures.get(c) is not None for k in found.kernels)]
+    for name in ("calls", f"{found.kind} us", "share"):
+        table.add_column(name, justify="right")
+    table.add_column("limited by")
+    for name in used:
+        table.add_column(name, justify="right")
+    nodes = {k.name: _nodes(made, k.name) for k in found.kernels}
+    if any(nodes.values()):
+        table.add_column("source nodes", no_wrap=True, overflow="ellipsis", max_width=48)
+    for k in sorted(found.kernels, key=lambda k: -k.seconds):
+        cells = [k.name, str(k.launches), f"{k.seconds * 1e6:.2f}", f"{k.seconds / total:.1%}"]
+        cells += [k.limiter, *(_cell(c, k.figures.get(c)) for c in used)]
+        table.add_row(*cells, *([_short(nodes[k.name])] if any(nodes.values()) else []))
+    console.print(table, markup=False)
     for kernel in found.kernels:
-        console.print()
-        _show_kernel(console, kernel, found.kind)
+        if kernel.figures.keys() - set(_COLUMNS):
+            console.print()
+            _show_kernel(console, kernel, found.kind)
+
+
+def _short(nodes: Sequence[str]) -> str:
+    return f"{nodes[0]}{f' and {len(nodes) - 1} more' if len(nodes) > 1 else ''}" if nodes else ""
+
+
+def _cell(name: str, value: object) -> str:
+    match value:
+        case None:
+            return ""
+        case float():
+            return f"{value:.0%}" if name == "of roofline" else f"{value:.1f}"
+    return _number(value)
 
 
 def _show_kernel(console: Console, kernel: ProfiledKernel, kind: str) -> None:

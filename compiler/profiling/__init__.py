@@ -1,0 +1,1 @@
+"""Profiles for people and for other tools: where kernels come from, traces, one page of HTML."""
