@@ -232,7 +232,6 @@ CODES: Mapping[str, str] = {
     "TW-E0933": "a converter gives another type than torch",
     "TW-E0934": "a converter does not take what torch gives it",
     "TW-E0935": "a process of a search does not start",
-    "TW-E0935": "a compiled model has no entry",
     "TW-E0936": "a compiled model has no entry",
     "TW-E0940": "no instruction for an operation on a dtype",
     "TW-E0941": "no expansion of a function",
