@@ -19,7 +19,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import tilewright as tw
-from tilewright import tuning
+from tilewright import api, tuning
 from tilewright.autotune.job import Measured, measure, time_base
 from tilewright.autotune.processes import LocalWorkers
 from tilewright.autotune.records import Records, open_records, read_records
@@ -322,3 +322,28 @@ def test_a_search_that_is_killed_keeps_its_trials_and_goes_on(model: str, record
         after = kept.trials()
     assert {repr(t.choices) for t in after} >= {repr(t.choices) for t in before}
     assert len(after) == len(before) + found.trials
+
+
+# ------------------------------------------------------------------ for GPUs
+
+
+@pytest.mark.parametrize("target", ["cuda:sm_80", "cuda-sim:sm_90"])
+def test_schedules_for_gpus_are_ranked_by_the_model_and_said_to_be(
+    model: str, records: Path, target: str
+) -> None:
+    options = from_environment(None, target=target)
+    dims = {"N": 8}
+    first, second = (
+        tune_source(model, options, budget=LONG, records=records, trials=1, dims=dims)
+        for _ in range(2)
+    )
+    assert first.kind == "modelled"
+    assert "times are modelled" in first.text()
+    with read_records(records) as kept:
+        trials = kept.trials()
+    assert {t.kind for t in trials} == {"modelled"}
+    assert {t.status for t in trials} == {"ok"}
+    assert len(trials) == 2
+    assert second.ratio <= first.ratio <= 1.0
+    again = api.build(model, target=target, records=records)
+    assert again.text("loops") == second.compiled.text("loops")
