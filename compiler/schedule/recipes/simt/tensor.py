@@ -20,6 +20,8 @@ from .contraction import MOST_SHARED_BYTES, Contraction, begin, contiguous, copy
 
 ROWS, COLUMNS = 16, 8
 """The tile of the result of one instruction; lanes are 8 rows by 4 pairs of columns."""
+DEPTHS = (16, 8, 4)
+"""Of instructions along the reduction, the best first."""
 PAD = 8
 """Halves that keep the rows of a tile in different banks: 16 bytes each row."""
 
@@ -64,7 +66,7 @@ def plan_products(nests: Nests, target: Target, choices: Choices) -> Products | 
         return None
     kind = "tf32" if kind == "f32" else kind
     has = target.threads.instructions
-    depth = next((d for d in (16, 8) if f"mma.m16n8k{d}.{kind}" in has), 0)
+    depth = next((d for d in DEPTHS if f"mma.m16n8k{d}.{kind}" in has), 0)
     if not depth or any(contiguous(t, x) is None for x in t.factors):
         return None
     rows, columns, steps = (size(x) for x in (t.row.extent, t.column.extent, _last(t)))
