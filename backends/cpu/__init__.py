@@ -11,11 +11,16 @@ from tilewright.runtime.cache import Cache, digest_key
 from tilewright.target import Target
 
 from ..backend import Progress, Unit
-from ..llvm.emit import emit_kernel, emit_module
+from ..llvm.emit import emit_module
 from .compile import compile_assembly, compile_object
 from .load import CpuEntry
 from .program import emit_program
 from .target import missing_features, resolve_target, runs_here
+
+KERNELS_TOGETHER = 4
+"""Kernels of one object: LLVM takes 2 ms for a module however small it is, as long as for 60
+lines of it, and linking is per object, too. More together would be looked up in vain more often,
+since one that differs is enough."""
 
 
 def _llvm_text(unit: Unit) -> str:
@@ -65,13 +70,14 @@ class CpuBackend:
     def compile(
         self, unit: Unit, cache: Cache, progress: Progress | None = None
     ) -> tuple[bytes, ...]:
-        """One object for each kernel, then the entry's; each is looked up by its own text."""
+        """One object for every few kernels, then the entry's; each is looked up by its own text."""
         total = len(unit.kernels) + 1
         objects = []
-        for kernel in unit.kernels:
-            objects.append(self._object(emit_kernel(kernel, unit.target), unit.target, cache))
+        for first in range(0, len(unit.kernels), KERNELS_TOGETHER):
+            some = unit.kernels[first : first + KERNELS_TOGETHER]
+            objects.append(self._object(emit_module(some, unit.target), unit.target, cache))
             if progress is not None:
-                progress(len(objects), total)
+                progress(first + len(some), total)
         objects.append(self._object(emit_program(unit.program), unit.target, cache))
         if progress is not None:
             progress(total, total)
