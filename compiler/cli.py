@@ -1,6 +1,7 @@
 """The command line: ``tilewright COMMAND``, of which COMMANDS is the list.
 
-Exit codes: 0 ok, 1 results differ, 2 wrong usage or input, 3 unsupported model, 4 internal error.
+Exit codes: 0 ok, 1 results differ or a model got slower, 2 wrong usage or input, 3 unsupported
+model, 4 internal error, 5 too noisy to judge.
 Every error is one paragraph on standard error; TILEWRIGHT_DEBUG=1 adds the traceback.
 """
 
@@ -27,7 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bench": ("tilewright.commands.bench:bench", "Measure models, also against other runtimes."),
     "tune": ("tilewright.commands.tune:tune", "Search for faster schedules of a model's kernels."),
     "records": ("tilewright.commands.records:records", "Show, merge or export what tune kept."),
-    "profile": ("tilewright.commands.profile:profile", "Count and model what GPU kernels do."),
+    "profile": ("tilewright.commands.profile:profile", "Show where the time of a call goes."),
     "inspect": ("tilewright.commands.stages:inspect", "Show a model at any stage of compilation."),
     "ops": ("tilewright.commands.ops:ops", "List operators, or what a model lacks."),
     "doctor": ("tilewright.commands.doctor:doctor", "Show the machine, the versions, a self-test."),

@@ -42,7 +42,7 @@ def execute(command: list[str], folder: Path) -> subprocess.CompletedProcess[str
 
 
 def test_every_block_is_of_a_kind_that_is_run() -> None:
-    assert {b.language for b in blocks()} <= {"python", "console", "text"}
+    assert {b.language for b in blocks()} <= {"python", "console", "text", "yaml"}
     assert len(OURS) >= 8
 
 
@@ -67,8 +67,13 @@ def test_a_command_runs(command: str, folder: Path) -> None:
     if "model.tw" in command and not (folder / "model.tw").exists():
         made = execute(["tilewright", "compile", "model.onnx", "-o", "model.tw"], folder)
         assert made.returncode == 0, made.stderr
+    if "--baseline base.json" in command and not (folder / "base.json").exists():
+        (first,) = (c for c in OURS if "--json base.json" in c)
+        made = execute(shlex.split(first), folder)
+        assert made.returncode == 0, made.stderr
     done = execute(shlex.split(command), folder)
-    assert done.returncode == 0, done.stdout + done.stderr
+    # A busy machine may be too noisy to judge.
+    assert done.returncode == 0 or (done.returncode == 5 and "--gate" in command), done.stderr
     assert done.stdout
     assert "Traceback" not in done.stderr
 

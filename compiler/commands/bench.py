@@ -44,7 +44,7 @@ from tilewright.runtime.artifact import replace_file
 from tilewright.runtime.cache import open_cache
 
 from .arrays import choose_dims, random_inputs, write_arrays
-from .model import DIM, SHAPE, TARGET, graph_of, is_artifact, progress, ready
+from .model import DIM, RECORDS, SHAPE, TARGET, graph_of, is_artifact, progress, ready
 
 FALSE_ALARMS = 0.01
 """The share of comparisons of a model with itself that may alarm."""
@@ -143,6 +143,7 @@ _FILE = click.Path(path_type=Path, allow_dash=True, dir_okay=False)
 @DIM
 @SHAPE
 @TARGET
+@RECORDS
 def bench(
     models: tuple[str, ...],
     peers: tuple[str, ...],
@@ -157,6 +158,7 @@ def bench(
     dims: tuple[tuple[str, int], ...],
     shapes: tuple[tuple[str, tuple[int | str, ...]], ...],
     target: str | None,
+    records: Path | None,
     **files: Path | None,
 ) -> int:
     """Measure each MODEL: time of a call, operations a second, compile time, memory, file size.
@@ -181,7 +183,7 @@ def bench(
         for number, model in enumerate(models):
             place = folder / str(number)
             place.mkdir()
-            sizes = _Sizes(dict(shapes), dict(dims), target, seed)
+            sizes = _Sizes(dict(shapes), dict(dims), target, seed, records)
             source = stack.enter_context(as_file(model)) if peers else None
             cases.append(_open(model, _label(model, models), place, sizes, source))
         if aa is not None:
@@ -246,18 +248,19 @@ def _short(model: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Sizes:
-    """What is chosen for all models: shapes, dims, target, and the seed of their inputs."""
+    """What is chosen for all models: shapes, dims, target, the seed of their inputs, records."""
 
     shapes: Mapping[str, tuple[int | str, ...]]
     dims: Mapping[str, int]
     target: str | None
     seed: int
+    records: Path | None
 
 
 def _open(model: str, label: str, folder: Path, sizes: _Sizes, source: Path | None) -> Case:
     """Compiles a model, without any cache, and writes what other processes need of it."""
     began = time.perf_counter()
-    exe = ready(model, shapes=sizes.shapes, target=sizes.target, cache=False)
+    exe = ready(model, shapes=sizes.shapes, target=sizes.target, cache=False, records=sizes.records)
     took = time.perf_counter() - began
     chosen = choose_dims(exe.inputs, sizes.dims, exe.program.conditions)
     feed = random_inputs(exe.inputs, chosen, sizes.seed)
