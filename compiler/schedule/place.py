@@ -33,6 +33,7 @@ from ..tensor.ir import (
 from ..tensor.simplify import (
     Ranges,
     affine,
+    ceildiv,
     dim,
     prove,
     same_dim,
@@ -95,6 +96,31 @@ def replace_buffer(func: Func, old: Buffer, new: Buffer) -> Func:
     body = map_block(func.body, expr, lambda b: new if b == old else b)
     params = tuple(new if p == old else p for p in func.params)
     return Func(func.name, params, body)
+
+
+def align_dim(func: Func, buffer: str, position: int, multiple: int) -> Func:
+    """Rounds a dim of a temporary up to a multiple; what is added is not used.
+
+    So every row begins at a vector's boundary, and no vector lies across two lines.
+
+    Before:
+        t: local[f32, 6, 197]
+        for i in serial(6):
+            for j in serial(197):
+                t[i, j] = A[i, j]
+    After ``align_dim("t", 1, 16)``:
+        t: local[f32, 6, 208]
+        for i in serial(6):
+            for j in serial(197):
+                t[i, j] = A[i, j]
+
+    Raises:
+        ScheduleError: no temporary of that name is declared.
+    """
+    old = declared(func, buffer, f"align_dim({buffer!r}, {position})")
+    rounded = dim(as_expr(ceildiv(old.shape[position], multiple)) * multiple)
+    shape = (*old.shape[:position], rounded, *old.shape[position + 1 :])
+    return replace_buffer(func, old, Buffer(old.name, old.dtype, shape, old.scope))
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from .loops import fuse, peel, reorder, set_kind, specialise, split, tighten
 from .nest import fail, find_loop, loops, simplify_func
 from .online import online
 from .pack import PackDim, Packing, pack
-from .place import compute_at, prefetch, rfactor, set_scope
+from .place import align_dim, compute_at, prefetch, rfactor, set_scope
 from .stage import cache_read, interleave, pad_dim, spread
 from .tensorize import merge_dims, pipeline, tensorize
 
@@ -49,6 +49,7 @@ STEPS: dict[str, Callable[..., Func]] = {
     "pipeline": pipeline,
     "interleave": interleave,
     "pad_dim": pad_dim,
+    "align_dim": align_dim,
     "combine": combine,
     "combine_columns": combine_columns,
     "on_one_thread": on_one_thread,

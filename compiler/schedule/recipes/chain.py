@@ -34,7 +34,8 @@ class Chain:
         last: the outer product; scores: the inner one; values: the temporary that holds it.
         column: the final axis that is vectorised; row: the one that is cut in blocks.
         outer: the other final axes, in order.
-        mr, nr: block height, and width of the register tiles in elements.
+        mr: block height.
+        nr, score_nr: width of the register tiles of the outer and the inner product, in elements.
         fits: whether the scratch of a block is small enough for the stack.
     """
 
@@ -46,6 +47,7 @@ class Chain:
     outer: tuple[Axis, ...]
     mr: int
     nr: int
+    score_nr: int
     fits: Expr
 
 
@@ -124,17 +126,27 @@ def plan_chain(nests: Nests, target: Target, choices: Choices) -> Chain:
     position = _row_position(scores)
     if position is not None:
         row = _final_row(last, scores, position, by_name)
-    costs = tile_costs(row, column, target, contraction=True)
-    mr, nr = min(costs, key=costs.__getitem__)
-    choices.weigh(("mr", "nr"), costs)
+    lanes = target.lanes(32)
+    widths = tuple(lanes * k for k in range(1, 9))
+    outer_costs = tile_costs(row, column, target, contraction=True)
+    score_costs = tile_costs(row, scores.spatial[-1], target, contraction=True)
+    costs = {
+        (m, n, w): a + b
+        for (m, n), a in outer_costs.items()
+        for (k, w), b in score_costs.items()
+        if k == m
+    }
+    mr, nr, score_nr = min(costs, key=costs.__getitem__)
+    choices.weigh(("mr", "nr", "score_nr"), costs)
     mr = choices.pick("mr", mr if row is not None else 1, tuple(range(1, 15)))
-    nr = choices.pick("nr", nr, tuple(target.lanes(32) * k for k in range(1, 9)))
+    nr = choices.pick("nr", nr, widths)
+    score_nr = choices.pick("score_nr", score_nr, widths)
     wide = [t for t in nests.temporaries if isinstance(t, MapStage)]
     held = len(wide) + (own_factor(last.body, last.spatial[-1].var) is not None)
     scratch = dim(as_expr(scores.spatial[-1].extent) * (4 * mr * held))
     outer = tuple(a for a in nests.axes[:-1] if a is not row)
     fits = le(as_expr(scratch), SCRATCH_BYTES)
-    return Chain(last, scores, values, column, row, outer, mr, nr, fits)
+    return Chain(last, scores, values, column, row, outer, mr, nr, score_nr, fits)
 
 
 def _final_row(
@@ -178,6 +190,9 @@ def chain(nests: Nests, target: Target, choices: Choices) -> Schedule:
                 vectorise(s, temporary.axes[-1].var.name, width)
     if kept is not None:
         vectorise(s, kept.axes[-1].var.name, width)
+    for stage in (*between, kept):
+        if isinstance(stage, MapStage) and len(stage.axes) == len(t.scores.spatial):
+            s.do("align_dim", stage.buffer.name, len(stage.axes) - 1, width)
     share(s, block, (*nests.axes, *t.last.reduce), choices)
     return s
 
@@ -217,7 +232,7 @@ def _score_tiles(s: Schedule, t: Chain) -> None:
     """Register tiles of the inner product, inside the nest that reads it."""
     *outer, column = (a.var.name for a in t.values.axes)
     panel, lane = f"{column}_o", f"{column}_i"
-    s.do("split", column, t.nr, panel, lane, "guard")
+    s.do("split", column, t.score_nr, panel, lane, "guard")
     position = _row_position(t.scores)
     assert position is not None or t.row is None
     inner = [lane]
