@@ -28,8 +28,10 @@ join, high half) and ``remaining`` (chunks not yet claimed, low half).
   changes ``work``, then ``epoch``, then looks at ``sleepers``, which the worker raised before
   it slept. One of the two sees the other. Were a wake-up lost, the caller would still finish.
   ``waiting`` and ``completed`` are the same pattern with the roles exchanged.
-- Chunks differ by at most one iteration, the longer ones first, and there are four for each hand
-  (or one for each iteration): what is left to wait for at the end is short.
+- A range of many iterations is cut in 16 slices for each hand, which differ by at most one. Three
+  quarters of them are claimed four by four, the last quarter one by one: hands that are not
+  equally fast finish nearly together, and there are few claims. A shorter range is cut in four
+  chunks for each hand, or one for each iteration.
 - The caller holds ``busy`` from before publishing until after the end. Who finds it taken
   (another Python thread, or a region inside a region) runs its range inline.
 
@@ -57,7 +59,7 @@ TEXT = """\
   i32, [60 x i8],                    ; 4: sleepers
   i32, i32, [56 x i8],               ; 6: completed (futex)   7: waiting
   i32, i32, i32, [52 x i8],          ; 9: busy   10: workers   11: full (no more threads to get)
-  ptr, ptr, i64, i32, [36 x i8]      ; 13: fn   14: env   15: n   16: chunks
+  ptr, ptr, i64, i32, i32, [32 x i8] ; 13: fn   14: env   15: n   16: chunks   17: coarse
 }
 
 @name = private constant [11 x i8] c"tilewright\\00"
@@ -119,25 +121,36 @@ entry:
   %env.p = getelementptr %pool, ptr %pool, i64 0, i32 14
   %n.p = getelementptr %pool, ptr %pool, i64 0, i32 15
   %chunks.p = getelementptr %pool, ptr %pool, i64 0, i32 16
+  %coarse.p = getelementptr %pool, ptr %pool, i64 0, i32 17
   %fn = load ptr, ptr %fn.p
   %env = load ptr, ptr %env.p
   %n = load i64, ptr %n.p
   %chunks32 = load i32, ptr %chunks.p
   %chunks = zext i32 %chunks32 to i64
-  %size = udiv i64 %n, %chunks
-  %longer = urem i64 %n, %chunks
+  %coarse32 = load i32, ptr %coarse.p
+  %coarse = zext i32 %coarse32 to i64
+  ; Each of the coarse chunks is four slices, so there are three more of these for each.
+  %more.slices = mul i64 %coarse, 3
+  %slices = add i64 %chunks, %more.slices
+  %size = udiv i64 %n, %slices
+  %longer = urem i64 %n, %slices
   br label %run
 run:
   %left = phi i64 [ %claimed, %entry ], [ %next, %run ]
   %count = phi i32 [ 0, %entry ], [ %count1, %run ]
   %index = sub i64 %chunks, %left
-  %whole = mul i64 %index, %size
-  %extra = call i64 @llvm.umin.i64(i64 %index, i64 %longer)
-  %begin = add i64 %whole, %extra
-  %is.longer = icmp ult i64 %index, %longer
-  %one = zext i1 %is.longer to i64
-  %stop = add i64 %begin, %size
-  %end = add i64 %stop, %one
+  %before = call i64 @llvm.umin.i64(i64 %index, i64 %coarse)
+  %before.more = mul i64 %before, 3
+  %slice = add i64 %index, %before.more
+  %is.coarse = icmp ult i64 %index, %coarse
+  %count.slices = select i1 %is.coarse, i64 4, i64 1
+  %slice.end = add i64 %slice, %count.slices
+  %begin.whole = mul i64 %slice, %size
+  %begin.extra = call i64 @llvm.umin.i64(i64 %slice, i64 %longer)
+  %begin = add i64 %begin.whole, %begin.extra
+  %end.whole = mul i64 %slice.end, %size
+  %end.extra = call i64 @llvm.umin.i64(i64 %slice.end, i64 %longer)
+  %end = add i64 %end.whole, %end.extra
   call void %fn(ptr %env, i64 %begin, i64 %end)
   %count1 = add i32 %count, 1
   %next = call i64 @claim(ptr %pool, i64 0)
@@ -233,7 +246,8 @@ out:
 }
 
 ; Runs the job with the caller's help; holds busy.
-define internal void @run(ptr %pool, ptr %fn, ptr %env, i64 %n, i32 %chunks, i32 %helpers) {
+define internal void @run(ptr %pool, ptr %fn, ptr %env, i64 %n, i32 %chunks, i32 %coarse,
+                          i32 %helpers) {
 entry:
   %epoch.p = getelementptr %pool, ptr %pool, i64 0, i32 2
   %sleepers.p = getelementptr %pool, ptr %pool, i64 0, i32 4
@@ -243,10 +257,12 @@ entry:
   %env.p = getelementptr %pool, ptr %pool, i64 0, i32 14
   %n.p = getelementptr %pool, ptr %pool, i64 0, i32 15
   %chunks.p = getelementptr %pool, ptr %pool, i64 0, i32 16
+  %coarse.p = getelementptr %pool, ptr %pool, i64 0, i32 17
   store ptr %fn, ptr %fn.p
   store ptr %env, ptr %env.p
   store i64 %n, ptr %n.p
   store i32 %chunks, ptr %chunks.p
+  store i32 %coarse, ptr %coarse.p
   store atomic i32 0, ptr %completed.p monotonic, align 64
   %slots = zext i32 %helpers to i64
   %high = shl i64 %slots, 32
@@ -340,9 +356,16 @@ publish:
   %helpers64 = zext i32 %helpers to i64
   %hands = add i64 %helpers64, 1
   %parts = shl i64 %hands, 2
-  %chunks64 = call i64 @llvm.umin.i64(i64 %n, i64 %parts)
+  %few.chunks = call i64 @llvm.umin.i64(i64 %n, i64 %parts)
+  %slices = shl i64 %hands, 4
+  %many = icmp uge i64 %n, %slices
+  %large = sub i64 %parts, %hands
+  %many.chunks = add i64 %large, %parts
+  %chunks64 = select i1 %many, i64 %many.chunks, i64 %few.chunks
+  %coarse64 = select i1 %many, i64 %large, i64 0
   %chunks = trunc i64 %chunks64 to i32
-  call void @run(ptr %pool, ptr %fn, ptr %env, i64 %n, i32 %chunks, i32 %helpers)
+  %coarse = trunc i64 %coarse64 to i32
+  call void @run(ptr %pool, ptr %fn, ptr %env, i64 %n, i32 %chunks, i32 %coarse, i32 %helpers)
   store atomic i32 0, ptr %busy.p release, align 64
   br label %out
 unlock.inline:

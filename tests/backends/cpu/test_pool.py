@@ -243,17 +243,34 @@ def test_default_threads_rounds_the_quota_up_and_is_at_least_one(tmp_path: Path)
     assert default_threads(own, tmp_path) == len(os.sched_getaffinity(0))
 
 
-@pytest.mark.parametrize("n", [2, 3, 7, 43, 100])
-def test_chunks_cover_the_range_and_differ_by_at_most_one(n: int) -> None:
+def chunks_of(n: int, threads: int) -> list[tuple[int, int]]:
+    """The chunks in which a range is run, in order; they cover it."""
     kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
     chunks: list[tuple[int, int]] = []
     address, state = load.pool_address()
-    context = (ctypes.c_int64 * 3)(address, state, 3)
+    context = (ctypes.c_int64 * 3)(address, state, threads)
     record = kind(lambda _, begin, end: chunks.append((begin, end)))
     run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, kind, ctypes.c_void_p, ctypes.c_int64)(address)
     run(ctypes.addressof(context), record, None, n)
     chunks.sort()
     ends = [begin for begin, _ in chunks[1:]]
     assert chunks[0][0] == 0 and [end for _, end in chunks] == [*ends, n]
+    return chunks
+
+
+@pytest.mark.parametrize("n", [2, 3, 7, 12, 43, 47])
+def test_chunks_of_a_short_range_differ_by_at_most_one(n: int) -> None:
+    chunks = chunks_of(n, 3)
     sizes = {end - begin for begin, end in chunks}
+    assert len(chunks) == min(n, 12)
     assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("n", [48, 49, 100, 960, 12345])
+def test_the_last_quarter_of_a_long_range_comes_in_small_chunks(n: int) -> None:
+    chunks = chunks_of(n, 3)
+    slices = 16 * 3
+    assert len(chunks) == 9 + 12
+    for k, (begin, end) in enumerate(chunks):
+        count = 4 if k < 9 else 1
+        assert count * (n // slices) <= end - begin <= count * -(-n // slices)
