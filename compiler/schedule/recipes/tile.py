@@ -209,7 +209,8 @@ def tile_costs(
             tall = 1.0 + 0.01 * max(0, mr - 9)
             cost = width * height * load_limit * tall / hide
             if not contraction:
-                cost *= 1.0 + 0.03 * v
+                # A window: the lines of a few rows of the image are to stay in L1.
+                cost *= 1.0 + 0.03 * v + (0.2 * max(0, v - 2) if m > 1 else 0.0)
             costs[mr, v * lanes] = cost
     return costs or {(1, lanes): 1.0}
 
@@ -310,9 +311,12 @@ def _rows_first(t: Tile, target: Target) -> bool:
     """Whether all panels of a row tile come before the next rows.
 
     Then results and epilogue operands are walked as they lie in memory, at the price of reading
-    the column operand from L2 again for every row tile: it must fit there.
+    the column operand from L2 again for every row tile: it must fit there. A window over an image
+    that stays in L2 reads nothing again but taps, and fewer columns of it at once stay in L1.
     """
-    return _operand_bytes(t, of_columns=True) <= target.l2_bytes // 2
+    column = t.main.spatial[t.main.axes.index(t.column.var.name)].var
+    fits = _operand_bytes(t, of_columns=True) <= target.l2_bytes // 2
+    return fits != all(column in symbols_of(load) for load in loads(t.main.body))
 
 
 def _operand_bytes(t: Tile, of_columns: bool) -> int:
@@ -421,10 +425,12 @@ def _panel_turns(s: Schedule, t: Tile, loop: str, names: list[str]) -> tuple[str
     if len(names) > 1 and names[1].endswith("_in"):
         count = find_loop(s.func, names[1], "tile").extent
         return names[1], min(PIECE, count) if isinstance(count, int) else 1
-    runs = size_product(tuple(a.extent for a in t.outer if a.var.name not in t.shared))
+    extents = [a.extent for a in t.outer if a.var.name not in t.shared]
     if t.row is not None and len(names) == 1 and t.row.var.name not in t.shared:
-        runs *= -(-size(t.row.extent) // t.mr)
-    return names[0], min(PIECE, runs)
+        extents.append(ceildiv(t.row.extent, t.mr))
+    # Of a number that is not known there may be few: asking twice costs less than not at all.
+    most = PIECE if all(isinstance(d, int) for d in extents) else PIECE // 2
+    return names[0], min(most, size_product(tuple(extents)))
 
 
 def _has_guards(nests: Nests, t: Tile) -> bool:
