@@ -418,9 +418,9 @@ def _prefetch(s: Schedule, t: Tile, names: list[str], target: Target, choices: C
 def _panel_turns(s: Schedule, t: Tile, loop: str, names: list[str]) -> tuple[str, int]:
     """The loop over row tiles, and how many there are to ask for the next panel in; or 1."""
     inside = find_loop(s.func, loop, "tile")
-    if len(s.packings) != 1 or inside.start != 0 or not isinstance(inside.extent, int):
+    if len(s.packings) != 1 or inside.start != 0 or t.mr == 1:
         return names[0], 1
-    if inside.extent < 2 * PIECE:
+    if not isinstance(inside.extent, int) or inside.extent < 2 * PIECE:
         return names[0], 1
     if len(names) > 1 and names[1].endswith("_in"):
         count = find_loop(s.func, names[1], "tile").extent
