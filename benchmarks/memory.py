@@ -1,11 +1,13 @@
 """How much memory does a process take at most that runs a model, here and in ONNX Runtime?
 
-    python benchmarks/memory.py [MODEL ...] [--threads 1] [--json FILE]
+    python benchmarks/memory.py [MODEL ...] [--threads 1] [--plan] [--json FILE]
 
 MODEL is an ONNX file with an NPZ beside it that holds its inputs (see export_models.py), or a
 network of the zoo. Every figure is the peak resident size of a fresh process that gets the model
 ready and runs it three times on the same inputs: loaded from a .tw file; compiled, without any
-cache; and in ONNX Runtime from the ONNX file. By default measures zoo:resnet50.
+cache; and in ONNX Runtime from the ONNX file. With --plan runs nothing, and compares the arena
+that a call works in with the most bytes that are live at one step, which no plan can undercut;
+symbolic dims count as 64. By default measures zoo:resnet50.
 """
 
 from __future__ import annotations
@@ -19,10 +21,17 @@ from pathlib import Path
 import numpy as np
 
 import tilewright
+from tilewright.api import import_graph
+from tilewright.backends.cpu.target import resolve_target
 from tilewright.benchmarking.footprint import peak_memory
+from tilewright.graph.passes import run_passes
+from tilewright.lower.model import lower_graph
 from tilewright.peers import as_file
+from tilewright.tensor.simplify import evaluate
 
 PEER = "onnxruntime"
+NOMINAL = 64
+"""What symbolic dims are taken to be."""
 
 
 def inputs_of(model: str, exe: tilewright.Executable) -> dict[str, np.ndarray]:
@@ -50,6 +59,29 @@ def figures(model: str, threads: int) -> dict[str, int]:
         }
 
 
+def plan(model: str) -> dict[str, int]:
+    """The bytes of the arena, and of what is live at one step."""
+    target = resolve_target("native")
+    lowered = lower_graph(run_passes(import_graph(model, None), target), target)
+    sizes = {v.name: NOMINAL for v in lowered.program.symbols}
+    return {
+        "arena": evaluate(lowered.program.arena_bytes, sizes),
+        "live": evaluate(lowered.least_arena, sizes),
+    }
+
+
+def show_plans(models: list[str]) -> dict[str, dict[str, int]]:
+    """Prints a line for each model, without running any."""
+    print(f"{'model':24} {'arena MB':>9} {'live MB':>9} {'ratio':>6}")
+    found = {}
+    for model in models:
+        found[model] = row = plan(model)
+        ratio = row["arena"] / max(row["live"], 1)
+        line = f"{row['arena'] / 1e6:9.2f} {row['live'] / 1e6:9.2f} {ratio:6.3f}"
+        print(f"{Path(model).stem:24} {line}", flush=True)
+    return found
+
+
 def main() -> None:
     """Prints a line for each model."""
     parser = argparse.ArgumentParser(
@@ -57,8 +89,14 @@ def main() -> None:
     )
     parser.add_argument("models", nargs="*", metavar="MODEL", default=["zoo:resnet50"])
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--plan", action="store_true", help="only compare the plans of the arenas")
     parser.add_argument("--json", type=Path, help="file for all figures")
     chosen = parser.parse_args()
+    if chosen.plan:
+        plans = show_plans(chosen.models)
+        if chosen.json:
+            chosen.json.write_text(json.dumps(plans, indent=1))
+        return
     print(f"load {os.getloadavg()[0]:.1f}; {chosen.threads} threads; peak MB, ratio to {PEER}")
     print(f"{'model':24} {'.tw':>8} {'ratio':>6} {'compiled':>9} {'ratio':>6} {PEER:>12}")
     found = {}

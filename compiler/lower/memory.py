@@ -89,6 +89,22 @@ def plan_memory(program: Program) -> Program:
     return replace(program, steps=steps, arena_bytes=total)
 
 
+def least_arena(program: Program) -> Dim:
+    """The most bytes that are live at one step, which no plan of the arena can undercut.
+
+    Args:
+        program: not planned yet. Where sizes are symbolic, those of each unit count by themselves.
+    """
+    spans: dict[Dim, list[tuple[int, int, int]]] = {}
+    for b in lifetimes(program):
+        count, unit = _factored(b.size)
+        spans.setdefault(unit, []).append((count, b.first, b.last))
+    total: Expr = Const(0)
+    for unit, members in spans.items():
+        total = total + as_expr(unit) * lower_bound(members)
+    return dim(total)
+
+
 # ------------------------------------------------------------------ lifetimes
 
 

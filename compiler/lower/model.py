@@ -32,7 +32,7 @@ from ..tensor.ir import Buffer, Dim, Expr, Load, Var, as_expr
 from ..tensor.simplify import dim, product, substitute, symbols
 from .inline import loads_of
 from .kernels import Answers, Decided, Kernel, KernelTable
-from .memory import plan_memory, unplaced
+from .memory import least_arena, plan_memory, unplaced
 from .pack import pack_array
 from .parts import Part, find_parts
 
@@ -62,12 +62,14 @@ class Lowered:
         kernels: by name.
         constants: what to write into the constants.
         decided: how each group came to its kernels.
+        least_arena: the most bytes of the arena that are live at one step.
     """
 
     program: Program
     kernels: Mapping[str, Kernel]
     constants: tuple[ConstantEntry, ...]
     decided: tuple[Decided, ...] = ()
+    least_arena: Dim = 0
 
     def fill_constants(self, out: np.ndarray) -> None:
         """Writes all constants, packed, into a zeroed or fresh byte array of the program's size.
@@ -388,7 +390,13 @@ def lower_graph(
         conditions=graph.conditions,
     )
     table = work.table
-    return Lowered(plan_memory(program), table.kernels, tuple(work.entries), tuple(table.decided))
+    return Lowered(
+        plan_memory(program),
+        table.kernels,
+        tuple(work.entries),
+        tuple(table.decided),
+        least_arena(program),
+    )
 
 
 def _step_symbols(step: Step) -> set[Var]:

@@ -10,7 +10,15 @@ from numpy.random import Generator, default_rng
 
 from tilewright import dtype as dt
 from tilewright.errors import UnsupportedError
-from tilewright.lower.memory import lifetimes, lower_bound, pack, place, plan_memory, unplaced
+from tilewright.lower.memory import (
+    least_arena,
+    lifetimes,
+    lower_bound,
+    pack,
+    place,
+    plan_memory,
+    unplaced,
+)
 from tilewright.runtime.program import (
     ALIGNMENT,
     ArenaStorage,
@@ -238,3 +246,11 @@ def test_packing_stays_near_the_bound_of_what_is_live(seed: int) -> None:
         spans.append((size, moment, moment + int(rng.geometric(0.4))))
     _, height = pack(spans)
     assert lower_bound(spans) <= height <= 1.15 * lower_bound(spans)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_arena_is_smaller_than_what_is_live_at_one_step(seed: int) -> None:
+    whole = program(*_Random(default_rng(seed)).block(0, []))
+    env = {"B": 3, "S": 7}
+    least, planned = least_arena(whole), plan_memory(whole).arena_bytes
+    assert 0 < evaluate(least, env) <= evaluate(planned, env)
