@@ -35,6 +35,8 @@ from ..tensor.ir import Binary, Const, Dim, Expr, Var, as_expr, maximum
 from ..tensor.simplify import bounds, dim, product, substitute, symbols
 
 _PREFIX = "arena:"
+_ATTEMPTS = 8
+"""How often buffers are placed again in another order."""
 _WASTE = 16
 """Rounding sizes up to a common granule may add one part in this many."""
 
@@ -297,7 +299,8 @@ def pack(spans: Sequence[tuple[int, int, int]]) -> tuple[list[int], int]:
 
     Returns:
         The start of each, and the height needed. Best fit in three orders (large first, long
-        and large first, early first), of which the lowest counts.
+        and large first, early first), of which the lowest counts. While one reaches above what
+        is live at one moment, those that do come first in another attempt.
     """
     orders: tuple[Callable[[tuple[int, int, int]], tuple[int, ...]], ...] = (
         lambda s: (-s[0], s[1]),
@@ -308,11 +311,18 @@ def pack(spans: Sequence[tuple[int, int, int]]) -> tuple[list[int], int]:
     best: tuple[list[int], int] | None = None
     for key in orders:
         ranks = [key(s) for s in spans]
-        found = _best_fit(spans, sorted(range(len(spans)), key=ranks.__getitem__))
-        if best is None or found[1] < best[1]:
-            best = found
-        if best[1] == bound:
-            break
+        order = sorted(range(len(spans)), key=ranks.__getitem__)
+        for _ in range(_ATTEMPTS):
+            starts, height = _best_fit(spans, order)
+            if best is None or height < best[1]:
+                best = starts, height
+            if best[1] == bound:
+                return best
+            high = [starts[i] + spans[i][0] > bound for i in range(len(spans))]
+            again = sorted(order, key=lambda i: not high[i])
+            if again == order:
+                break
+            order = again
     assert best is not None
     return best
 
