@@ -192,6 +192,16 @@ def test_large_nests_are_shared_among_threads_and_small_ones_are_not() -> None:
     assert not any(x.kind == "parallel" for x in loops(small.body))
 
 
+@pytest.mark.parametrize(
+    ("shape", "shared"),
+    [((48, 64, 48), False), ((64, 64, 64), True), ((1, 64, 64), False), ((1, 768, 512), True)],
+)
+def test_products_are_shared_by_their_time(shape: tuple[int, int, int], shared: bool) -> None:
+    """Small ones take the time of their multiply-adds, those of one row that of their weights."""
+    done = schedule(to_func(merge_axes(matmul(*shape)), WEIGHTS), AVX512)
+    assert any(x.kind == "parallel" for x in loops(done.func.body)) == shared
+
+
 @pytest.mark.parametrize(("planar", "order"), [(False, "kh kw ci"), (True, "ci kh kw")])
 def test_what_lies_far_apart_is_reduced_outside(planar: bool, order: str) -> None:
     """An image in planes is read tap by tap within each plane."""

@@ -193,7 +193,7 @@ def chain(nests: Nests, target: Target, choices: Choices) -> Schedule:
     for stage in (*between, kept):
         if isinstance(stage, MapStage) and len(stage.axes) == len(t.scores.spatial):
             s.do("align_dim", stage.buffer.name, len(stage.axes) - 1, width)
-    share(s, block, (*nests.axes, *t.last.reduce), choices)
+    share(s, block, (*nests.axes, *t.last.reduce), choices, products=t.mr > 1)
     return s
 
 

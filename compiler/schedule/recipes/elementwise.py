@@ -15,6 +15,9 @@ from .choices import Choices
 PARALLEL_ELEMENTS = 1 << 15
 """Below this many elements a region costs more to share than to run."""
 
+PRODUCTS_PER_ELEMENT = 8
+"""How many multiply-adds of a register tile take the time of one element that is loaded."""
+
 TURNED_ELEMENTS = 64
 """How far a tile of a transposition reaches along the lines of its operand."""
 
@@ -92,9 +95,17 @@ def _turn(s: Schedule, nests: Nests, turned: Axis, width: int) -> str:
     return fuse_all(s, outer, "p")
 
 
-def share(s: Schedule, loop: str, axes: tuple[Axis, ...], choices: Choices) -> None:
-    """Shares a loop among threads where the nest over those axes is worth it."""
-    if choices.pick("parallel", int(is_large(axes)), (0, 1)):
+def share(
+    s: Schedule, loop: str, axes: tuple[Axis, ...], choices: Choices, products: bool = False
+) -> None:
+    """Shares a loop among threads where the nest over those axes is worth it.
+
+    Args:
+        products: whether its steps are multiply-adds on registers, of which many take the time of
+            one step that reads and writes memory.
+    """
+    least = PARALLEL_ELEMENTS * (PRODUCTS_PER_ELEMENT if products else 1)
+    if choices.pick("parallel", int(is_large(axes, least)), (0, 1)):
         s.do("set_kind", loop, "parallel")
 
 
@@ -104,10 +115,10 @@ def _unroll(nests: Nests) -> int:
     return 1 if len(calls) > 1 else 2 if calls else 4
 
 
-def is_large(axes: tuple[Axis, ...]) -> bool:
+def is_large(axes: tuple[Axis, ...], least: int = PARALLEL_ELEMENTS) -> bool:
     """Whether a nest may have enough elements to be worth sharing among threads."""
     _, most = bounds(product(a.extent for a in axes))
-    return most is None or most >= PARALLEL_ELEMENTS
+    return most is None or most >= least
 
 
 def fuse_all(s: Schedule, names: list[str], name: str) -> str:

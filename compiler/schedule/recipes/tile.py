@@ -30,7 +30,7 @@ from ..nests import Nests, Reduction
 from ..pack import PackDim, stays_inside
 from ..schedule import Schedule
 from .choices import Choices
-from .elementwise import fuse_all, share
+from .elementwise import PARALLEL_ELEMENTS, fuse_all, share
 
 PREFETCH_BYTES = 6144
 """How far ahead of its use a packed operand is asked for."""
@@ -237,8 +237,14 @@ def tile(nests: Nests, target: Target, choices: Choices) -> Schedule:
     _prefetch(s, t, names, target, choices)
     if t.row is not None and place == _outer_name(t.row):
         _split_edges(s, t, place)
-    share(s, names[0], (*nests.axes, *t.main.reduce), choices)
+    share(s, names[0], (*nests.axes, *t.main.reduce), choices, _stays_in_registers(t))
     return s
+
+
+def _stays_in_registers(t: Tile) -> bool:
+    """Whether a small product's time is that of its multiply-adds, not that of its operands."""
+    most = max(_operand_bytes(t, of_columns=True), _operand_bytes(t, of_columns=False))
+    return len(loads(t.main.body)) > 1 and most < PARALLEL_ELEMENTS * t.main.buffer.dtype.bytes
 
 
 def _outer_name(a: Axis) -> str:
