@@ -7,6 +7,7 @@ import linecache
 import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -55,9 +56,10 @@ def operators() -> dict[str, OpInfo]:
 
 
 class _Samples:
-    """The samples of one operator in one type, made as they are asked for.
+    """The samples of one operator in one type, made as they are asked for: flat, with their form.
 
-    The database seeds torch before each of them.
+    The database seeds torch before each of them. They are copied at once: some entries write to
+    the tensors of one sample to make the next.
     """
 
     def __init__(self, op: str, dtype: str) -> None:
@@ -71,8 +73,14 @@ class _Samples:
         """So many samples from the first on, or all."""
         with torch.no_grad():
             missing = None if count is None else max(count - len(self._made), 0)
-            self._made += itertools.islice(self._rest, missing)
+            self._made += map(_copied, itertools.islice(self._rest, missing))
         return self._made[:count]
+
+
+def _copied(sample: Any) -> tuple[list[Any], Any]:
+    leaves, spec = pytree.tree_flatten(((sample.input, *sample.args), dict(sample.kwargs)))
+    memory: dict[int, Any] = {}  # views of one another stay such
+    return [deepcopy(x, memory) if isinstance(x, torch.Tensor) else x for x in leaves], spec
 
 
 @cache
@@ -134,8 +142,7 @@ class _Call:
 
 
 def _call(key: Key) -> _Call:
-    sample = samples_of(key.op, key.dtype).first(key.place + 1)[key.place]
-    leaves, spec = pytree.tree_flatten(((sample.input, *sample.args), dict(sample.kwargs)))
+    leaves, spec = samples_of(key.op, key.dtype).first(key.place + 1)[key.place]
     return _Call(key, operators()[key.op].op, leaves, spec)
 
 
