@@ -40,6 +40,7 @@ from .model import (
     TARGET,
     THREADS,
     backend_for,
+    built,
     graph_of,
     is_artifact,
     progress,
@@ -113,12 +114,12 @@ def profile(
     if not is_artifact(model):
         profiler.check(load_backend(name).resolve(options.target))
     made = _open(model, dict(shapes), options, records)
-    built = made.built
-    profiler.check(built.target)
-    sizes = choose_dims(built.program.inputs, dict(dims), built.program.conditions)
-    feed = random_inputs(built.program.inputs, sizes, seed)
+    program = made.built.program
+    profiler.check(made.built.target)
+    sizes = choose_dims(program.inputs, dict(dims), program.conditions)
+    feed = random_inputs(program.inputs, sizes, seed)
     count = options.threads or default_threads()
-    subject = Subject(built, feed, made.kernels, count, open_cache(options))
+    subject = Subject(made.built, feed, made.kernels, count, open_cache(options))
     with progress() as tell:
         tell(f"{model}: profiling")
         found = profiler.profile(subject)
@@ -127,7 +128,7 @@ def profile(
     else:
         _show(made, found)
     if trace is not None:
-        text = chrome_trace(built.program.name, found, made.steps, made.origins)
+        text = chrome_trace(program.name, found, made.steps, made.origins)
         _write(trace, text)
     if html is not None:
         _write(html, _page(made, found, feed, count))
@@ -141,11 +142,9 @@ def _open(
 ) -> _Model:
     """The model, with its kernels where it is compiled now."""
     if is_artifact(model):
-        # Refuses choices that were made when it was compiled.
-        graph_of(model) if shapes or records else None
-        built = artifact.read(Path(model))
-        steps = timed_steps(built.program)
-        return _Model(built, {}, steps, [()] * len(steps), {})
+        compiled = built(model, shapes=shapes, records=records).artifact
+        steps = timed_steps(compiled.program)
+        return _Model(compiled, {}, steps, [()] * len(steps), {})
     backend = backend_for(options.target)
     target = backend.resolve(options.target)
     with progress() as tell:
@@ -160,15 +159,15 @@ def _open(
         passed = run_passes(graph_of(model, shapes), target)
     kernels = {k.func.name: k.func for k in done.kernels}
     texts = {k.func.name: Texts(k.recipe, k.steps, func_text(k.func)) for k in done.kernels}
-    built = done.artifact
+    compiled = done.artifact
     if "asm" in backend.stages:
         names = [k.func.name for k in done.kernels]
         assembly = split_assembly(backend.stages["asm"](done.unit), names)
         texts = {
             name: Texts(t.recipe, t.schedule, t.loops, assembly[name]) for name, t in texts.items()
         }
-    steps = timed_steps(built.program)
-    return _Model(built, kernels, steps, origins_of(passed, built.program, kernels), texts)
+    steps = timed_steps(compiled.program)
+    return _Model(compiled, kernels, steps, origins_of(passed, compiled.program, kernels), texts)
 
 
 def _write(path: Path, text: str) -> None:
@@ -177,19 +176,19 @@ def _write(path: Path, text: str) -> None:
 
 
 def _page(made: _Model, found: Profile, feed: Mapping[str, np.ndarray], threads: int) -> str:
-    built = made.built
+    program = made.built.program
     return page.render(
         page.Subject(
-            built.program.name,
-            built.target.name,
+            program.name,
+            made.built.target.name,
             threads,
-            built.program,
+            program,
             found,
             made.steps,
             made.origins,
             made.kernels,
             made.texts,
-            sizes_of(built.program, feed),
+            sizes_of(program, feed),
         )
     )
 
