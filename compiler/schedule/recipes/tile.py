@@ -408,7 +408,7 @@ def _prefetch(s: Schedule, t: Tile, names: list[str], target: Target, choices: C
         streamed = nbytes > target.l2_bytes // 2
         panels = choices.pick("panels", int(streamed), (0, 1)) if turns > 1 else 0
         panel = nbytes * t.nr // max(t.nr, size(t.column.extent))
-        stays = 2 * panel + _operand_bytes(t, of_columns=False) <= target.l2_bytes
+        stays = 2 * panel + _operand_bytes(t, of_columns=False) <= target.l2_bytes * 3 // 4
         ahead = PREFETCH_BYTES if streamed and not (panels and stays) else 0
         ahead = choices.pick("prefetch", ahead, (0, 3072, 6144, 12288))
         if ahead:
