@@ -9,7 +9,7 @@ import numpy as np
 from tilewright import dtype as dt
 from tilewright.dtype import DType
 from tilewright.graph.ir import Value
-from tilewright.tensor.ir import Dim, as_expr, lt
+from tilewright.tensor.ir import Dim, as_expr, lt, maximum
 from tilewright.tensor.simplify import dim, product, prove, same_dim
 
 from .context import Context, Converter
@@ -416,6 +416,28 @@ def arange(
     return ctx.cast(ramp, ctx.dtype)
 
 
+def linspace(
+    ctx: Context, start: Operand, end: Operand, steps: Dim, *, dtype: DType | None = None
+) -> Value:
+    """So many numbers from start to end, counted from the nearer of the two.
+
+    Both are converted to the type of the result before anything is computed, in f64.
+    """
+    del dtype
+    first, last = (
+        ctx.cast(ctx.reshape(ctx.operand(x, ctx.dtype), ()), dt.f64) for x in (start, end)
+    )
+    after, half = (dim(maximum(n, 1)) for n in (as_expr(steps) - 1, as_expr(steps) // 2))
+    step = ctx.op("div", ctx.op("sub", last, first), after)
+    ramp = ctx.iota(steps, dt.f64)
+    left = ctx.op("sub", ctx.scalar(after, dt.f64), ramp)
+    value = ctx.op(
+        "where", ctx.op("lt", ramp, half), ctx.op("add", first, ctx.op("mul", ramp, step)),
+        ctx.op("sub", last, ctx.op("mul", left, step)),
+    )  # fmt: skip
+    return ctx.cast(value, ctx.dtype)
+
+
 _RESHAPES = (
     "_unsafe_view.default", "reshape.default", "squeeze.default", "squeeze.dim",
     "squeeze.dims", "unsqueeze.default", "view.default", "view_copy.default", "flatten.using_ints",
@@ -441,6 +463,10 @@ CONVERTERS: dict[str, Converter] = {
     "flip.default": flip,
     "full.default": full,
     "full_like.default": full,
+    "linspace.Scalar_Tensor": linspace,
+    "linspace.Tensor_Scalar": linspace,
+    "linspace.Tensor_Tensor": linspace,
+    "linspace.default": linspace,
     "narrow_copy.default": narrow,
     "ones.default": ones,
     "ones_like.default": ones,

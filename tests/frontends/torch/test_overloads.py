@@ -186,6 +186,12 @@ case("arange.start_step", 2, 11, 3, device="cpu")
 case("arange.start_step", 0.5, 3.0, 0.25, device="cpu")
 case("arange.start_step", 2.1, -2.9, -1.0, dtype=torch.int64, device="cpu")
 case("full.default", [2, 3], 7, device="cpu")
+for _steps in (0, 1, 2, 50):  # the whole parts of ends of integers count
+    case("linspace.default", 4.3, -3, _steps, dtype=torch.int64, device="cpu")
+    case("linspace.default", -1.5, 2, _steps, device="cpu")
+    case("linspace.Tensor_Scalar", torch.tensor(4.3), 50, _steps, dtype=torch.int64, device="cpu")
+case("linspace.Scalar_Tensor", 4.3, torch.tensor(-3), 50, dtype=torch.int32, device="cpu")
+case("linspace.Tensor_Tensor", torch.tensor(0), torch.tensor(7.9), 50, device="cpu")
 case("scalar_tensor.default", 2.5, device="cpu")
 case("fill.Scalar", f32(3), 2)
 
