@@ -22,6 +22,8 @@ FIRST = 8
 
 _POOL = 24
 _PARENTS = 5
+_LOOKS = 6
+"""Of how many variations, the model's best, a learned ranking is asked."""
 _ATTEMPTS = 200
 _SURPRISES = 0.25
 """How many of the variations are taken whatever anybody expects of them."""
@@ -160,9 +162,12 @@ class Proposer:
         return [*ranked[:half], *single[: FIRST - half], *ranked[half:FIRST], *mixed[:half]]
 
     def _best(self, pool: list[dict[str, int]], expected: Sequence[float]) -> dict[str, int]:
-        learned = None if self._ranking is None else self._ranking(pool)
-        k = min(range(len(pool)), key=(expected if learned is None else learned).__getitem__)
-        return pool[k]
+        order = sorted(range(len(pool)), key=expected.__getitem__)
+        best = [pool[k] for k in order[:_LOOKS]]
+        learned = None if self._ranking is None else self._ranking(best)
+        if learned is None:
+            return best[0]
+        return best[min(range(len(best)), key=learned.__getitem__)]
 
     # -------------------------------------------------------------- evolution
 

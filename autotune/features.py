@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 
 from tilewright.target import Target
 from tilewright.tensor.ir import (
@@ -17,7 +19,9 @@ from tilewright.tensor.ir import (
     Block,
     Buffer,
     Call,
+    Const,
     Dim,
+    Expr,
     For,
     Func,
     If,
@@ -30,7 +34,7 @@ from tilewright.tensor.ir import (
     Var,
 )
 from tilewright.tensor.simplify import evaluate
-from tilewright.tensor.walk import visit
+from tilewright.tensor.walk import expressions, statements, visit
 
 NAMES = (
     "kernels", "operations", "loads", "stores", "operations a load", "operand bytes",
@@ -47,20 +51,75 @@ _CHUNK = 4
 
 
 @dataclass(frozen=True, slots=True)
+class _Loop:
+    """A loop, or one of the loops that were fused into it.
+
+    Attributes:
+        kind, var: of the loop.
+        count: how often it runs.
+        low, high: it runs over ``var // low % (high // low)``.
+    """
+
+    kind: str
+    var: Var
+    count: float
+    low: float
+    high: float
+
+    def is_used(self, indices: Sequence[Expr]) -> bool:
+        """Whether indices depend on it."""
+        return any(
+            use == "whole"
+            or (use == "floordiv" and self.low >= by)
+            or (use == "mod" and self.high <= by)
+            for i in indices
+            for use, by in _uses(i, self.var)
+        )
+
+
+@lru_cache(maxsize=1 << 14)
+def _uses(e: Expr, var: Var) -> frozenset[tuple[str, int]]:
+    """How an expression uses a variable: whole, or its quotient or remainder by a constant."""
+    if e is var:
+        return frozenset({("whole", 1)})
+    if var not in e.variables:
+        return frozenset()
+    if isinstance(e, Binary) and e.op in ("floordiv", "mod") and e.a is var:
+        return frozenset({(e.op, int(e.b.value)) if isinstance(e.b, Const) else ("whole", 1)})
+    return frozenset(u for x in e.operands for u in _uses(x, var))
+
+
+@dataclass(frozen=True, slots=True)
 class _Nest:
-    """A store with the loops around it, outermost first, and how often each runs."""
+    """A store with the loops around it, outermost first."""
 
     store: Store
-    loops: tuple[tuple[For, float], ...]
+    loops: tuple[_Loop, ...]
+
+    @property
+    def counts(self) -> list[tuple[_Loop, float]]:
+        """The loops with how often each runs."""
+        return [(x, x.count) for x in self.loops]
 
     @property
     def trips(self) -> float:
-        return math.prod(n for _, n in self.loops)
+        return math.prod(x.count for x in self.loops)
 
     @property
     def vectors(self) -> float:
         """How often the store runs, a vector at a time."""
-        return math.prod(n for x, n in self.loops if x.kind != "vector")
+        return math.prod(x.count for x in self.loops if x.kind != "vector")
+
+    def loads(self) -> float:
+        """How many loads it needs: what does not vary in an unrolled tile is loaded once."""
+        total = 0.0
+        for load in _loads(self.store):
+            total += math.prod(
+                1.0 if x.kind == "vector" else x.count
+                for x in self.loops
+                if x.kind != "unroll" or x.is_used(load.indices)
+            )
+        return total
 
 
 @dataclass
@@ -88,7 +147,7 @@ def features(funcs: Sequence[Func], target: Target, sizes: Mapping[str, int]) ->
         return [0.0] * len(NAMES)
     lanes = target.lanes(8 * _CHUNK)
     operations = sum(n.trips * _operations(n.store) for n in nests)
-    loads = sum(n.vectors * _memory_loads(n.store) for n in nests) + 1
+    loads = sum(n.loads() for n in nests) + 1
     stores = sum(n.vectors for n in nests if n.store.buffer.scope != "register") + 1
     operands = sum(_bytes(p, sizes) for f in funcs for p in f.params if isinstance(p, Buffer))
     held = [b for s in seen for b in s.buffers if b.scope == "register"]
@@ -96,11 +155,11 @@ def features(funcs: Sequence[Func], target: Target, sizes: Mapping[str, int]) ->
     local = max(
         (_bytes(b, sizes) for s in seen for b in s.buffers if b.scope == "local"), default=0
     )
-    vectors = [n for x, n in hot.loops if x.kind == "vector"]
+    vectors = [n for x, n in hot.counts if x.kind == "vector"]
     widest = max(vectors, default=1.0)
-    unrolled = [n for x, n in hot.loops if x.kind == "unroll"]
-    shared = [math.prod(n for x, n in s.loops if x.kind == "parallel") for s in nests]
-    serial = [n for x, n in hot.loops if x.kind == "serial"]
+    unrolled = [n for x, n in hot.counts if x.kind == "unroll"]
+    shared = [math.prod(n for x, n in s.counts if x.kind == "parallel") for s in nests]
+    serial = [n for x, n in hot.counts if x.kind == "serial"]
     traffic = [sum(level) for level in zip(*(_traffic(n, target) for n in nests), strict=True)]
     prefetches = sum(s.prefetches for s in seen)
     registers = most / lanes
@@ -118,12 +177,12 @@ def features(funcs: Sequence[Func], target: Target, sizes: Mapping[str, int]) ->
         widest / lanes,
         chunks,
         (chunks * lanes - widest) / lanes,
-        max((n for nest in nests for x, n in nest.loops if x.kind == "unroll"), default=1.0),
+        max((n for nest in nests for x, n in nest.counts if x.kind == "unroll"), default=1.0),
         math.prod(unrolled),
-        _log(sum(math.prod(n for x, n in nest.loops if x.kind == "unroll") for nest in nests)),
+        _log(sum(math.prod(n for x, n in nest.counts if x.kind == "unroll") for nest in nests)),
         _log(max(shared, default=1.0)),
-        _log(hot.trips / max(1.0, math.prod(n for x, n in hot.loops if x.kind == "parallel"))),
-        float(sum(x.kind == "parallel" for nest in nests for x, _ in nest.loops)),
+        _log(hot.trips / max(1.0, math.prod(n for x, n in hot.counts if x.kind == "parallel"))),
+        float(sum(x.kind == "parallel" for nest in nests for x, _ in nest.counts)),
         _log(hot.vectors),
         _log(serial[-1] if serial else 1.0),
         float(len(hot.loops)),
@@ -152,14 +211,14 @@ def _see(func: Func, sizes: Mapping[str, int]) -> _Seen:
     seen = _Seen([], [])
     env: dict[str, int] = dict(sizes)
 
-    def walk(block: Block, loops: tuple[tuple[For, float], ...]) -> None:
-        times = math.prod((n for x, n in loops if x.kind != "vector"), start=1.0)
+    def walk(block: Block, loops: tuple[_Loop, ...]) -> None:
+        times = math.prod((x.count for x in loops if x.kind != "vector"), start=1.0)
         for stmt in block:
             match stmt:
                 case For(var=var, extent=extent, body=body, start=start):
                     count = max(0, _value(extent, env))
                     env[var.name] = _value(start, env) + count // 2
-                    walk(body, (*loops, (stmt, float(count))))
+                    walk(body, (*loops, *_parts(stmt, float(count))))
                 case Store():
                     seen.nests.append(_Nest(stmt, loops))
                 case If(then=then, orelse=orelse):
@@ -177,6 +236,23 @@ def _see(func: Func, sizes: Mapping[str, int]) -> _Seen:
 
     walk(func.body, ())
     return seen
+
+
+def _parts(loop: For, count: float) -> list[_Loop]:
+    """The loops that were fused into one, outermost first, going by how its body uses it."""
+    cuts = {
+        float(by)
+        for s in statements(loop.body)
+        for e in expressions(s)
+        for use, by in _uses(e, loop.var)
+        if use != "whole" and 1 < by < count
+    }
+    ends = [count, *sorted(cuts, reverse=True), 1.0]
+    return [
+        _Loop(loop.kind, loop.var, high / low, low, high)
+        for high, low in pairwise(ends)
+        if high > low or len(ends) == 2
+    ]
 
 
 def _value(d: Dim, env: Mapping[str, int]) -> int:
@@ -221,10 +297,6 @@ def _loads(store: Store) -> Iterator[Load]:
     return (e for e in visit(store.value) if isinstance(e, Load) and e.buffer.scope != "register")
 
 
-def _memory_loads(store: Store) -> int:
-    return sum(1 for _ in _loads(store))
-
-
 def _traffic(nest: _Nest, target: Target) -> tuple[float, float, float]:
     """Bytes that come from the near cache, the middle one and beyond.
 
@@ -236,20 +308,17 @@ def _traffic(nest: _Nest, target: Target) -> tuple[float, float, float]:
         inside = len(nest.loops)
         while inside > 0 and _touched(nest, nest.loops[inside - 1 :]) <= size:
             inside -= 1
-        times = math.prod(n for _, n in nest.loops[:inside])
+        times = math.prod(x.count for x in nest.loops[:inside])
         found.append(times * _touched(nest, nest.loops[inside:]))
     return found[0], found[1], found[2]
 
 
-def _touched(nest: _Nest, loops: Sequence[tuple[For, float]]) -> float:
+def _touched(nest: _Nest, loops: Sequence[_Loop]) -> float:
     """The bytes that some inner loops of a nest read and write, each counted once."""
     total = 0.0
     places = [(x.buffer, x.indices) for x in _loads(nest.store)]
     if nest.store.buffer.scope != "register":
         places.append((nest.store.buffer, nest.store.indices))
     for buffer, indices in places:
-        used: set[Var] = set()
-        for i in indices:
-            used |= i.variables
-        total += buffer.dtype.bytes * math.prod(n for x, n in loops if x.var in used)
+        total += buffer.dtype.bytes * math.prod(x.count for x in loops if x.is_used(indices))
     return total

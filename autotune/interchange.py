@@ -9,7 +9,7 @@ from dataclasses import asdict, fields
 from tilewright.errors import ArtifactError
 
 from .records import Records, open_records
-from .trial import STATUSES, About, Trial, Verdict
+from .trial import STATUSES, About, Trial, Verdict, read_features
 
 FORMAT = 1
 
@@ -63,6 +63,8 @@ def _row(line: str, where: str) -> Trial | Verdict | About:
                 code="TW-E0531",
             )
         _check(kind, found)
+        if "features" in found:
+            found["features"] = read_features(json.dumps(found["features"]))
         row: Trial | Verdict | About = kind(**found)
         return row
     except (ValueError, KeyError, TypeError) as error:
@@ -74,7 +76,7 @@ def _row(line: str, where: str) -> Trial | Verdict | About:
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "str": (str,), "float": (int, float), "int": (int,), "Status": (str,),
-    "Mapping[str, int]": (dict,),
+    "Mapping[str, int]": (dict,), "tuple[float, ...]": (list,),
 }  # fmt: skip
 
 

@@ -19,7 +19,16 @@ from typing import Any, TypeVar
 from tilewright.errors import ArtifactError, OutputError, TilewrightError
 from tilewright.runtime.cache import digest_key
 
-from .trial import STATUSES, About, Trial, Verdict, read_choices, write_choices
+from .trial import (
+    STATUSES,
+    About,
+    Trial,
+    Verdict,
+    read_choices,
+    read_features,
+    write_choices,
+    write_features,
+)
 
 FORMAT = 1
 """The version of the tables; a file with a higher one was written by a newer Tilewright."""
@@ -36,7 +45,7 @@ CREATE TABLE about (
 ) WITHOUT ROWID;
 CREATE TABLE trials (
     key TEXT, setting TEXT, choices TEXT, status TEXT, ratio REAL, seconds REAL, rounds INTEGER,
-    kind TEXT, note TEXT, at TEXT, PRIMARY KEY (key, setting, choices)
+    kind TEXT, note TEXT, at TEXT, features TEXT, PRIMARY KEY (key, setting, choices)
 ) WITHOUT ROWID;
 CREATE TABLE verdicts (
     key TEXT, setting TEXT, choices TEXT, at TEXT, PRIMARY KEY (key, setting)
@@ -126,7 +135,7 @@ class Records:
         """Keeps all of some rows, or none; see ``add``."""
         with self._watched(), self._connection:
             for row in rows:
-                values = [write_choices(v) if isinstance(v, Mapping) else v for v in _values(row)]
+                values = [_column(getattr(row, f.name)) for f in fields(row)]
                 marks = ", ".join("?" for _ in values)
                 self._connection.execute(
                     f"INSERT OR REPLACE INTO {_NAMES[type(row)]} VALUES ({marks})", values
@@ -323,8 +332,14 @@ def _coded(path: str, error: Exception, reading: bool = False) -> TilewrightErro
     )
 
 
-def _values(row: Trial | Verdict | About) -> tuple[object, ...]:
-    return tuple(getattr(row, f.name) for f in fields(row))
+def _column(value: object) -> object:
+    """A field as the tables have it."""
+    match value:
+        case Mapping():
+            return write_choices(value)
+        case tuple():
+            return write_features(value)
+    return value
 
 
 def _read(row: dict[str, Any]) -> dict[str, Any]:
@@ -335,6 +350,8 @@ def _read(row: dict[str, Any]) -> dict[str, Any]:
     """
     if "choices" in row:
         row["choices"] = read_choices(str(row["choices"]))
+    if "features" in row:
+        row["features"] = read_features(str(row["features"]))
     if "status" in row and row["status"] not in STATUSES:
         raise ValueError(f"there is no status {row['status']!r}")
     return row

@@ -23,9 +23,10 @@ from tilewright.tensor.text import text
 from tilewright.tensor.walk import visit
 from tilewright.version import __version__
 
-from .candidates import Proposer, Ranking
+from .candidates import Proposer
 from .job import Candidate, Lower, Measured, build, is_modelled, measure, time_base
 from .processes import FailedJobError, LostJobError, Workers
+from .ranking import Learned, look_at, row
 from .records import WORTH, Records
 from .task import Task, target_key
 from .trial import About, Status, Trial
@@ -98,6 +99,7 @@ class _State:
     found: Found
     base: Candidate
     proposer: Proposer
+    untuned: list[float]
     stale: int = 0
     flying: int = 0
     exhausted: bool = False
@@ -124,7 +126,7 @@ class Search:
         deadline: when to stop, by time.monotonic.
         most: how many schedules to try at most; None: as many as there is time for.
         tell: told of every step.
-        ranking: makes the learned ranking of a task, if there is one.
+        learned: ranks candidates by what trials taught it; None: the analytic model does.
         seed: of all that is random.
     """
 
@@ -136,7 +138,7 @@ class Search:
     deadline: float
     most: int | None = None
     tell: Callable[[Step], None] = lambda step: None
-    ranking: Callable[[Task], Ranking] | None = None
+    learned: Learned | None = None
     seed: int = 0
     trials: int = 0
     stopped: str = ""
@@ -193,7 +195,8 @@ class Search:
     def _begin(self, f: Found, base: Candidate, measured: Measured) -> None:
         task, lowered = f.task, base.lowered
         f.seconds, f.kind = measured.seconds, measured.kind
-        ranking = None if self.ranking is None else self.ranking(task)
+        untuned = look_at(task, lowered.kernels) if f.kind == "measured" else []
+        ranking = self.learned.of(task, untuned) if self.learned and untuned else None
         # With one thread nothing is shared, and a schedule for it is replayed with more.
         settled = ("parallel",) if self.threads == 1 and f.kind == "measured" else ()
         proposer = Proposer(lowered.asked, lowered.weighed, settled, self.seed, ranking)
@@ -210,7 +213,7 @@ class Search:
             )
         )  # fmt: skip
         if proposer.space.size > 1:
-            self._states.append(_State(f, base, proposer))
+            self._states.append(_State(f, base, proposer, untuned))
         else:
             f.note = "there is nothing to choose"
         self.tell(Step(task, "untuned", 1.0, 1.0, self.trials, f.seconds))
@@ -275,7 +278,8 @@ class Search:
         if promising and seconds < LOOK_SECONDS and measured.kind == "measured":
             self._measure(state, candidate, LOOK_SECONDS)
             return
-        self._keep(state, given, "ok", measured=measured)
+        look = look_at(state.found.task, candidate.lowered.kernels) if state.untuned else []
+        self._keep(state, given, "ok", measured=measured, features=look)
 
     def _keep(
         self,
@@ -285,6 +289,7 @@ class Search:
         note: str = "",
         kind: str = "measured",
         measured: Measured | None = None,
+        features: Sequence[float] = (),
     ) -> None:
         f = state.found
         trial = Trial(
@@ -298,7 +303,10 @@ class Search:
             kind if measured is None else measured.kind,
             note,
             now(),
+            row(state.untuned, features) if features else (),
         )
+        if self.learned is not None:
+            self.learned.learn(trial)
         state.flying -= 1
         state.stale += 1
         self.trials += 1

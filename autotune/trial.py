@@ -29,6 +29,8 @@ class Trial:
         kind: "measured", or "modelled" where no machine of the target ran it.
         note: what went wrong.
         at: when, in UTC, as ISO 8601.
+        features: what the schedule looks like, beside the untuned one (ranking.row); empty where
+            that was not looked at.
     """
 
     key: str
@@ -41,6 +43,7 @@ class Trial:
     kind: str
     note: str
     at: str
+    features: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,23 @@ class About:
     version: str
     math: str
     text: str
+
+
+def write_features(features: tuple[float, ...]) -> str:
+    """Features as JSON, as exactly as a ranking needs them."""
+    return json.dumps([round(x, 4) for x in features])
+
+
+def read_features(text: str) -> tuple[float, ...]:
+    """Features that ``write_features`` wrote.
+
+    Raises:
+        ValueError: it did not.
+    """
+    found = json.loads(text)
+    if not isinstance(found, list) or not all(type(x) in (int, float) for x in found):
+        raise ValueError(f"{text[:80]!r} are no features")
+    return tuple(float(x) for x in found)
 
 
 def write_choices(choices: Mapping[str, int]) -> str:

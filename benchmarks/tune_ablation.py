@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import pickle
 import random
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, median
 
@@ -28,7 +27,7 @@ from tilewright.autotune.candidates import Proposer
 from tilewright.autotune.features import features
 from tilewright.autotune.job import build, measure
 from tilewright.autotune.processes import FailedJobError, LocalWorkers, LostJobError
-from tilewright.autotune.ranking import Trees
+from tilewright.autotune.ranking import Trees, row
 from tilewright.autotune.search import work_of
 from tilewright.backends import load_backend
 from tilewright.feed import choose_dims
@@ -95,11 +94,11 @@ def collect(place: Path, models: Sequence[str], kernels: int, each: int) -> None
                     print(f"  {given}: {done.note}", file=sys.stderr)
                     continue
                 proposer.measured(given, done.ratio)
-                row = features(made.lowered.kernels, target, task.sizes)
-                found.append(Known(given, row, proposer.cost(given), done.ratio))
+                look = features(made.lowered.kernels, target, task.sizes)
+                found.append(Known(given, look, proposer.cost(given), done.ratio))
             workers.close()
-            with place.open("ab") as file:
-                pickle.dump(Kernel(f"{model} {task.title}", found), file)
+            with place.open("a") as file:
+                print(json.dumps(asdict(Kernel(f"{model} {task.title}", found))), file=file)
             best = min(k.ratio for k in found)
             took = time.monotonic() - began
             print(
@@ -109,13 +108,8 @@ def collect(place: Path, models: Sequence[str], kernels: int, each: int) -> None
 
 def read(place: Path) -> list[Kernel]:
     """All kernels of a file."""
-    found: list[Kernel] = []
-    with place.open("rb") as file:
-        while True:
-            try:
-                found.append(pickle.load(file))
-            except EOFError:
-                return found
+    found = map(json.loads, place.read_text().splitlines())
+    return [Kernel(k["title"], [Known(**x) for x in k["known"]]) for k in found]
 
 
 # ------------------------------------------------------------------ replaying
@@ -132,17 +126,17 @@ def measurements(kernel: Kernel, others: Sequence[Kernel], learn: bool, seed: in
     if learn:
         for other in others:
             for k in other.known[1:]:
-                trees.add(other.known[0].features, k.features, k.ratio)
+                trees.add(row(other.known[0].features, k.features), k.ratio)
     left.sort(key=lambda k: k.cost)
     for count in range(1, len(left) + 1):
         expected = None
         if learn and count > FIRST:
-            expected = trees.predict(untuned, [k.features for k in left])
+            expected = trees.predict([row(untuned, k.features) for k in left])
         n = 0 if expected is None else min(range(len(left)), key=expected.__getitem__)
         chosen = left.pop(n)
         if chosen.ratio <= goal:
             return count
-        trees.add(untuned, chosen.features, chosen.ratio)
+        trees.add(row(untuned, chosen.features), chosen.ratio)
     raise AssertionError("the best was not among them")
 
 
@@ -166,7 +160,7 @@ def replay(place: Path, seeds: int) -> None:
         )
     for name, found in counts.items():
         print(f"{name}: mean {mean(found):.1f}, median {median(found):.1f} measurements")
-    print(json.dumps({name: found for name, found in counts.items()}))
+    print(json.dumps(counts))
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from tilewright.api import DimRanges, Shapes, backend_of
 from tilewright.autotune.fleet import Fleet
 from tilewright.autotune.job import is_modelled
 from tilewright.autotune.processes import LocalWorkers, Workers
+from tilewright.autotune.ranking import Learned, is_available
 from tilewright.autotune.records import Records, open_records
 from tilewright.autotune.report import Row, table
 from tilewright.autotune.search import Found, Search, Step, now, setting_of
@@ -239,6 +240,7 @@ class _Work:
             max(time.monotonic() + 0.1 * budget, end - final),
             trials,
             tell,
+            Learned(lower_alone, self.records.trials()) if is_available() else None,
         )
         found = search.run()
         notes = [search.stopped] if search.stopped else []
