@@ -8,7 +8,7 @@ from typing import cast
 
 from tilewright.errors import TargetError
 
-from .backend import Backend, Exporter, Profiler
+from .backend import Backend, Exporter, Profiler, Runner
 
 BACKENDS: dict[str, str] = {
     "cpu": "tilewright.backends.cpu",
@@ -29,6 +29,10 @@ PROFILERS: dict[str, str] = {
 
 EQUIPMENT: dict[str, str] = {"cuda": "tilewright.backends.cuda.equipment"}
 """The module of each backend that needs more than this package: ``facts`` says what is there."""
+
+
+RUNNER = "tilewright.backends.cpu.run"
+"""The module of the backend whose code runs wherever we do: ``run_here``."""
 
 
 def load_backend(name: str) -> Backend:
@@ -71,6 +75,11 @@ def find_profiler(name: str) -> Profiler:
             code="TW-E0409",
         )
     return cast(Profiler, import_module(module).PROFILER)
+
+
+def find_runner() -> Runner:
+    """What runs a function on this machine, for the compiler's own work."""
+    return cast(Runner, import_module(RUNNER).run_here)
 
 
 def equipment() -> Iterator[tuple[str, str]]:

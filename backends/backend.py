@@ -5,7 +5,7 @@ Adding a backend is a folder whose ``BACKEND`` follows this protocol, and a line
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -21,6 +21,10 @@ from tilewright.tensor.ir import Func
 
 Progress = Callable[[int, int], None]
 """Told how many of how many objects are done."""
+
+
+Runner = Callable[[Func, Sequence["np.ndarray | int"], Cache], None]
+"""Runs a function on arrays and sizes, in the order of its parameters; its code may be kept."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

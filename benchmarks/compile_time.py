@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -154,7 +155,7 @@ def transformer(layers: int) -> onnx.ModelProto:
         weights.append(numpy_helper.from_array(np.array(values, np.int64), f"w{len(weights)}"))
         return str(weights[-1].name)
 
-    def node(op: str, *inputs: str, **attrs: object) -> str:
+    def node(op: str, *inputs: str, **attrs: Any) -> str:
         nodes.append(helper.make_node(op, list(inputs), [f"v{len(nodes)}"], **attrs))
         return str(nodes[-1].output[0])
 
@@ -168,7 +169,8 @@ def transformer(layers: int) -> onnx.ModelProto:
     def norm(x: str) -> str:
         return node("LayerNormalization", x, weight(_WIDTH), weight(_WIDTH), axis=-1)
 
-    weights.append(numpy_helper.from_array(np.float32((_WIDTH // _HEADS) ** -0.5), "scale"))
+    scale = np.array((_WIDTH // _HEADS) ** -0.5, np.float32)
+    weights.append(numpy_helper.from_array(scale, "scale"))
     x = "x"
     for _ in range(layers):
         a = norm(x)

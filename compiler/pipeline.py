@@ -6,11 +6,12 @@ Graph -> passes -> fused Graph -> lower -> Program + kernels -> emit -> objects
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from tilewright.backends import find_runner
 from tilewright.backends.backend import Backend, Unit
 from tilewright.errors import Gap, UnsupportedError
 from tilewright.graph.ir import Graph, all_nodes
@@ -20,10 +21,11 @@ from tilewright.lower.kernels import Answers, Decided, Kernel
 from tilewright.lower.model import Lowered, lower_graph
 from tilewright.runtime.artifact import Artifact
 from tilewright.runtime.buffer import aligned_bytes
-from tilewright.runtime.cache import Cache
+from tilewright.runtime.cache import NO_CACHE, Cache
 from tilewright.schedule.recipes.space import Space
 from tilewright.stages import Log, uncollected
 from tilewright.target import Target
+from tilewright.tensor.ir import Func
 from tilewright.tensor.text import text as func_text
 from tilewright.version import __version__
 
@@ -71,7 +73,7 @@ def build(
     program, kernels = lowered.program, tuple(lowered.kernels.values())
     decided = lowered.decided
     with log.stage("constants"):
-        constants = constants_of(lowered)
+        constants = constants_of(lowered, store)
     del lowered
     unit = Unit(program, tuple(k.func for k in kernels), target)
     with log.stage("code"):
@@ -129,9 +131,13 @@ def _space_text(decided: Decided) -> str:
     return f"{head}\n{space}" if space.open else head
 
 
-def constants_of(lowered: Lowered) -> np.ndarray:
+def constants_of(lowered: Lowered, store: Cache = NO_CACHE) -> np.ndarray:
     """The program's constants, packed, read-only, in one aligned block."""
     block = aligned_bytes(lowered.program.constants_bytes)
-    lowered.fill_constants(block)
+
+    def run(func: Func, arguments: Sequence[np.ndarray | int]) -> None:
+        find_runner()(func, arguments, store)
+
+    lowered.fill_constants(block, run)
     block.flags.writeable = False
     return block

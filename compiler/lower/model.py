@@ -33,6 +33,7 @@ from ..tensor.simplify import dim, product, substitute, symbols
 from .inline import loads_of
 from .kernels import Answers, Decided, Kernel, KernelTable
 from .memory import least_arena, plan_memory, unplaced
+from .mixing import LARGE_BYTES, Runner
 from .pack import pack_array
 from .parts import Part, find_parts
 
@@ -71,11 +72,19 @@ class Lowered:
     decided: tuple[Decided, ...] = ()
     least_arena: Dim = 0
 
-    def fill_constants(self, out: np.ndarray) -> None:
+    def fill_constants(self, out: np.ndarray, run: Runner | None = None) -> None:
         """Writes all constants, packed, into a zeroed or fresh byte array of the program's size.
 
         Mapped weights leave memory one by one, so that they are never all there twice.
+
+        Args:
+            out: where to write.
+            run: runs functions natively, where there is much to compute.
         """
+        mixed: dict[object, int] = {}
+        for e in self.constants:
+            if e.packing is not None:
+                mixed[e.packing.mixings] = mixed.get(e.packing.mixings, 0) + e.nbytes
         for e in self.constants:
             end = e.offset + e.nbytes
             place = out[e.offset : end]
@@ -87,7 +96,8 @@ class Lowered:
                 shape = tuple(d for d in e.packing.packed.shape if isinstance(d, int))
                 assert len(shape) == len(e.packing.packed.shape), "constants have constant dims"
                 view = place.view(e.packing.packed.dtype.numpy).reshape(shape)
-                pack_array(e.packing, e.data, view)
+                large = mixed[e.packing.mixings] >= LARGE_BYTES
+                pack_array(e.packing, e.data, view, run if large else None)
             forget_pages(e.data)
 
 

@@ -10,12 +10,18 @@ from ..tensor.access import flat_index
 from ..tensor.ir import Const, Load, Select, Var, as_expr
 from ..tensor.simplify import affine, bounds, evaluate
 from ..tensor.winograd import LinearProgram, linear_program
+from .mixing import Runner, mix
 
 TRANSPOSED_ELEMENTS = 1 << 16
 TRANSPOSED_BLOCK = 512
 
 
-def pack_array(packing: Packing, source: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+def pack_array(
+    packing: Packing,
+    source: np.ndarray,
+    out: np.ndarray | None = None,
+    run: Runner | None = None,
+) -> np.ndarray:
     """Returns the packed operand: zero where blocks run past the end of the axis.
 
     A packing is an affine walk over the source, so one strided view and one copy do it; where
@@ -25,6 +31,7 @@ def pack_array(packing: Packing, source: np.ndarray, out: np.ndarray | None = No
         packing: the record that the schedule made; its shapes are constant.
         source: the constant; its elements in row-major order are those of ``packing.source``.
         out: where to write, of the packed shape; made anew where it is None.
+        run: runs functions natively; None: NumPy does all.
 
     Raises:
         ValueError: the packing is not affine, or a shape is symbolic.
@@ -37,6 +44,8 @@ def pack_array(packing: Packing, source: np.ndarray, out: np.ndarray | None = No
     columns = {axis: len(matrix[0]) for axis, matrix in packing.mixings}
     walked = tuple(columns.get(k, n) for k, n in enumerate(shape))
     result = np.empty(shape, source.dtype) if out is None else out
+    if run is not None and _mix_natively(packing, walked, source, result, run):
+        return result
     _mix(packing, _walk(packing, walked, source, None), result)
     return result
 
@@ -82,6 +91,20 @@ def _walk(
     packing: Packing, shape: tuple[int, ...], source: np.ndarray, out: np.ndarray | None
 ) -> np.ndarray:
     """Copies what a packing walks over, of the given shape."""
+    base, steps = _steps(packing, shape)
+    result = np.empty(shape, source.dtype) if out is None else out
+    flat = dense(source).reshape(-1)
+    strides = tuple(s * flat.itemsize for s in steps)
+    value = packing.value
+    if not isinstance(value, Select):
+        _copy(result, flat[base:], strides)
+        return result
+    _fill_blocks(packing, flat[base:], strides, result, value)
+    return result
+
+
+def _steps(packing: Packing, shape: tuple[int, ...]) -> tuple[int, list[int]]:
+    """The element where a packing begins, and how far apart elements are along each axis."""
     value = packing.value
     load = value.a if isinstance(value, Select) else value
     if not isinstance(load, Load):
@@ -94,14 +117,22 @@ def _walk(
     base = int(form[1].value)
     if base < 0:
         raise ValueError(f"{packing.packed.name} starts {-base} elements before its source")
-    result = np.empty(shape, source.dtype) if out is None else out
-    flat = dense(source).reshape(-1)
-    strides = tuple(int(s) * flat.itemsize for s in steps if isinstance(s, int))
-    if not isinstance(value, Select):
-        _copy(result, flat[base:], strides)
-        return result
-    _fill_blocks(packing, flat[base:], strides, result, value)
-    return result
+    return base, [int(s) for s in steps if isinstance(s, int)]
+
+
+def _mix_natively(
+    packing: Packing, walked: tuple[int, ...], source: np.ndarray, out: np.ndarray, run: Runner
+) -> bool:
+    """Walks and multiplies in one go; False, and nothing done, where that has no function."""
+    matrix = packing.mixings[0][1]
+    axes = [axis for axis, _ in packing.mixings]
+    if axes != list(range(1, len(walked) - 2)) or any(m != matrix for _, m in packing.mixings):
+        return False
+    value, end = packing.value, None
+    if isinstance(value, Select):
+        end = _guard_end(value, packing.axes[0], packing.axes[-1], walked[-1])
+    base, steps = _steps(packing, walked)
+    return mix(run, matrix, dense(source).reshape(-1), base, steps, end, out)
 
 
 def _copy(out: np.ndarray, flat: np.ndarray, strides: tuple[int, ...]) -> None:

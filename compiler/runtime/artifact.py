@@ -317,5 +317,5 @@ def _checksum(data: memoryview) -> int:
     for first in range(0, whole, _CACHED_PAGES):
         part = words[first : first + _CACHED_PAGES]
         places += part.sum(axis=0, dtype="<u8")
-        code = zlib.crc32(part.sum(axis=1, dtype="<u8"), code)
-    return zlib.crc32(places, code)
+        code = zlib.crc32(part.sum(axis=1, dtype="<u8").data, code)
+    return zlib.crc32(places.data, code)

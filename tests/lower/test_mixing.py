@@ -1,0 +1,98 @@
+"""Weights that are transformed natively are, bit by bit, those that NumPy makes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import pytest
+
+from tilewright import dtype as dt
+from tilewright.backends.cpu.run import run_here
+from tilewright.lower.mixing import mixing
+from tilewright.lower.model import ConstantEntry, Lowered
+from tilewright.lower.pack import pack_array
+from tilewright.runtime.cache import NO_CACHE
+from tilewright.runtime.program import Program
+from tilewright.schedule.pack import Packing
+from tilewright.tensor.check import check
+from tilewright.tensor.ir import Buffer, Const, Expr, Func, Select, Var, lt
+from tilewright.tensor.simplify import simplify
+from tilewright.tensor.winograd import filtering
+
+RUN = partial(run_here, cache=NO_CACHE)
+
+
+def packing(m: int, r: int, channels: int, columns: int, factor: int, dims: int = 2) -> Packing:
+    """Weights [r, ..., channels, columns] to panels of columns, transformed along the taps."""
+    source = Buffer("w", dt.f32, (*(r,) * dims, channels, columns))
+    taps = [Var(f"t{k}") for k in range(dims)]
+    panel, channel, column = Var("column_o"), Var("channel"), Var("column_i")
+    position = panel * factor + column
+    value: Expr = source[(*taps, channel, position)]
+    if columns % factor:
+        value = Select(lt(position, columns), value, Const(0.0, dt.f32))
+    matrix = filtering(m, r).weights
+    places = (m + r - 1,) * dims
+    packed = Buffer("u", dt.f32, (-(-columns // factor), *places, channels, factor))
+    axes = (panel, *taps, channel, column)
+    mixings = tuple((1 + k, matrix) for k in range(dims))
+    return Packing(source, packed, axes, simplify(value), mixings)
+
+
+def weights(p: Packing, transposed: bool) -> np.ndarray:
+    shape = [d for d in p.source.shape if isinstance(d, int)]
+    data = np.random.default_rng(1).standard_normal(shape, np.float32)
+    # As models store them: output channels first, taps last.
+    order = (len(shape) - 1, len(shape) - 2, *range(len(shape) - 2))
+    back = np.argsort(order)
+    return np.ascontiguousarray(data.transpose(order)).transpose(back) if transposed else data
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(
+    ("m", "r", "columns", "factor", "dims"),
+    [(2, 3, 64, 16, 2), (4, 3, 96, 48, 2), (4, 3, 70, 32, 2), (2, 5, 16, 16, 2), (4, 3, 40, 16, 1)],
+)
+def test_the_bits_are_those_of_numpy(
+    m: int, r: int, columns: int, factor: int, dims: int, transposed: bool
+) -> None:
+    p = packing(m, r, 5, columns, factor, dims)
+    data = weights(p, transposed)
+    ran: list[Func] = []
+
+    def run(func: Func, arguments: Sequence[np.ndarray | int]) -> None:
+        ran.append(func)
+        RUN(func, arguments)
+
+    native = pack_array(p, data, run=run)
+    assert len(ran) == 1
+    assert native.tobytes() == pack_array(p, data).tobytes()
+
+
+def test_what_does_not_fit_the_function_is_left_to_numpy() -> None:
+    def fail(func: Func, arguments: Sequence[np.ndarray | int]) -> None:
+        raise AssertionError
+
+    p = packing(2, 3, 5, 24, 8)
+    data = weights(p, transposed=False)
+    assert pack_array(p, data, run=fail).tobytes() == pack_array(p, data).tobytes()
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+def test_the_function_is_well_formed(guarded: bool) -> None:
+    check(mixing(filtering(4, 3).weights, 2, guarded=guarded))
+
+
+def test_small_constants_are_not_worth_code() -> None:
+    def fail(func: Func, arguments: Sequence[np.ndarray | int]) -> None:
+        raise AssertionError
+
+    p = packing(2, 3, 5, 32, 16)
+    want = pack_array(p, data := weights(p, transposed=False))
+    entry = ConstantEntry(0, want.nbytes, data, p)
+    program = Program("p", (), (), (), (), 0, want.nbytes)
+    out = np.zeros(want.nbytes + 64, np.uint8)[: want.nbytes]
+    Lowered(program, {}, (entry,)).fill_constants(out, fail)
+    assert out.tobytes() == want.tobytes()
