@@ -1,12 +1,14 @@
-"""Is a model as fast here as in ONNX Runtime? Correctness first, then interleaved times.
+"""Is a model as fast here as in the best other runtime? Correctness first, then interleaved times.
 
     python benchmarks/compare_models.py [FOLDER ...] [--only NAME ...] [--no-zoo] [--threads 1,2]
+                                        [--compare onnxruntime,openvino] [--time-budget 30]
 
 Measures every NAME.onnx with NAME.npz in the folders (see export_models.py and fetch_models.py),
-and the zoo of the onnx package. Each model runs in a process of its own: a crash costs one line.
-Outputs are first compared with the recorded references, all sets, and with ONNX Runtime. Times are
-medians and minima of calls in turns; ratios are our time over ONNX Runtime's, so below 1 is faster.
-While one run measures, others that use the same lock file wait.
+and the zoo of the onnx package, as ``tilewright bench`` does. Each model runs in a process of its
+own: a crash costs one line. Outputs are first compared with the recorded references, all sets, and
+with the peers. ``ratio`` is our time over the peer's with a 95 % interval, so below 1 is faster;
+``best`` is the ratio to the fastest peer. Rounds end once all ratios are known within 2 %, or with
+the budget. While one run measures, others that use the same lock file wait.
 """
 
 from __future__ import annotations
@@ -28,12 +30,17 @@ from typing import Any
 import numpy as np
 
 import tilewright
-from tilewright.benchmarking.measure import interleave, ratio
+from tilewright.api import import_graph
+from tilewright.benchmarking.baseline import digest_of
+from tilewright.benchmarking.operations import count_flops
+from tilewright.benchmarking.report import OURS, figures
+from tilewright.benchmarking.session import TOLERANCE, Case, measure
+from tilewright.commands.arrays import choose_dims, random_inputs, write_arrays
+from tilewright.commands.bench import parse_peers, parse_threads
 from tilewright.frontends.onnx.zoo import NAMES
-from tilewright.peers import agreements, as_file, open_peer
+from tilewright.peers import agreements, as_file
 
 Figures = dict[str, Any]
-PEER = "onnxruntime"
 LOCK = Path(tempfile.gettempdir()) / "tilewright-benchmark.lock"
 
 
@@ -49,7 +56,7 @@ def alone(lock: Path) -> Iterator[None]:
 
 
 def recorded(model: str) -> list[tuple[dict[str, np.ndarray], list[np.ndarray]]]:
-    """Inputs by name and reference outputs, for each set; for the zoo, one random picture."""
+    """Inputs by name and reference outputs, for each set; none for the zoo."""
     if model.startswith("zoo:"):
         return []
     path = Path(model)
@@ -69,41 +76,32 @@ def difference(ours: list[np.ndarray], reference: list[np.ndarray]) -> float:
     return max(a.relative for a in agreements(names, ours, fitted))
 
 
-def measure(model: str, threads: list[int], seconds: float, lock: Path) -> Figures:
+def measure_model(model: str, chosen: argparse.Namespace) -> Figures:
     """All figures of one model."""
     began = time.perf_counter()
-    exe = tilewright.compile(model, cache=False, threads=max(threads))
-    figures: Figures = {"model": model, "compile_seconds": time.perf_counter() - began, "rows": []}
+    exe = tilewright.compile(model, cache=False, threads=max(chosen.threads))
+    took = time.perf_counter() - began
     sets = recorded(model)
     wrong = [difference(list(exe.run(inputs).values()), outputs) for inputs, outputs in sets]
-    figures["against_reference"] = max(wrong, default=math.nan)
-    with as_file(model) as path, contextlib.ExitStack() as stack:
-        feed = sets[0][0] if sets else random_picture(exe)
-        stack.enter_context(alone(lock))
-        for count in threads:
-            exe.threads = count
-            peer = open_peer(PEER, path, count)
-            ours = list(exe.run(feed).values())
-            figures["against_peer"] = difference(ours, list(peer.run(feed)))
-
-            def call(peer: Any = peer) -> Any:
-                return peer.run(feed)
-
-            mine, theirs = interleave([lambda: exe.run(feed), call], 2 * seconds)
-            row = {
-                "threads": count, "median": mine.median, "minimum": mine.minimum,
-                "peer_median": theirs.median, "peer_minimum": theirs.minimum,
-                "ratio": ratio(mine, theirs), "ratio_of_minima": mine.minimum / theirs.minimum,
-            }  # fmt: skip
-            figures["rows"].append(row)
-    return figures
-
-
-def random_picture(exe: tilewright.Executable) -> dict[str, np.ndarray]:
-    """An input for a network of the zoo."""
-    (spec,) = exe.inputs
-    shape = tuple(int(d) for d in spec.shape if isinstance(d, int))
-    return {spec.name: np.random.default_rng(0).standard_normal(shape, dtype=np.float32)}
+    sizes = choose_dims(exe.inputs, {}, exe.program.conditions)
+    feed = sets[0][0] if sets else random_inputs(exe.inputs, sizes, 0)
+    found: Figures = {"model": model, "rows": [], "refusals": []}
+    found["against_reference"] = max(wrong, default=None)
+    with tempfile.TemporaryDirectory(prefix="tilewright-") as name, as_file(model) as source:
+        file, feed_file = Path(name, "model.tw"), Path(name, "inputs.npz")
+        exe.save(file)
+        write_arrays(feed_file, feed)
+        given = {k: v.shape for k, v in feed.items()}
+        flops = count_flops(import_graph(model, given), {})
+        label = model if model.startswith("zoo:") else Path(model).stem
+        case = Case(label, file, source, feed, feed_file, {}, took, flops, digest_of(exe.artifact))
+        del exe
+        with alone(chosen.lock):
+            for count in chosen.threads:
+                rows, refusals = measure(case, chosen.compare, count, chosen.time_budget, None)
+                found["rows"] += [{**figures(r), "differs": r.differs} for r in rows]
+                found["refusals"] += refusals
+    return found
 
 
 # ------------------------------------------------------------------ all models
@@ -113,7 +111,8 @@ def in_own_process(model: str, chosen: argparse.Namespace) -> Figures:
     """The figures of a model, or what went wrong."""
     command = [
         sys.executable, __file__, "--one", model, "--threads", ",".join(map(str, chosen.threads)),
-        "--seconds", str(chosen.seconds), "--lock", str(chosen.lock),
+        "--compare", ",".join(chosen.compare), "--time-budget", str(chosen.time_budget),
+        "--lock", str(chosen.lock),
     ]  # fmt: skip
     try:
         done = subprocess.run(
@@ -128,24 +127,90 @@ def in_own_process(model: str, chosen: argparse.Namespace) -> Figures:
     return found
 
 
-def show(figures: Figures) -> None:
+def by_threads(found: Figures) -> Iterator[tuple[Figures, list[Figures]]]:
+    """Our rows, each with those of the peers on as many threads."""
+    rows = found.get("rows", [])
+    for ours in rows:
+        if ours["engine"] == OURS:
+            same = [r for r in rows if r["threads"] == ours["threads"] and r is not ours]
+            yield ours, same
+
+
+def best_ratio(peers: list[Figures]) -> float:
+    """Our time over that of the fastest peer; 0 where there is none."""
+    return max((float(p["ratio"]) for p in peers), default=0.0)
+
+
+def show(found: Figures, chosen: argparse.Namespace) -> None:
     """Prints the lines of one model."""
-    name = Path(figures["model"]).stem
-    if "failed" in figures:
-        print(f"{name:20} FAILED: {figures['failed'][:300]}", flush=True)
+    name = Path(found["model"]).stem
+    if "failed" in found:
+        print(f"{name:20} FAILED: {found['failed'][:300]}", flush=True)
         return
-    worst = max(
-        v for v in (figures["against_reference"], figures["against_peer"]) if not math.isnan(v)
-    )
-    for row in figures["rows"]:
+    for ours, peers in by_threads(found):
+        cells = ""
+        for wanted in chosen.compare:
+            row = next((p for p in peers if p["engine"] == wanted), None)
+            if row is None:
+                cells += f" {'-':>22}"
+                continue
+            width = max(row["ratio_high"] - row["ratio"], row["ratio"] - row["ratio_low"])
+            cells += f" {row['median_ms']:9.3f} {row['ratio']:6.2f} ±{width:4.2f}"
+        best = best_ratio(peers)
         print(
-            f"{name:20} {row['threads']:2}  {row['median'] * 1e3:9.3f} {row['minimum'] * 1e3:9.3f}"
-            f"  {row['peer_median'] * 1e3:9.3f} {row['peer_minimum'] * 1e3:9.3f}"
-            f"  {row['ratio']:6.2f} {row['ratio_of_minima']:6.2f}"
-            f"  {figures['compile_seconds']:6.2f}  {worst:8.1e}"
-            f"{'' if worst <= 1e-4 else '  DIFFERS'}",
+            f"{name:20} {ours['threads']:2} {ours['median_ms']:9.3f}{cells} {best:6.2f}"
+            f" {ours['ready_seconds']:8.2f} {ours['peak_bytes'] / 1e6:7.0f}"
+            f" {ours['artifact_bytes'] / 1e6:7.1f} {worst(found):8.1e}"
+            f"{'  DIFFERS' if is_wrong(found) else ''}"
+            f"{'  LOSES' if best > 1 else ''}",
             flush=True,
         )
+    for refusal in found["refusals"]:
+        print(f"{'':20} {refusal[:200]}", flush=True)
+
+
+def worst(found: Figures) -> float:
+    """The largest difference from the reference and from the peers."""
+    known = [r["difference"] for r in found["rows"] if r["difference"] is not None]
+    reference = found["against_reference"]
+    return max([*known, *([] if reference is None else [reference])], default=math.nan)
+
+
+def is_wrong(found: Figures) -> bool:
+    """Whether outputs are not what they should be."""
+    reference = found["against_reference"]
+    return any(r["differs"] for r in found["rows"]) or not (reference or 0.0) <= TOLERANCE
+
+
+def summarise(results: list[Figures], chosen: argparse.Namespace) -> None:
+    """Prints geometric means and everything that is lost."""
+    for count in chosen.threads:
+        pairs = [
+            (found["model"], ours, peers)
+            for found in results
+            for ours, peers in by_threads(found)
+            if ours["threads"] == count and peers
+        ]
+        if not pairs:
+            continue
+        for wanted in chosen.compare:
+            ratios = [p["ratio"] for _, _, peers in pairs for p in peers if p["engine"] == wanted]
+            if ratios:
+                print(f"{count} threads: {wanted}: geometric mean {mean(ratios):.3f} of its time")
+        best = {model: best_ratio(peers) for model, _, peers in pairs}
+        lost = sorted((m for m in best if best[m] > 1), key=lambda m: -best[m])
+        of_best = mean(list(best.values()))
+        print(
+            f"{count} threads: best peer of each model: geometric mean {of_best:.3f} of its time"
+            f" ({1 / of_best:.2f}x as fast); "
+            + (f"lost: {', '.join(f'{Path(m).stem} {best[m]:.2f}' for m in lost)}" if lost
+               else "none lost")
+        )  # fmt: skip
+
+
+def mean(ratios: list[float]) -> float:
+    """The geometric mean."""
+    return math.exp(sum(map(math.log, ratios)) / len(ratios))
 
 
 def main() -> int:
@@ -156,38 +221,36 @@ def main() -> int:
     parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="models to measure")
     parser.add_argument("--no-zoo", action="store_true", help="leave the zoo out")
-    parser.add_argument("--threads", type=lambda s: [int(n) for n in s.split(",")], default=[1, 2])
-    parser.add_argument("--seconds", type=float, default=3.0, help="for each contender")
-    parser.add_argument("--timeout", type=float, default=600.0, help="seconds for a model")
+    parser.add_argument("--threads", type=parse_threads, default=(1, 2))
+    parser.add_argument("--compare", type=parse_peers, default=("onnxruntime", "openvino"))
+    parser.add_argument("--time-budget", type=float, default=30.0, help="for each row")
+    parser.add_argument("--timeout", type=float, default=1200.0, help="seconds for a model")
     parser.add_argument("--lock", type=Path, default=LOCK)
     parser.add_argument("--json", type=Path, help="file for all figures")
     parser.add_argument("--one", metavar="MODEL", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.one:
-        print(json.dumps(measure(chosen.one, chosen.threads, chosen.seconds, chosen.lock)))
+        print(json.dumps(measure_model(chosen.one, chosen)))
         return 0
     models = [] if chosen.no_zoo else [f"zoo:{n}" for n in NAMES]
     for folder in chosen.folders:
         models += [str(p) for p in sorted(folder.glob("*.onnx")) if p.with_suffix(".npz").exists()]
     if chosen.only:
         models = [m for m in models if Path(m).stem in chosen.only or m in chosen.only]
+    print(f"load {os.getloadavg()[0]:.1f}, {len(os.sched_getaffinity(0))} CPUs; medians in ms")
+    heads = "".join(f" {p + ' ms':>9} {'ratio':>6} {'':>5}" for p in chosen.compare)
     print(
-        f"load {os.getloadavg()[0]:.1f}, {len(os.sched_getaffinity(0))} CPUs; ms; ratio to {PEER}"
+        f"{'model':20} {'th':>2} {'ms':>9}{heads} {'best':>6} {'ready s':>8} {'peak MB':>7}"
+        f" {'file MB':>7} {'differs':>8}"
     )
-    print(f"{'model':18} threads     median       min       peer       min   ratio of min  compile")
     results = []
     for model in models:
         results.append(in_own_process(model, chosen))
-        show(results[-1])
+        show(results[-1], chosen)
     if chosen.json:
         chosen.json.write_text(json.dumps(results, indent=1))
-    rows = [r for f in results for r in f.get("rows", ())]
-    for count in chosen.threads:
-        ratios = [r["ratio"] for r in rows if r["threads"] == count]
-        if ratios:
-            mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
-            print(f"{count} threads: geometric mean {mean:.2f}, worst {max(ratios):.2f}")
-    bad = [f for f in results if "failed" in f or not f["against_peer"] <= 1e-4]
+    summarise(results, chosen)
+    bad = [f for f in results if "failed" in f or is_wrong(f)]
     return 1 if bad else 0
 
 
