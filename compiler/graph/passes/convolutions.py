@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ... import dtype as dt
-from ...ops.op import ints_attr
+from ...ops.op import ints_attr, same_shape
 from ...tensor.simplify import product
 from ..ir import Graph, Node
 
+CHEAP = frozenset({"add", "sub", "mul", "neg", "abs", "min", "max", "cast"})
+MOST_CHEAP = 4
+"""The most nodes that a reduction or product computes for its operand, of the cheap ones."""
 PLANAR_CHANNELS = 4
 """The most input channels of a convolution that reads its image in planes."""
 
@@ -41,6 +44,29 @@ def is_worth_bands(graph: Graph, members: Sequence[int], index: int, near_bytes:
         return True  # A chain goes on where one between its links was worth it.
     counts = [product(nodes[m].outputs[0].shape) for m in members]
     return all(isinstance(n, int) and 4 * n > near_bytes for n in counts)
+
+
+def takes_prologue(graph: Graph, members: Sequence[int], index: int, near_bytes: int) -> bool:
+    """Whether a convolution computes on the way what a few cheap nodes make of its image.
+
+    It is pointwise, so that each value is needed once for all columns of a tile of rows.
+
+    Args:
+        members: the nodes that compute the image.
+        index: the node of the convolution.
+        near_bytes: how much stays near a core between two kernels.
+    """
+    node = graph.nodes[index]
+    image = node.inputs[0]
+    count = product(image.shape)
+    if node.attrs["groups"] != 1 or _kind(graph, node) != "pointwise" or len(members) > MOST_CHEAP:
+        return False
+    if reads_few_channels(node) or not isinstance(count, int) or 32 * count < near_bytes:
+        return False
+    return all(
+        graph.nodes[m].op in CHEAP and same_shape(graph.nodes[m].outputs[0].shape, image.shape)
+        for m in members
+    )
 
 
 def _kind(graph: Graph, node: Node) -> str:

@@ -22,7 +22,13 @@ from ...ops import OPS
 from ...ops.op import axes_attr, ints_attr, same_shape
 from ...tensor.ir import Dim
 from ..ir import Graph, Node, Value
-from .convolutions import is_worth_bands, reads_few_channels
+from .convolutions import (
+    CHEAP,
+    MOST_CHEAP,
+    is_worth_bands,
+    reads_few_channels,
+    takes_prologue,
+)
 from .in_place import InPlace
 
 GroupKind = Literal["contraction", "row", "elementwise", "window", "reduce", "alone", "control"]
@@ -36,9 +42,6 @@ MAX_INPUTS = 24
 MAX_ANCHOR_OUTPUTS = 2
 """The most values that a contraction or window group writes from its registers."""
 
-MAX_CHEAP = 4
-"""The most nodes that a reduction across rows computes for its operand."""
-CHEAP = frozenset({"add", "sub", "mul", "neg", "abs", "min", "max", "cast"})
 MOVEMENT = frozenset({"transpose", "slice", "broadcast_to"})
 
 _ANCHORS = frozenset({"contraction", "window", "reduce"})
@@ -490,14 +493,19 @@ class _Partitioner:
             self._take_convolution(group, index, self.near_bytes)
 
     def _take_convolution(self, group: Group, index: int, near_bytes: int) -> None:
-        """Takes in the convolution that this one reads, if both are better run in bands of rows."""
+        """Takes in what only a convolution reads, if both are better computed together.
+
+        That is so for a convolution if both run in bands of rows, and for a few cheap nodes.
+        """
         value = self.nodes[index].inputs[0]
         other = self._group_of(value)
-        if other is None or other.kind != "contraction" or not self._ends_in(other, index):
+        if other is None or not self._ends_in(other, index):
             return
-        if same_shape(other.domain, value.shape) and is_worth_bands(
-            self.graph, other.members, index, near_bytes
-        ):
+        worth = {"contraction": is_worth_bands, "elementwise": takes_prologue}.get(other.kind)
+        moved = other.kind == "elementwise" and other.copies
+        if worth is None or moved or not same_shape(other.domain, value.shape):
+            return
+        if worth(self.graph, other.members, index, near_bytes):
             self._merge(group, other, {index}, index)
 
     def _take_rows(self, group: Group, index: int, node: Node) -> None:
@@ -555,7 +563,7 @@ class _Partitioner:
 
     def _is_cheap(self, group: Group) -> bool:
         """Whether a reduction across rows may compute its operand on the fly."""
-        return len(group.members) <= MAX_CHEAP and all(
+        return len(group.members) <= MOST_CHEAP and all(
             self.nodes[m].op in CHEAP for m in group.members
         )
 

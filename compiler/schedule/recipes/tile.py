@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ... import dtype as dt
 from ...target import Target
 from ...tensor.access import flat_index
-from ...tensor.ir import Axis, Dim, Expr, Load, Var, as_expr
+from ...tensor.ir import Axis, Binary, Dim, Expr, Load, Var, as_expr
 from ...tensor.simplify import (
     affine,
     bounds,
@@ -30,7 +31,7 @@ from ..nests import Nests, Reduction
 from ..pack import PackDim, stays_inside
 from ..schedule import Schedule
 from .choices import Choices
-from .elementwise import PARALLEL_ELEMENTS, fuse_all, share
+from .elementwise import PARALLEL_ELEMENTS, fuse_all, share, vectorise
 
 PREFETCH_BYTES = 6144
 """How far ahead of its use a packed operand is asked for."""
@@ -228,12 +229,17 @@ def tile(nests: Nests, target: Target, choices: Choices) -> Schedule:
         dims.append(PackDim(column.var, column.extent, t.nr))
         dims += [PackDim(a.var, a.extent) for a in nested(t.main) if a.var in used]
         s.pack(load, dims, f"{load.buffer.name}_packed{k or ''}")
-    names = _shape_final(s, nests, t, target, choices)
+    computed = computed_factor(nests, t)
+    names = _shape_final(s, nests, t, target, choices, computed is not None)
     place = names[-1]
     for r in reversed(nests.reductions):
         s.do("compute_at", r.buffer.name, place)
         s.do("set_scope", r.buffer.name, "register")
         shape_reduction(s, r, t.row.var.name if t.row else None, t.column.var.name)
+    if computed is not None and t.row is not None:
+        axes = (own[t.row.var.name].var.name, t.main.reduce[0].var.name)
+        s.do("stage", names[0], computed, "left", axes, "local")
+        vectorise(s, "left_1", target.lanes(32) * 2)
     _prefetch(s, t, names, target, choices)
     if t.row is not None and place == _outer_name(t.row):
         _split_edges(s, t, place)
@@ -247,6 +253,25 @@ def _stays_in_registers(t: Tile) -> bool:
     return len(loads(t.main.body)) > 1 and most < PARALLEL_ELEMENTS * t.main.buffer.dtype.bytes
 
 
+def computed_factor(nests: Nests, t: Tile) -> int | None:
+    """Which factor of a product is computed from what is read, for rows alone: 0 or 1.
+
+    It is computed once for all panels of a row tile, which then come one after the other.
+    """
+    body, column = t.main.body, t.main.spatial[t.main.axes.index(t.column.var.name)].var
+    alone = len(nests.reductions) == 1 and len(t.main.reduce) == 1 and not t.shared
+    if not (isinstance(body, Binary) and body.op == "mul" and t.packed and alone and t.row):
+        return None
+    if t.row.var.name not in t.main.axes or not isinstance(t.main.reduce[0].extent, int):
+        return None
+    for side, factor in enumerate((body.a, body.b)):
+        if not isinstance(factor, Binary) or factor.dtype is not dt.f32:
+            continue
+        if column not in symbols(factor) and not _has_guards(nests, t):
+            return side
+    return None
+
+
 def _outer_name(a: Axis) -> str:
     return f"{a.var.name}_o"
 
@@ -255,8 +280,14 @@ def _inner_name(a: Axis) -> str:
     return f"{a.var.name}_i"
 
 
-def _shape_final(s: Schedule, nests: Nests, t: Tile, target: Target, choices: Choices) -> list[str]:
-    """Tiles and orders the final nest; returns its outer loops, outermost first."""
+def _shape_final(
+    s: Schedule, nests: Nests, t: Tile, target: Target, choices: Choices, panels_last: bool
+) -> list[str]:
+    """Tiles and orders the final nest; returns its outer loops, outermost first.
+
+    Args:
+        panels_last: whether all panels are in a loop of their own inside that over row tiles.
+    """
     s.do(
         "split",
         t.column.var.name,
@@ -281,7 +312,7 @@ def _shape_final(s: Schedule, nests: Nests, t: Tile, target: Target, choices: Ch
     panel = _outer_name(t.column)
     last = rows.pop() if edges and rows else None
     order = [*batch, panel, *rows]
-    if rows and choices.pick("rows_first", int(_rows_first(t, target)), (0, 1)):
+    if panels_last or (rows and choices.pick("rows_first", int(_rows_first(t, target)), (0, 1))):
         order = [*batch, *rows, panel]
     elif rows and choices.pick("block_rows", int(_worth_blocking(nests, t, target)), (0, 1)):
         order = _blocked(s, t, batch, panel, rows, last, target)
@@ -290,8 +321,8 @@ def _shape_final(s: Schedule, nests: Nests, t: Tile, target: Target, choices: Ch
     for name in inner[:-1]:
         s.do("set_kind", name, "unroll")
     s.do("set_kind", inner[-1], "vector")
-    serial = [x for x in order if x.endswith("_in")]
-    fused = [x for x in order if not x.endswith("_in")]
+    serial = [x for x in order if x.endswith("_in") or (panels_last and x == panel)]
+    fused = [x for x in order if x not in serial]
     outermost = fuse_all(s, fused, "p")
     return [outermost, *serial, *([last] if last else [])]
 
@@ -427,6 +458,8 @@ def _panel_turns(s: Schedule, t: Tile, loop: str, names: list[str]) -> tuple[str
     if len(s.packings) != 1 or inside.start != 0 or t.mr == 1:
         return names[0], 1
     if not isinstance(inside.extent, int) or inside.extent < 2 * PIECE:
+        return names[0], 1
+    if len(names) > 1 and names[1] == _outer_name(t.column):
         return names[0], 1
     if len(names) > 1 and names[1].endswith("_in"):
         count = find_loop(s.func, names[1], "tile").extent
