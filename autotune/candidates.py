@@ -23,7 +23,7 @@ FIRST = 8
 _POOL = 24
 _PARENTS = 5
 _LOOKS = 6
-"""Of how many variations, the model's best, a learned ranking is asked."""
+"""Of how many variations a learned ranking is asked: half are the model's best, half any."""
 _ATTEMPTS = 200
 _SURPRISES = 0.25
 """How many of the variations are taken whatever anybody expects of them."""
@@ -163,7 +163,10 @@ class Proposer:
 
     def _best(self, pool: list[dict[str, int]], expected: Sequence[float]) -> dict[str, int]:
         order = sorted(range(len(pool)), key=expected.__getitem__)
-        best = [pool[k] for k in order[:_LOOKS]]
+        half = _LOOKS // 2
+        others = order[half:]
+        self._random.shuffle(others)
+        best = [pool[k] for k in (*order[:half], *others[:half])]
         learned = None if self._ranking is None else self._ranking(best)
         if learned is None:
             return best[0]
