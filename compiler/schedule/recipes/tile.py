@@ -15,16 +15,18 @@ from dataclasses import dataclass
 from ... import dtype as dt
 from ...target import Target
 from ...tensor.access import flat_index
-from ...tensor.ir import Axis, Binary, Dim, Expr, Load, Var, as_expr
+from ...tensor.ir import Axis, Binary, Const, Dim, Expr, Load, Var, as_expr
 from ...tensor.simplify import (
     affine,
     bounds,
     ceildiv,
     prove,
     same_dim,
+    simplify,
+    substitute,
     symbols,
 )
-from ...tensor.walk import visit
+from ...tensor.walk import block_loads, visit
 from ..loops import padding_guards
 from ..nest import find_loop, loop_range, loops, stores
 from ..nests import Nests, Reduction
@@ -35,6 +37,9 @@ from .elementwise import PARALLEL_ELEMENTS, fuse_all, share, vectorise
 
 PREFETCH_BYTES = 6144
 """How far ahead of its use a packed operand is asked for."""
+
+LINE_BYTES = 64
+"""Length of a line of the caches."""
 
 PIECE = 16
 """Steps of a reduction between two hints at the next panel, at least."""
@@ -237,10 +242,12 @@ def tile(nests: Nests, target: Target, choices: Choices) -> Schedule:
         s.do("set_scope", r.buffer.name, "register")
         shape_reduction(s, r, t.row.var.name if t.row else None, t.column.var.name)
     if computed is not None and t.row is not None:
-        axes = (own[t.row.var.name].var.name, t.main.reduce[0].var.name)
-        s.do("stage", names[0], computed, "left", axes, "local")
-        vectorise(s, "left_1", target.lanes(32) * 2)
+        rows = [own[a.var.name].var.name for a in (*t.outer, t.row) if a.var.name in own]
+        s.do("stage", names[0], computed, "left", (*rows, t.main.reduce[0].var.name), "local")
+        vectorise(s, f"left_{len(rows)}", target.lanes(32) * 2)
     _prefetch(s, t, names, target, choices)
+    _prefetch_rows(s, t, names[0], target, choices)
+    _prefetch_results(s, t, place, target, choices)
     if t.row is not None and place == _outer_name(t.row):
         _split_edges(s, t, place)
     share(s, names[0], (*nests.axes, *t.main.reduce), choices, _stays_in_registers(t))
@@ -450,6 +457,56 @@ def _prefetch(s: Schedule, t: Tile, names: list[str], target: Target, choices: C
             position = [v.name for v in packing.axes].index(_outer_name(own))
             rows = -(-PIECE // turns)
             s.do("prefetch_panel", loop, packed.name, outer, position, turns, rows)
+
+
+def _prefetch_rows(s: Schedule, t: Tile, outer: str, target: Target, choices: Choices) -> None:
+    """Asks for the next rows of an operand that comes from beyond L2 and is walked once.
+
+    Processors foresee one walk through a page; the rows of a tile are several, and short.
+    """
+    loop, panels = nested(t.main)[-1].var.name, ceildiv(t.column.extent, t.nr)
+    if len(t.main.reduce) != 1 or t.row is None or t.mr == 1 or loop not in s.loop_names():
+        return
+    found = find_loop(s.func, loop, "tile")
+    own = dict(zip(t.main.axes, t.main.spatial, strict=True))
+    row, column, p = own[t.row.var.name].var, own[t.column.var.name].var, Var(outer)
+    for load in loads(t.main.body):
+        steps = load_strides(t.main, load) or {}
+        line = max(1, LINE_BYTES // load.dtype.bytes)
+        if not same_dim(steps.get(column, 1), 0) or not same_dim(steps.get(found.var, 0), 1):
+            continue
+        if found.start != 0 or not isinstance(found.extent, int) or found.extent % line:
+            continue
+        here = [x for x in block_loads(found.body) if x.buffer == load.buffer]
+        if len(here) != 1 or not isinstance(panels, int):
+            continue
+        first, second = (
+            tuple(simplify(substitute(i, {p: Const(k)})) for i in here[0].indices) for k in (0, 1)
+        )
+        far = size_product(load.buffer.shape) * load.dtype.bytes > target.l2_bytes // 2
+        if panels > 1 and first != second:
+            continue
+        if choices.pick("rows_ahead", int(far), (0, 1)):
+            s.do("prefetch_rows", loop, load.buffer.name, outer, panels, line, (row.name,))
+        return
+
+
+def _prefetch_results(s: Schedule, t: Tile, place: str, target: Target, choices: Choices) -> None:
+    """Asks for the lines that a tile will write, and what is added to them, before its sums."""
+    if t.row is None or len(loads(t.main.body)) < 2:
+        return
+    inner = {Var(_inner_name(t.row)), Var(_inner_name(t.column))}
+    final = [x for x in stores(find_loop(s.func, place, "tile").body) if x.buffer.scope == "global"]
+    touched = [Load(x.buffer, x.indices) for x in final]
+    touched += [y for x in final for y in loads(x.value) if y.buffer.scope == "global"]
+    for name in dict.fromkeys(x.buffer.name for x in touched):
+        ways = {x for x in touched if x.buffer.name == name}
+        (one, *others) = ways
+        nbytes = size_product(one.buffer.shape) * one.dtype.bytes
+        if others or not inner <= symbols_of(one):
+            continue
+        if choices.pick("results_ahead", int(nbytes > target.l2_bytes // 2), (0, 1)):
+            s.do("prefetch", place, name, 0)
 
 
 def _panel_turns(s: Schedule, t: Tile, loop: str, names: list[str]) -> tuple[str, int]:
