@@ -15,6 +15,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -67,7 +68,7 @@ def put(text: str, name: str, new: str) -> str:
 
 
 def main() -> int:
-    """Runs the script, shows what it prints, and records it unless it could not start."""
+    """Runs the script, shows what it prints, and records it unless it broke off."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -79,14 +80,21 @@ def main() -> int:
         parser.error(f"there is no {script.name} here")
     load = os.getloadavg()[0]
     lines = []
-    with subprocess.Popen(
-        [sys.executable, str(script), *chosen.options], stdout=subprocess.PIPE, text=True
-    ) as process:
+    command = [sys.executable, str(script), *chosen.options]
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+    ):
         assert process.stdout is not None
         for line in process.stdout:
             print(line, end="", flush=True)
             lines.append(line)
-    if not lines:
+        process.wait()
+        errors.seek(0)
+        told = errors.read()
+    print(told, end="", file=sys.stderr)
+    if not lines or process.returncode < 0 or "Traceback (most recent call last)" in told:
+        print(f"{script.name} broke off: nothing is recorded", file=sys.stderr)
         return process.returncode or 1
     new = section(script, chosen.options, load, "".join(lines))
     RESULTS.write_text(put(RESULTS.read_text(), script.stem, new))
