@@ -16,6 +16,7 @@ from . import simt
 from .chain import can_chain, chain, plan_chain
 from .choices import Choices
 from .elementwise import elementwise
+from .panels import copy_panels
 from .plain import plain
 from .rows import rows
 from .tile import can_tile, load_strides, loads, plan, tile
@@ -160,6 +161,7 @@ def _tile(nests: Nests, target: Target, choices: Choices) -> Scheduled:
     """The tile recipe; with a second version of one-row tiles where the rows may be too few."""
     t = plan(nests, target, choices)
     s = tile(nests, target, choices)
+    copy_panels(s, t.main, t.column.var.name, t.nr, choices)
     if t.row is None:
         return _single(s, "tile")
     least, _ = bounds(t.row.extent)
