@@ -1,6 +1,8 @@
-"""Primitive that asks for the next panel of a packed operand while the present one is used."""
+"""Primitives that ask for the operands of the next tiles while the present one is computed."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from ..tensor.ir import Block, Expr, For, Func, Prefetch, Var, as_expr
 from ..tensor.simplify import dim, substitute, symbols
@@ -73,5 +75,60 @@ def prefetch_panel(
             return (cut,)
         last = at(vt + as_expr(dim(count * piece)), vt, rest, rename_loops(it.body, "_tail"))
         return (cut, last)
+
+    return edit_loop(func, loop, edit, step)
+
+
+def prefetch_rows(
+    func: Func, loop: str, buffer: str, outer: str, distance: int, line: int, along: Sequence[str]
+) -> Func:
+    """Hints at what a loop reads of a buffer ``distance`` iterations of an outer loop later.
+
+    The loop is cut in pieces of ``line`` iterations, whose elements lie in one line of the cache,
+    and each begins with one hint for each iteration of the loops ``along``: the rows of a tile.
+
+    Before:
+        for p in serial(4):
+            for k in serial(32):
+                for i in unroll(3):
+                    B[p, i] = A[i + p * 3, k]
+    After ``prefetch_rows("k", "A", "p", 1, 16, ["i"])``:
+        for p in serial(4):
+            for k_o in serial(2):
+                for i_later in unroll(3):
+                    prefetch(A[i_later + p * 3 + 3, k_o * 16])
+                for k_i in serial(16):
+                    for i in unroll(3):
+                        B[p, i] = A[i + p * 3, k_i + k_o * 16]
+
+    Raises:
+        ScheduleError: the loop does not read the buffer in one way, does not start at 0, or its
+            extent is no multiple of a line.
+    """
+    step = f"prefetch_rows({loop!r}, {buffer!r})"
+    found = find_loop(func, loop, step)
+    later = find_loop(func, outer, step).var
+    reads = {x for x in block_loads(found.body) if x.buffer.name == buffer}
+    if len(reads) != 1:
+        raise fail(step, func, f"{buffer!r} is read in {len(reads)} ways")
+    (load,) = reads
+    if found.start != 0 or not isinstance(found.extent, int) or found.extent % line:
+        raise fail(step, func, f"the extent of the loop is no multiple of {line}")
+    vo, vi = Var(f"{loop}_o"), Var(f"{loop}_i")
+    inner = [x for x in loops(found.body) if x.var in symbols(load)]
+    rows = [x for x in inner if x.var.name in along]
+    then: dict[Expr, Expr] = {x.var: as_expr(x.start) for x in inner}
+    then |= {x.var: Var(f"{x.var.name}_later") for x in rows}
+    then |= {found.var: vo * line, later: later + distance}
+    hint: Block = (Prefetch(load.buffer, tuple(substitute(i, then) for i in load.indices)),)
+    for x in reversed(rows):
+        var = then[x.var]
+        assert isinstance(var, Var)
+        hint = (For(var, x.extent, hint, x.kind, x.start),)
+
+    def edit(it: For) -> Block:
+        body = substitute_block(it.body, {found.var: vo * line + vi})
+        piece = For(vi, line, body, it.kind)
+        return (For(vo, it.extent // line, (*hint, piece), it.kind),)
 
     return edit_loop(func, loop, edit, step)

@@ -488,6 +488,8 @@ def rfactor(func: Func, loop: str, lanes: int, name: str) -> Func:
 def prefetch(func: Func, loop: str, buffer: str, distance: int) -> Func:
     """Hints, in each iteration of a loop, at what its body reads ``distance`` iterations later.
 
+    A buffer that the body only writes is asked for where it will be written.
+
     Before:
         for k in serial(64):
             for j in vector(16):
@@ -505,6 +507,9 @@ def prefetch(func: Func, loop: str, buffer: str, distance: int) -> Func:
     step = f"prefetch({loop!r}, {buffer!r})"
     found = find_loop(func, loop, step)
     reads = {x for x in block_loads(found.body) if x.buffer.name == buffer}
+    reads = reads or {
+        Load(x.buffer, x.indices) for x in stores(found.body) if x.buffer.name == buffer
+    }
     if len(reads) != 1:
         raise fail(step, func, f"{buffer!r} is read in {len(reads)} ways")
     (load,) = reads

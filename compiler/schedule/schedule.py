@@ -9,7 +9,7 @@ from functools import partial
 
 from ..tensor.ir import Func, Load
 from ..tensor.walk import block_loads
-from .ahead import prefetch_panel
+from .ahead import prefetch_panel, prefetch_rows
 from .barriers import place_barriers
 from .exchange import combine, combine_columns, on_one_thread
 from .factors import drop_guards, level_guards, stage, widen
@@ -37,6 +37,7 @@ STEPS: dict[str, Callable[..., Func]] = {
     "keep_factor": keep_factor,
     "prefetch": prefetch,
     "prefetch_panel": prefetch_panel,
+    "prefetch_rows": prefetch_rows,
     "place_barriers": place_barriers,
     "cache_read": cache_read,
     "spread": spread,

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from tilewright.errors import ScheduleError
-from tilewright.schedule.ahead import prefetch_panel
+from tilewright.schedule.ahead import prefetch_panel, prefetch_rows
 from tilewright.schedule.nest import simplify_func
 from tilewright.tensor.ir import Block, Expr, For, Func, If, Prefetch, Var, as_expr
 from tilewright.tensor.simplify import evaluate as dim_value
@@ -75,3 +75,17 @@ def test_prefetch_panel_refuses_what_has_no_panel() -> None:
     ):
         with pytest.raises(ScheduleError, match=re.escape(message)):
             prefetch_panel(before, loop, buffer, "p", 0, 4, 2)
+
+
+@pytest.mark.parametrize(("depth", "line"), [(32, 16), (12, 4)])
+def test_hints_at_later_rows_change_nothing(depth: int, line: int) -> None:
+    before = product(depth)
+    after = prefetch_rows(before, "k", "A", "p", 1, line, ())
+    assert_alike(before, after)
+    seen = hints(simplify_func(after).body, {})
+    assert seen == [((p + 1) % 12, k) for p in range(36) for k in range(0, depth, line)]
+
+
+def test_prefetch_rows_refuses_a_part_of_a_line() -> None:
+    with pytest.raises(ScheduleError, match="no multiple of 16"):
+        prefetch_rows(product(24), "k", "A", "p", 1, 16, ())

@@ -242,6 +242,7 @@ def test_prefetch_only_hints() -> None:
     before = row_sums(4, 3)
     after = prefetch(before, "k", "A", 2)
     assert_alike(before, after)
+    assert_alike(before, prefetch(before, "i", "B", 0))
     with refuses("read in 0 ways"):
         prefetch(before, "i0", "A", 2)
 

@@ -22,9 +22,9 @@ from tilewright.tensor.check import check
 from tilewright.tensor.compute import ComputeGroup
 from tilewright.tensor.evaluate import evaluate as value_of
 from tilewright.tensor.interpret import interpret, interpret_group
-from tilewright.tensor.ir import Buffer, If, symbol
+from tilewright.tensor.ir import Buffer, If, Prefetch, symbol
 from tilewright.tensor.simplify import evaluate, product
-from tilewright.tensor.walk import allocations
+from tilewright.tensor.walk import allocations, statements
 
 from .groups import (
     AVX2,
@@ -200,6 +200,19 @@ def test_products_are_shared_by_their_time(shape: tuple[int, int, int], shared: 
     """Small ones take the time of their multiply-adds, those of one row that of their weights."""
     done = schedule(to_func(merge_axes(matmul(*shape)), WEIGHTS), AVX512)
     assert any(x.kind == "parallel" for x in loops(done.func.body)) == shared
+
+
+def test_what_comes_from_beyond_l2_is_asked_for_before_its_tile() -> None:
+    far, near = matmul(8192, 256, 64), matmul(512, 256, 64)
+    names = [
+        {
+            x.buffer.name
+            for x in statements(schedule(nests, AVX512).func.body)
+            if isinstance(x, Prefetch)
+        }
+        for nests in (to_func(merge_axes(g), WEIGHTS) for g in (far, near))
+    ]
+    assert names == [{"x0", "y0"}, set()]
 
 
 @pytest.mark.parametrize(("planar", "order"), [(False, "kh kw ci"), (True, "ci kh kw")])
