@@ -37,7 +37,7 @@ from tilewright.tensor.ir import Dim, Expr, Var
 from .context import Context, Converter
 from .custom import converter_of
 from .encoder import DECOMPOSITIONS
-from .table import CONVERTERS, DECOMPOSED, EFFECT, REFUSED
+from .table import CONVERTERS, DECOMPOSED, EFFECT, NUMBER, REFUSED
 from .types import GapError, array_of, element_type, to_dim
 
 _IGNORED = frozenset(
@@ -280,7 +280,8 @@ class _Import:
                 if isinstance(meta, bool | int | float):
                     return meta
                 if isinstance(meta, torch.SymFloat | torch.SymBool):
-                    raise GapError(f"the symbolic number {argument.name}")
+                    name = f"the symbolic number {argument.name}"
+                    raise GapError(NUMBER if _is_read(argument) else name)
                 return self._values.get(argument.name, _NO_VALUE)
             case torch.SymInt():
                 return to_dim(argument, self._symbols)
@@ -339,6 +340,17 @@ def _expect_plain(tensor: torch.Tensor) -> None:
     if tensor.is_quantized:
         raise GapError("quantised tensors")
     element_type(tensor.dtype)
+
+
+def _is_read(number: Any) -> bool:
+    """Whether a number is read from a tensor, or computed from one that is."""
+    pending = [number]
+    while pending:
+        node = pending.pop()
+        if node.target is _overload("_local_scalar_dense.default"):
+            return True
+        pending += [n for n in node.all_input_nodes if isinstance(n.meta.get("val"), _NUMBERS)]
+    return False
 
 
 def _wanted(node: Any, meta: Any) -> frozenset[int]:

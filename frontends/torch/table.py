@@ -51,7 +51,7 @@ _DATA = (
     "the shape of its result depends on data; keep all elements (torch.where, a product with the"
     " mask, torch.nonzero_static), or call it outside of the module"
 )
-_NUMBER = "a number read from a tensor (.item()); keep it a tensor, or give it as an argument"
+NUMBER = "a number read from a tensor (.item()); keep it a tensor, or give it as an argument"
 _RANDOM = "random numbers (put the module in eval mode)"
 _COMPLEX = "complex tensors"
 _ERROR = (
@@ -70,7 +70,7 @@ REFUSED: dict[str, str] = {
     "_fft_c2r.default": _COMPLEX,
     "_fft_r2c.default": _COMPLEX,
     "_linalg_check_errors.default": _ERROR,
-    "_local_scalar_dense.default": _NUMBER,
+    "_local_scalar_dense.default": NUMBER,
     "_print.default": EFFECT,
     "_unique2.default": _DATA,
     "bernoulli.p": _RANDOM,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from typing import Any
@@ -120,6 +121,22 @@ def test_all_gaps_are_listed_at_once_with_their_lines() -> None:
 
 def test_masks_that_pick_elements_are_refused() -> None:
     assert "depends on data" in _refused(lambda _, x: x[x > 0], torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (lambda _, x: x * x.sum().item(), r"\.item\(\)\); keep it a tensor, or give it as an"),
+        (lambda _, x: x * (x.sum().item() * 2), r"\.item\(\)\); keep it a tensor, or give"),
+        (lambda _, x: torch.unique(x), "depends on data; keep all elements .torch.where.*outside"),
+        (lambda _, x: torch.cond(x.sum() > 0, torch.sin, torch.cos, (x,)),
+         "cond: control flow on data; use torch.where"),
+        (lambda _, x: torch.linalg.inv(x), "a singular matrix.*torch.linalg.inv_ex"),
+    ],
+    ids=["item", "computed", "unique", "cond", "effect"],
+)  # fmt: skip
+def test_refusals_say_what_to_do_instead(function: Any, said: str) -> None:
+    assert re.search(said, _refused(function, torch.eye(3)))
 
 
 def test_strides_of_views_are_refused() -> None:
