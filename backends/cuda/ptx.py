@@ -39,7 +39,7 @@ from tilewright.tensor.ir import (
     lt,
 )
 from tilewright.tensor.simplify import simplify
-from tilewright.tensor.walk import substitute, visit
+from tilewright.tensor.walk import statements, substitute, visit
 
 from ..cpu.compile import machine_for, parse
 from ..llvm.builder import Pointer, Value
@@ -62,6 +62,14 @@ _REGISTERS: dict[LoopKind, str] = {
     "thread.x": "tid.x",
     "thread.y": "tid.y",
 }
+MOST_UNROLLED = 16
+"""Iterations of a loop that LLVM may write out as a whole."""
+_HINT = re.compile(r"!llvm\.loop !(\w+)")
+_HINTS = {
+    "SOME": '!{!"llvm.loop.unroll.count", i32 4}',
+    "NONE": '!{!"llvm.loop.unroll.disable"}',
+}
+"""How much of a longer loop is written out at once: nothing where it holds other loops."""
 _SHUFFLES = frozenset({"shuffle_xor", "shuffle_lane"})
 _ROUND_TF32 = "llvm.nvvm.f2tf32.rna"
 _BARRIER = "call void @llvm.nvvm.barrier.cta.sync.aligned.all(i32 0)"
@@ -93,7 +101,15 @@ def emit_llvm(funcs: Sequence[Func], target: Target, loose: Loose = NONE_LOOSE) 
     if any(k.uses_zeros for k in kernels):
         zeros = f"[{ZEROS_BYTES} x i8] zeroinitializer, align 64"
         parts.insert(0, f"{ZEROS} = private constant {zeros}")
-    return "\n\n".join(parts) + "\n"
+    return _with_hints("\n\n".join(parts) + "\n")
+
+
+def _with_hints(text: str) -> str:
+    """LLVM IR with the hints of its loops, each by a number of its own."""
+    marked = list(_HINT.finditer(text))
+    lines = [f"!{k} = distinct !{{!{k}, {_HINTS[m[1]]}}}\n" for k, m in enumerate(marked)]
+    numbers = iter(range(len(marked)))
+    return _HINT.sub(lambda _: f"!llvm.loop !{next(numbers)}", text) + "".join(lines)
 
 
 class _Threads(Statements):
@@ -244,6 +260,18 @@ class _Threads(Statements):
         name = f"%{self.fresh()}"
         self.line(f"{name} = {text}")
         return name
+
+    def loop_hint(self, first: Value, last: Value, body: Block) -> str:
+        """Long loops stay loops: LLVM would write out some as a whole, beyond all registers."""
+        if first.const is None or last.const is None:
+            return ""
+        if int(last.const) - int(first.const) <= MOST_UNROLLED:
+            return ""
+        inner = any(
+            isinstance(s, Barrier) or (isinstance(s, For) and s.kind == "serial")
+            for s in statements(body)
+        )
+        return f", !llvm.loop !{'NONE' if inner else 'SOME'}"
 
     def _last(self, kind: LoopKind) -> int | None:
         if kind in THREADS:

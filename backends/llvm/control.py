@@ -161,10 +161,16 @@ class Control(Expressions):
         outer.lines.append(f"{label}:")
         outer.lines += head
         outer.lines += scope.lines
-        self.line(f"br i1 %c.{label}, label %{label}, label %{exit_}")
+        hint = self.loop_hint(first, last, body)
+        self.line(f"br i1 %c.{label}, label %{label}, label %{exit_}{hint}")
         self.start_block(exit_)
         self._after_loop(always, entry, back, guard, scope.block)
         return False
+
+    def loop_hint(self, first: Value, last: Value, body: Block) -> str:
+        """What the branch back to a loop's start tells LLVM's optimiser: nothing."""
+        del first, last, body
+        return ""
 
     def _after_loop(
         self,

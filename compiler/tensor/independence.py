@@ -87,10 +87,38 @@ def _never_meet(var: Var, buffer: Buffer, accesses: list[_Access]) -> bool:
     known = [d for d in range(rank) if not any(_has_loads(a.indices[d]) for a in accesses)]
     if any(_separates(var, [(a.indices[d], a) for a in accesses]) for d in known):
         return True
+    # A flat number that is cut into indices is told apart by itself, whatever the shape.
+    joined = [_joined(a.indices) for a in accesses]
+    if len(known) == rank and len({cuts for _, cuts in joined}) == 1 and joined[0][1]:
+        for d in range(len(joined[0][0])):
+            flat = [(indices[d], a) for (indices, _), a in zip(joined, accesses, strict=True)]
+            if _separates(var, flat):
+                return True
     # A loop over several dims at once shows only in the position in memory.
     if rank == 1 or len(known) < rank:
         return False
     return _separates(var, [(_position(buffer, a.indices), a) for a in accesses])
+
+
+def _joined(indices: tuple[Expr, ...]) -> tuple[tuple[Expr, ...], tuple[tuple[int, int], ...]]:
+    """Indices with ``e // n, e % n`` as one, ``e``; and the dims and divisors of such pairs."""
+    result = list(indices)
+    cuts: list[tuple[int, int]] = []
+    for d in range(len(indices) - 2, -1, -1):
+        match result[d], result[d + 1]:
+            case (
+                Binary(op="floordiv", a=high, b=Const(value=n)),
+                Binary(op="mod", a=low, b=Const(value=m)),
+            ) if high is low and n == m:
+                result[d : d + 2] = [high]
+                cuts.append((d, int(n)))
+            case (
+                Binary(op="mod", a=Binary(op="floordiv", a=high, b=Const(value=n)), b=Const() as k),
+                Binary(op="mod", a=low, b=Const(value=m)),
+            ) if high is low and n == m:
+                result[d : d + 2] = [Binary("mod", high, Const(int(n) * int(k.value)))]
+                cuts.append((d, int(n)))
+    return tuple(result), tuple(cuts)
 
 
 def _has_loads(e: Expr) -> bool:

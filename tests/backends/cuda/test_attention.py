@@ -7,8 +7,11 @@ import pytest
 
 from tests.schedule.groups import attention, variables
 from tilewright import dtype as dt
+from tilewright.backends.cuda.budget import check_budget
+from tilewright.backends.cuda.ptx import emit_ptx
 from tilewright.backends.cuda.simulator.faults import SimulationError
 from tilewright.backends.cuda.threads import launch_of
+from tilewright.backends.cuda.toolkit import assemble, find_tool
 from tilewright.dtype import DType
 from tilewright.lower.kernels import KernelTable
 from tilewright.tensor.compute import Compute, ComputeGroup
@@ -144,6 +147,27 @@ def test_keys_are_taken_a_block_at_a_time(group: ComputeGroup, keys: int) -> Non
 def test_one_row_is_shared_by_all_threads_of_a_block(group: ComputeGroup, keys: int) -> None:
     assert launch_of(scheduled(group)).block == (128, 1)
     assert_simulated_equals_group(group, N=keys)
+
+
+@pytest.mark.parametrize(
+    "group", [causal(2, 64, N, 256, 256), causal(8, 1, N, 128, 128), causal(1, 16, 700, 200, 64)],
+    ids=["wide heads", "one row", "known"],
+)  # fmt: skip
+def test_operands_are_staged_only_where_they_fit(group: ComputeGroup) -> None:
+    func = scheduled(group)
+    check_budget([func], SM80)
+    if find_tool("ptxas") is not None:
+        (taken,) = assemble(emit_ptx([func], SM80), "sm_80").kernels.values()
+        assert (taken.spills, taken.stack) == (0, 0)
+
+
+@pytest.mark.parametrize("depth", [20, 33, 200])
+def test_threads_do_not_wait_between_the_rounds_of_a_copy(depth: int) -> None:
+    counts = [
+        sum(isinstance(s, Barrier) for s in statements(scheduled(causal(1, 16, N, d, 32)).body))
+        for d in (32, depth)
+    ]
+    assert counts[0] == counts[1]
 
 
 def test_masked_keys_weigh_nothing_even_where_they_come_first() -> None:

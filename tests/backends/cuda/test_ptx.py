@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -14,7 +16,7 @@ from tests.schedule.groups import (
     softmax,
     transpose,
 )
-from tilewright.backends.cuda.ptx import emit_ptx
+from tilewright.backends.cuda.ptx import emit_llvm, emit_ptx
 from tilewright.backends.cuda.target import ARCHITECTURES, resolve_cuda
 from tilewright.backends.cuda.threads import launch_of
 from tilewright.errors import TargetError
@@ -28,7 +30,7 @@ from tilewright.tensor.interpret import interpret
 from tilewright.tensor.ir import symbol
 from tilewright.tensor.parse import parse_func
 
-from .executors import SM80, assert_simulated_equals_group, simulate
+from .executors import SM80, assert_simulated_equals_group, scheduled, simulate
 
 N = symbol("N")
 
@@ -124,3 +126,14 @@ def test_every_architecture_has_its_ptx(name: str) -> None:
 def test_an_unknown_architecture_lists_the_known_ones() -> None:
     with pytest.raises(TargetError, match=r"TW-E0401.*cuda:sm_90"):
         resolve_cuda("cuda:sm_12")
+
+
+def test_long_loops_are_written_out_in_part_and_loops_around_others_not_at_all() -> None:
+    text = emit_llvm([scheduled(matmul(17, 4099, 20))], SM80)
+    hinted = [int(n) for n in re.findall(r"!llvm\.loop !(\d+)", text)]
+    assert hinted == list(range(len(hinted))) and hinted
+    for k in hinted:
+        assert f"!{k} = distinct !{{!{k}, !" in text
+    assert "llvm.loop.unroll.disable" in text
+    short = emit_llvm([scheduled(matmul(17, 40, 20))], SM80)
+    assert "llvm.loop" not in short

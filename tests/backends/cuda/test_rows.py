@@ -119,6 +119,16 @@ def test_what_threads_keep_of_long_rows_has_registers(dtype: DType) -> None:
         assert taken.spills == 0
 
 
+@pytest.mark.skipif(find_tool("ptxas") is None, reason="no ptxas: pip install nvidia-cuda-nvcc")
+def test_long_rows_along_several_axes_do_not_spill() -> None:
+    b = GraphBuilder("axes")
+    x = b.input("x", TensorType(dt.f32, (20, 4, 500)))
+    b.output(b.add("reduce", x, op="sum", axes=(0, 2), keepdims=False))
+    built = api.build(b.finish(), target="cuda:sm_80", cache=False)
+    for taken in assemble(built.text("ptx"), "sm_80").kernels.values():
+        assert (taken.spills, taken.stack) == (0, 0)
+
+
 def test_nan_and_infinity_reach_the_result() -> None:
     x = np.zeros((4, 96), np.float32)
     x[0, 50], x[1, 3], x[2, :] = np.nan, -np.inf, 1e30

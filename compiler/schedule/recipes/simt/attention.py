@@ -16,7 +16,9 @@ from dataclasses import dataclass, replace
 
 from ....errors import ScheduleError
 from ....target import Target
-from ....tensor.ir import Axis, Load
+from ....tensor.ir import Axis, Func, Load
+from ....tensor.simplify import evaluate, product
+from ....tensor.walk import allocations
 from ...nests import MapStage, Nests, Reduction
 from ...schedule import Schedule
 from ..chain import can_chain, plan_chain
@@ -160,14 +162,23 @@ def attention(nests: Nests, target: Target, choices: Choices) -> Schedule:
     if t is None:
         raise ScheduleError("attention: the scores do not fit shared memory", code="TW-E0701")
     narrow, wide = _operands(t)
-    for staged in ((narrow, wide), ((), wide), ((), ())):
+    for staged in ((narrow, wide), ((), wide), (narrow, ()), ((), ())):
         try:
-            return _scheduled(nests, t, *staged)
+            s = _scheduled(nests, t, *staged)
         except ScheduleError:
             # An operand is read in more than one way: it stays in global memory.
             if not any(staged):
                 raise
-    raise AssertionError
+            continue
+        if _shared_bytes(s.func) <= SHARED_BYTES:
+            return s
+    raise ScheduleError("attention: the weights do not fit shared memory", code="TW-E0701")
+
+
+def _shared_bytes(func: Func) -> int:
+    """What a block takes of shared memory."""
+    held = (b for b in allocations(func.body) if b.scope == "shared")
+    return sum(b.dtype.bytes * evaluate(product(b.shape), {}) for b in held)
 
 
 def _operands(t: Attention) -> tuple[tuple[Load, ...], tuple[Load, ...]]:

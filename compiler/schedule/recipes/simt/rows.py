@@ -74,8 +74,11 @@ def plan_rows(nests: Nests, target: Target, choices: Choices) -> Rows:
     if rows and longest <= WARP_ELEMENTS * threads.warp:
         lanes, together = _warps(rows, -(-longest // width), threads.warp)
         return Rows(lanes, together, width, -(-longest // (lanes * width)))
+    # Rows along several axes are found by divisions, for which a full block has no registers.
+    single = all(len(r.reduce) == 1 for r in nests.reductions)
+    most = threads.most if single else LONG_ROW_THREADS
     count = threads.warp * 2
-    while count < threads.most and count * THREAD_ELEMENTS < longest:
+    while count < most and count * THREAD_ELEMENTS < longest:
         count *= 2
     count = choices.pick("threads", count, (64, 128, 256, 512, 1024))
     return Rows(count, 1, width, -(-longest // (count * width)))
