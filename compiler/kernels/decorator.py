@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import update_wrapper
 from threading import RLock
 from types import MappingProxyType
@@ -12,6 +12,7 @@ from typing import Any, overload
 from tilewright.api import compile as compile_graph
 from tilewright.errors import InputError
 from tilewright.graph.ir import Attr, Graph
+from tilewright.ops.kernel import sizes
 from tilewright.runtime.executable import Executable
 from tilewright.tensor.compute import ComputeGroup
 from tilewright.tensor.text import text
@@ -20,6 +21,9 @@ from .graph import fixed, graph_of
 from .operation import Operation
 from .schedule import KernelSchedule
 from .statement import DimRanges, Static, read_signature, state
+
+MOST_COMPILED = 256
+"""Executables that one kernel keeps; beyond them it begins anew."""
 
 
 class Kernel(Operation):
@@ -37,6 +41,7 @@ class Kernel(Operation):
         dim_ranges: DimRanges | None = None,
         target: str | None = None,
         threads: int | None = None,
+        dynamic: bool = True,
         around: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self._function = function
@@ -47,6 +52,7 @@ class Kernel(Operation):
         self.defaults = self._signature.defaults
         self._target = target
         self._threads = threads
+        self._dynamic = dynamic
         self._lock = RLock()
         self._groups: dict[tuple[tuple[str, type, Static], ...], ComputeGroup] = {}
         self._made: dict[tuple[tuple[str, type, Static], ...], Executable] = {}
@@ -129,14 +135,29 @@ class Kernel(Operation):
 
     def executable(self, **statics: Static) -> Executable:
         """What calls run, for all sizes."""
-        key = tuple((n, type(v), v) for n, v in statics.items())
+        return self._executable(statics, {})
+
+    def executable_for(self, arrays: Sequence[Any], statics: Mapping[str, Static]) -> Executable:
+        """What a call with these arrays runs: code for their sizes alone, where asked for."""
+        if self._dynamic:
+            return self._executable(statics, {})
+        group = self.group(**statics)
+        shapes = [tuple(getattr(x, "shape", ())) for x in arrays]
+        if [len(s) for s in shapes] != [len(b.shape) for b in group.inputs]:
+            return self._executable(statics, {})  # which says what does not fit
+        return self._executable(statics, sizes(group, shapes))
+
+    def _executable(self, statics: Mapping[str, Static], dims: Mapping[str, int]) -> Executable:
+        key = tuple((n, type(v), v) for n, v in (*statics.items(), *dims.items()))
         found = self._made.get(key)
         if found is None:
             with self._lock:
                 found = self._made.get(key)
                 if found is None:
-                    graph = self.graph(statics=statics)
+                    graph = self.graph(statics=statics, **dims)
                     found = compile_graph(graph, target=self._target, threads=self._threads)
+                    if len(self._made) >= MOST_COMPILED:
+                        self._made.clear()
                     self._made[key] = found
         return found
 
@@ -158,6 +179,7 @@ def kernel(
     dim_ranges: DimRanges | None = None,
     target: str | None = None,
     threads: int | None = None,
+    dynamic: bool = True,
 ) -> Callable[[Callable[..., Any]], Kernel]: ...
 
 
@@ -168,6 +190,7 @@ def kernel(
     dim_ranges: DimRanges | None = None,
     target: str | None = None,
     threads: int | None = None,
+    dynamic: bool = True,
 ) -> Any:
     """Makes an operator of a function that states it; also a decorator with options.
 
@@ -176,6 +199,7 @@ def kernel(
         dim_ranges: inclusive ranges by the names of dims; by default at least 1.
         target: what calls compile for; by default this CPU.
         threads: the most threads a call may use; by default what affinity and quota allow.
+        dynamic: whether compiled code serves all sizes; if not, each shape is compiled.
 
     Raises:
         ModelError: it states something that cannot be meant (TW-E026x).
@@ -185,5 +209,5 @@ def kernel(
     caller = None if frame is None else frame.f_back
     around = {} if caller is None else dict(caller.f_locals)
     if function is None:
-        return lambda f: Kernel(f, dim_ranges, target, threads, around)
-    return Kernel(function, dim_ranges, target, threads, around)
+        return lambda f: Kernel(f, dim_ranges, target, threads, dynamic, around)
+    return Kernel(function, dim_ranges, target, threads, dynamic, around)

@@ -38,6 +38,10 @@ class Operation(ABC):
     def executable(self, **statics: Static) -> Executable:
         """What calls run, for all sizes that it takes."""
 
+    def executable_for(self, arrays: Sequence[Any], statics: Mapping[str, Static]) -> Executable:
+        """What a call with these arrays runs."""
+        return self.executable(**statics)
+
     @property
     def is_fixed(self) -> bool:
         """Whether its text says all of it: it has no parameters but arrays."""
@@ -58,7 +62,7 @@ class Operation(ABC):
             if getattr(x, "requires_grad", False) is True:
                 gap = Gap("gradients of a kernel: give the tensor's detach()", (name,))
                 raise UnsupportedError([gap], code="TW-E0251", model=self.name)
-        return _unpacked(self.executable(**statics)(*arrays))
+        return _unpacked(self.executable_for(arrays, statics)(*arrays))
 
     def _arguments(
         self, args: Sequence[Any], kwargs: Mapping[str, Any]

@@ -143,10 +143,10 @@ def _shown(d: Dim) -> str:
     return type_text(TensorType(dt.f32, (d,)))[4:-1]
 
 
-def sizes(group: ComputeGroup, arrays: Sequence[np.ndarray]) -> dict[str, int]:
-    """The symbols' values at arrays that fit the group's inputs."""
+def sizes(group: ComputeGroup, shapes: Sequence[Sequence[int]]) -> dict[str, int]:
+    """The symbols' values at shapes of the ranks that the group's inputs have."""
     found = sources([b.shape for b in group.inputs])
-    return {s.name: n for s, n in solve(found, [a.shape for a in arrays], {})}
+    return {s.name: n for s, n in solve(found, shapes, {})}
 
 
 # ------------------------------------------------------------------ stages and loops of a node
@@ -161,7 +161,7 @@ def _infer(types: Types, attrs: Attrs) -> Types:
 def _reference(inputs: Sequence[np.ndarray], attrs: Attrs) -> Arrays:
     group = group_of(str_attr(attrs, "stages"))
     named = {b.name: x for b, x in zip(group.inputs, inputs, strict=True)}
-    made = interpret_group(group, named, sizes(group, inputs))
+    made = interpret_group(group, named, sizes(group, [x.shape for x in inputs]))
     return tuple(made[b.name] for b in group.outputs)
 
 

@@ -482,6 +482,23 @@ def test_a_call_says_what_does_not_fit() -> None:
     np.testing.assert_array_equal(gemm(B=a, A=a), a @ a)
 
 
+def test_a_kernel_may_be_compiled_for_each_size() -> None:
+    @tw.kernel(dynamic=False)
+    def scaled(X: tw.f32["N", "C"], by: tw.f32["C"], *, shift: float = 0.0):
+        return tw.compute(lambda i, c: X[i, c] * by[c] + shift)
+
+    by = numbers(4, seed=1)
+    for n in (3, 5, 3):
+        x = numbers(n, 4)
+        np.testing.assert_array_equal(scaled(x, by), x * by)
+        np.testing.assert_array_equal(scaled(x, by, shift=1.0), x * by + 1)
+        exact = scaled.executable_for((x, by), {})
+        assert [str(s) for s in exact.inputs] == [f"X: f32[{n}, 4]", "by: f32[4]"]
+    for args in ((numbers(3, 4), numbers(5)), (numbers(4), by), (numbers(0, 4), by)):
+        with pytest.raises(tw.TilewrightError, match="TW-E03|TW-E0810"):
+            scaled(*args)
+
+
 def test_sizes_that_are_not_the_kernels_are_refused() -> None:
     for dims in ({"Z": 1}, {"M": 0}, {"M": "4"}):
         with pytest.raises(tw.OptionError):
