@@ -21,6 +21,7 @@ _CARRIED_POINTERS = 12
 # Products of sizes and loop counters are kept apart up to this many factors.
 _LONGEST_PRODUCT = 4
 _I32_MAX = (1 << 31) - 1
+_BEYOND = 1 << 63
 
 
 class Index:
@@ -39,22 +40,27 @@ class Index:
     @property
     def is_uniform(self) -> bool:
         """Whether it is the same in every lane."""
-        return not self.stride and all(v.lanes == 1 for m, _ in self.terms for v in m)
+        return not self.stride and self.is_affine
 
     @property
     def is_affine(self) -> bool:
         """Whether lanes differ by a constant step only."""
-        return all(v.lanes == 1 for m, _ in self.terms for v in m)
+        for monomial, _ in self.terms:
+            for v in monomial:
+                if v.lanes != 1:
+                    return False
+        return True
 
 
 class Form:
     """A flat sum of products of atoms, found once for an expression."""
 
-    __slots__ = ("const", "terms")
+    __slots__ = ("const", "products", "terms")
 
     def __init__(self, linear: dict[tuple[Expr, ...], int]) -> None:
         self.const = linear.get((), 0)
-        self.terms = tuple((c, f) for f, c in linear.items() if f)
+        self.terms = tuple([(c, f) for f, c in linear.items() if f])
+        self.products = tuple([(c, f[0], f[1:]) for c, f in self.terms])
 
 
 def _wrap(value: int) -> int:
@@ -174,11 +180,10 @@ class Addresser(Builder):
         const, stride = form.const, 0
         terms: dict[Monomial, int] = {}
         env = self.env
-        for c, factors in form.terms:
-            first = factors[0]
+        for c, first, others in form.products:
             found = env.get(first) if type(first) is Var else None
             i = found if type(found) is Index else self.index(first)
-            for factor in factors[1:]:
+            for factor in others:
                 i = self.multiply(i, self.index(factor))
             const += c * i.const
             if i.is_const:
@@ -186,9 +191,11 @@ class Addresser(Builder):
             stride += c * i.stride
             for monomial, k in i.terms:
                 terms[monomial] = terms.get(monomial, 0) + c * k
-        if not terms and not stride:
-            return self.const_index(_wrap(const))
-        return Index(_wrap(const), stride, tuple((m, k) for m, k in terms.items() if k))
+        if not -_BEYOND <= const < _BEYOND:
+            const = _wrap(const)
+        if not terms:
+            return Index(const, stride) if stride else self.const_index(const)
+        return Index(const, stride, tuple([item for item in terms.items() if item[1]]))
 
     def add(self, a: Index, b: Index, scale: int = 1) -> Index:
         """a + scale * b."""
@@ -197,7 +204,7 @@ class Addresser(Builder):
         terms = dict(a.terms)
         for m, k in b.terms:
             terms[m] = terms.get(m, 0) + scale * k
-        kept = tuple((m, k) for m, k in terms.items() if k)
+        kept = tuple([item for item in terms.items() if item[1]])
         return Index(_wrap(a.const + scale * b.const), a.stride + scale * b.stride, kept)
 
     def scale(self, a: Index, by: int) -> Index:

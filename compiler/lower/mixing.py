@@ -37,7 +37,7 @@ from ..tensor.ir import (
 from ..tensor.winograd import LinearProgram, Matrix, linear_program
 
 Runner = Callable[[Func, Sequence["np.ndarray | int"]], None]
-"""Runs a function on this machine, its parameters being arrays and sizes; TargetError: it cannot."""
+"""Runs a function of arrays and sizes on this machine; TargetError where it cannot."""
 
 LARGE_BYTES = 16 << 20
 """Of mixed constants in all, from which on making code for it takes less time than NumPy."""
