@@ -49,6 +49,7 @@ class Timing:
         return median(self.calls)
 
 
+Clock = Callable[[], float]
 Enough = Callable[[Sequence[Sequence[float]]], bool]
 """Whether the blocks so far, of each contender, say enough."""
 
@@ -60,6 +61,7 @@ def interleave(
     enough: Enough | None = None,
     earliest: int = LEAST_ROUNDS,
     block_seconds: float = BLOCK_SECONDS,
+    clock: Clock | None = None,
 ) -> list[Timing]:
     """Times contenders in turns.
 
@@ -72,8 +74,10 @@ def interleave(
         enough: asked now and then whether to stop before that.
         earliest: after how many rounds it is asked for the first time.
         block_seconds: how long a block is to take; it is one call at least.
+        clock: what times calls; by default it runs on whatever the calls do, as on a wall.
     """
-    counts = [_calls_in_block(c, block_seconds) for c in contenders]
+    clock = clock or time.perf_counter
+    counts = [_calls_in_block(c, block_seconds, clock) for c in contenders]
     calls: list[list[float]] = [[] for _ in contenders]
     blocks: list[list[float]] = [[] for _ in contenders]
     end = time.perf_counter() + seconds
@@ -85,21 +89,20 @@ def interleave(
             asked = int(rounds * _GROWTH) + 1
         order = range(len(contenders))
         for i in order if rounds % 2 == 0 else reversed(order):
-            block = _block(contenders[i], counts[i])
+            block = _block(contenders[i], counts[i], clock)
             calls[i] += block
             blocks[i].append(median(block))
         rounds += 1
     return [Timing(tuple(c), tuple(b)) for c, b in zip(calls, blocks, strict=True)]
 
 
-def _calls_in_block(call: Callable[[], object], seconds: float) -> int:
+def _calls_in_block(call: Callable[[], object], seconds: float, clock: Clock) -> int:
     call()
-    once = min(_block(call, 2))
+    once = min(_block(call, 2, clock))
     return max(1, min(_MOST_IN_BLOCK, round(seconds / max(once, 1e-9))))
 
 
-def _block(call: Callable[[], object], count: int) -> list[float]:
-    clock = time.perf_counter
+def _block(call: Callable[[], object], count: int, clock: Clock) -> list[float]:
     call()
     times = []
     for _ in range(count):

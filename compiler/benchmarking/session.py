@@ -25,7 +25,7 @@ from .report import OURS, Row
 from .significance import paired_ratio
 
 TOLERANCE = 1e-4
-BLOCK_SECONDS = 0.02
+BLOCK_SECONDS = 0.01
 """Of a comparison with a baseline: many short turns see a disturbance on both sides."""
 EARLIEST = 15
 """After how many rounds a measurement may end because its intervals are narrow."""
@@ -191,6 +191,9 @@ def compare_files(
 ) -> Comparison:
     """Compares two compiled models that take turns, both freshly loaded from their files.
 
+    What runs on one thread is timed by that thread's own clock, which stands still while another
+    process has the core: a busy neighbour costs precision, not verdicts.
+
     Args:
         new, old: the files.
         feed: the inputs of both.
@@ -207,7 +210,12 @@ def compare_files(
     calls = [_ours(exe, feed) for exe in loaded]
     known = precise(PRECISION, 1)
     first, second = interleave(
-        calls, seconds, enough=known, earliest=ROUNDS, block_seconds=BLOCK_SECONDS
+        calls,
+        seconds,
+        enough=known,
+        earliest=ROUNDS,
+        block_seconds=BLOCK_SECONDS,
+        clock=time.thread_time if threads == 1 else None,
     )
     ours, theirs = (second, first) if old_first else (first, second)
     return side_by_side(ours.blocks, theirs.blocks)

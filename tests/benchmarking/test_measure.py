@@ -101,3 +101,15 @@ def test_a_percentile_is_a_time_that_was_measured() -> None:
     timing = Timing(tuple(float(k) for k in range(1, 101)), (1.0,))
     assert timing.percentile(90) == 91.0
     assert timing.percentile(99) == 100.0
+
+
+def test_calls_are_timed_by_the_clock_that_is_given(clock: Clock) -> None:
+    own = Clock()
+
+    def call() -> None:
+        clock.now += 0.01
+        own.now += 0.004
+
+    (timing,) = interleave([call], 0.001, clock=own, block_seconds=0.02)
+    assert timing.median == pytest.approx(0.004)
+    assert len(timing.calls) == 5 * len(timing.blocks)
