@@ -185,7 +185,7 @@ class KernelTable:
                 func = write_wide(k.func, result, columns(b.shape), width)
             if func is None:
                 break
-            wide.append(replace(k, func=func))
+            wide.append(replace(k, func=func, recording=None))
         else:
             return tuple(self._add(k) for k in wide), scratch
         # The loops run over rows as if they were one: the result is copied to its place.
@@ -193,10 +193,14 @@ class KernelTable:
         for k in kernels:
             old = {p: Buffer(held.name, p.dtype, p.shape) for p in k.func.params
                    if isinstance(p, Buffer) and p.name == result}  # fmt: skip
-            wide.append(self._add(replace(k, func=replace_buffers(k.func, old))))
-        func = copy_rows(self._name("copy"), held, Buffer(result, b.dtype, (*b.shape[:-1], width)))
-        made = self._add(Kernel(func, (), "loops", "", text(func)))
-        return (*wide[-len(kernels) :], made), (*scratch, held)
+            held_by = replace(k, func=replace_buffers(k.func, old), recording=None)
+            wide.append(self._add(held_by))
+        to = Buffer(result, b.dtype, (*b.shape[:-1], width))
+        nests = to_func(_called(copy_rows(held, to), self._name("copy")))
+        done = schedule(nests, self.target)
+        # A text of the group would say that it fills all of the rows.
+        made = Kernel(done.func, (), done.recipe, str(done.recording), text(nests.func))
+        return (*wide[-len(kernels) :], self._add(made)), (*scratch, held)
 
     def compile(
         self, group: ComputeGroup, fixed: frozenset[str], title: str

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from ..graph.ir import Graph, Value
 from ..ops.op import same_shape
 from ..tensor.compute import Compute, ComputeGroup
-from ..tensor.ir import Axis, Block, Buffer, Dim, For, Func, Load, Store, Var
+from ..tensor.ir import Axis, Buffer, Dim, Func, Load, Var
 from ..tensor.walk import replace_buffers, replace_loads
-from .nests import free_symbols
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +101,9 @@ def write_wide(func: Func, name: str, length: int, width: int) -> Func | None:
     return None
 
 
-def copy_rows(name: str, source: Buffer, result: Buffer) -> Func:
-    """A function that copies all of a buffer into the first columns of another's rows."""
+def copy_rows(source: Buffer, result: Buffer) -> ComputeGroup:
+    """A group that copies all of a buffer into the first columns of another's rows."""
     assert same_shape(source.shape[:-1], result.shape[:-1])
     axes = tuple(Axis(Var(f"i{k}"), d) for k, d in enumerate(source.shape))
-    index = tuple(a.var for a in axes)
-    body: Block = (Store(result, index, Load(source, index)),)
-    for a in reversed(axes):
-        body = (For(a.var, a.extent, body),)
-    params: list[Buffer | Var] = [source, result]
-    return Func(name, (*params, *free_symbols(list(body), params)), body)
+    value = Load(source, (a.var for a in axes))
+    return ComputeGroup("copy", (source,), (result,), (Compute(result, axes, value),))

@@ -238,7 +238,10 @@ class _Writer:
         count = product(self.u.shape)
         assert isinstance(count, int)
         if count * 4 > self.target.l2_bytes // 2:
-            done.do("prefetch", over.var.name, self.u.name, PREFETCH_BYTES // (self.plan.nr * 4))
+            # The recipe may have cut the loop.
+            name = over.var.name
+            inner = name if name in done.loop_names() else f"{name}_i"
+            done.do("prefetch", inner, self.u.name, PREFETCH_BYTES // (self.plan.nr * 4))
         return tuple(_serial(stmt) for stmt in done.func.body), str(done)
 
     # -------------------------------------------------------------- output

@@ -10,6 +10,7 @@ import pytest
 from tilewright import dtype as dt
 from tilewright.graph.build import GraphBuilder
 from tilewright.graph.ir import Graph, Value
+from tilewright.lower.nests import to_func
 from tilewright.lower.parts import copy_rows, find_parts, write_wide
 from tilewright.tensor.check import check
 from tilewright.tensor.interpret import interpret
@@ -175,11 +176,36 @@ def test_rows_that_are_merged_or_split_elsewhere_are_refused(
 
 
 def test_rows_can_be_copied_into_longer_ones() -> None:
-    func = copy_rows("copy", Buffer("a", dt.f32, (3, 4)), Buffer("b", dt.f32, (3, 9)))
+    group = copy_rows(Buffer("a", dt.f32, (3, 4)), Buffer("b", dt.f32, (3, 9)))
+    func = to_func(group).func
     check(func)
     a, b = RNG.standard_normal((3, 4)).astype(np.float32), np.zeros((3, 9), np.float32)
     interpret(func, {"a": a, "b": b})
     np.testing.assert_array_equal(b[:, :4], a)
+    assert not b[:, 4:].any()
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_elementwise_kernels_write_parts(flat: bool) -> None:
+    """One whose loops are one is followed by a copy of its own."""
+
+    def make(b: GraphBuilder) -> Value:
+        x, y = b.input("x", f32(1, 6, 7, 32)), b.input("y", f32(1, 6, 7, 32))
+        made = b.add("exp", b.add("sub", x, y if flat else weights(b, 32)))
+        return tail(b, join(b, conv(b, x, 16), made))
+
+    program = assert_runs(graph_of(make))
+    assert not any("concat" in c.kernel for c in calls(program))
+    assert any("copy" in c.kernel for c in calls(program)) == flat
+
+
+def test_elementwise_kernels_on_both_sides_of_a_concat_are_one_with_it() -> None:
+    def make(b: GraphBuilder) -> Value:
+        x = b.input("x", f32(1, 6, 7, 32))
+        both = join(b, b.add("exp", x), b.add("sqrt", b.add("abs", x)))
+        return b.add("add", both, weights(b, 64))
+
+    assert len(calls(assert_runs(graph_of(make)))) == 1
 
 
 def test_parts_of_parts_lie_in_the_widest_concat() -> None:

@@ -3,8 +3,9 @@
 The parts of a concat along the last axis are columns of its rows. A contraction or a window whose
 loops over rows and columns are apart can write rows that lie further from each other than their
 own length, and whoever reads a part element by element can read such rows (see lower/parts.py).
-So nothing is copied. A concat may itself be a part of a wider one: the layers of a dense block,
-each of which reads all before, share one buffer.
+So nothing is copied. Elementwise kernels do the same, unless all that reads the concat is
+elementwise, too: then they are one kernel with it. A concat may itself be a part of a wider one:
+the layers of a dense block, each of which reads all before, share one buffer.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from ..ir import Graph, Node, Value
 LEAST_COLUMNS = 16
 """The fewest columns of a part that is written in place: one wide vector."""
 
-Members = Callable[[int], Sequence[int] | None]
-"""The nodes in the kernel of a node: none for a view; None where it is no contraction or window."""
+Members = Callable[[int], tuple[str, Sequence[int]]]
+"""The kind of a node's group, or "view", or "" where it has none, and the nodes of the group."""
 
 
 class InPlace:
@@ -46,7 +47,11 @@ class InPlace:
         last = len(result.shape) - 1
         if node.attrs["axis"] != last or len(set(parts)) < len(parts) or self._leaves(result):
             return False
-        if not all(self._is_part(v, index, members) for v in parts):
+        kinds = ["contraction", "window"]
+        readers = (self._nodes[u] for u in self._uses.get(result, ()))
+        if any(OPS[n.op].kind in ("contraction", "window") for n in readers):
+            kinds.append("elementwise")
+        if not all(self._is_part(v, index, kinds, members) for v in parts):
             return False
         self._parts.update(parts)
         return True
@@ -59,8 +64,12 @@ class InPlace:
             if self._nodes[u].op == "reshape"
         )
 
-    def _is_part(self, value: Value, index: int, members: Members) -> bool:
-        """Whether a value may have longer rows in memory than its own, and be written so."""
+    def _is_part(self, value: Value, index: int, kinds: Sequence[str], members: Members) -> bool:
+        """Whether a value may have longer rows in memory than its own, and be written so.
+
+        Args:
+            kinds: of groups that may write it.
+        """
         length = value.shape[-1]
         producer = self._producer.get(value)
         if producer is None or not isinstance(length, int) or length < LEAST_COLUMNS:
@@ -70,11 +79,9 @@ class InPlace:
         readers = (self._nodes[u] for u in self._uses.get(value, ()) if u != index)
         if not all(n.op != "reshape" and _reads_rows(n) for n in readers):
             return False
-        inside = members(producer)
-        if inside is None:
-            return False
-        if inside:
-            return self._writes_rows(inside)
+        kind, inside = members(producer)
+        if kind != "view":
+            return kind in kinds and self._writes_rows(inside)
         node = self._nodes[producer]
         if node.op == "concat":
             return True
@@ -82,12 +89,13 @@ class InPlace:
         held = self._producer.get(source)
         if held is None or not same_dim(source.shape[-1], length):
             return False
+        kind, inside = members(held)
         alone = source not in self._results and list(self._uses[source]) == [producer]
-        return alone and self._writes_rows(members(held) or ())
+        return alone and kind in kinds and self._writes_rows(inside)
 
     def _writes_rows(self, members: Sequence[int]) -> bool:
         """Whether a kernel has loops over columns, apart from those over rows."""
-        return bool(members) and all(self._keeps_columns(self._nodes[m]) for m in members)
+        return all(self._keeps_columns(self._nodes[m]) for m in members)
 
     def _keeps_columns(self, node: Node) -> bool:
         constants = self._graph.constants

@@ -457,12 +457,11 @@ class _Partitioner:
     def _joins_in_place(self, index: int) -> bool:
         """Whether the kernels of a concat's parts write them where it wants them."""
 
-        def members(producer: int) -> list[int] | None:
-            if producer in self.views:
-                return []
+        def members(producer: int) -> tuple[str, list[int]]:
             group = self.home[producer]
-            anchored = group is not None and group.kind in ("contraction", "window")
-            return group.members if group is not None and anchored else None
+            if group is None:
+                return "view" if producer in self.views else "", []
+            return group.kind, group.members
 
         return self.in_place is not None and self.in_place.takes(index, members)
 

@@ -180,6 +180,16 @@ CASES: dict[str, tuple[tuple[Dim, ...], Make, list[str]]] = {
         ["slice"],
     ),
     "concat of one": ((N, 4), lambda b, x: b.add("concat", x, axis=1), []),
+    "concats that begin alike": (
+        (N, 4),
+        lambda b, x: b.add(
+            "concat",
+            b.add("exp", b.add("concat", x, x, axis=1)),
+            b.add("concat", x, x, b.add("sqrt", x), axis=1),
+            axis=1,
+        ),
+        ["concat", "exp", "sqrt", "concat"],
+    ),
     "concat of concat": (
         (N, 4),
         lambda b, x: b.add("concat", b.add("concat", x, x, axis=1), x, axis=1),
