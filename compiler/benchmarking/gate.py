@@ -4,7 +4,7 @@ A regression is said only if all three hold: the lower bound of the ratio of tim
 threshold; a rank test agrees, with its probabilities raised for how many models are tested; and a
 second comparison, of freshly loaded code in the other order, finds the same. Comparisons go on
 until their interval is narrow, which does not depend on where it lies, so that going on does not
-raise false alarms. What runs on one thread is timed by that thread's clock (session.py). What neither exceeds the threshold for sure nor is known well enough is no
+raise false alarms. What neither exceeds the threshold for sure nor is known well enough is no
 regression but too noisy to judge.
 """
 
