@@ -19,6 +19,17 @@ _DIGAMMA = (
     1 / 12, -1 / 120, 1 / 252, -1 / 240, 1 / 132, -691 / 32760, 1 / 12, -3617 / 8160,
 )  # fmt: skip
 _SHIFT = 8
+# Chebyshev coefficients of (1 + 2 x) exp(x^2) erfc(x) for x from 0 on, by y = 1 - 7.5 / (x + 3.75)
+# (Shepherd and Laframboise, Mathematics of Computation 36, 1981), from values at 60 nodes in 40
+# digits. What is left out is below 1e-16.
+_COMPLEMENT = (
+    1.1775789345674017, -0.004590054580646478, -0.08424913336651792, 0.05920993999819189,
+    -0.026658668435305753, 0.009074997670705265, -0.002413163540417608, 0.0004907758365258086,
+    -6.916973302501207e-05, 4.13902798607301e-06, 7.74038306619849e-07, -2.1886401049234397e-07,
+    1.076499946567091e-08, 4.521959811218287e-09, -7.754400208831351e-10, -6.318088340886684e-11,
+    2.86879501093067e-11, 1.9455868545777347e-13, -9.65469674843344e-13, 3.25254814814874e-14,
+    3.3478119482868056e-14, -1.864562880419313e-15, -1.2507950530688648e-15,
+)  # fmt: skip
 
 
 def _in_f64(function: Callable[[Context, Value], Value]) -> Converter:
@@ -93,7 +104,38 @@ def _digamma(ctx: Context, x: Value) -> Value:
     return ctx.op("where", ctx.op("eq", x, 0.0), ctx.op("neg", ctx.op("div", one, x)), result)
 
 
+def _scaled_complement(ctx: Context, x: Value) -> Value:
+    """``exp(x^2) erfc(x)`` for x from 0 on, by Clenshaw's sum."""
+    inverse = ctx.op("div", ctx.scalar(7.5, x.dtype), ctx.op("add", x, 3.75))
+    y = ctx.op("sub", ctx.scalar(1.0, x.dtype), inverse)
+    twice = ctx.op("mul", y, 2.0)
+    total, before = ctx.scalar(_COMPLEMENT[-1], x.dtype), ctx.scalar(0.0, x.dtype)
+    for c in reversed(_COMPLEMENT[1:-1]):
+        grown = ctx.op("add", ctx.op("sub", ctx.op("mul", twice, total), before), c)
+        total, before = grown, total
+    total = ctx.op("add", ctx.op("sub", ctx.op("mul", y, total), before), _COMPLEMENT[0])
+    return ctx.op("div", total, ctx.op("add", ctx.op("mul", x, 2.0), 1.0))
+
+
+def _complement(ctx: Context, x: Value) -> Value:
+    """``1 - erf(x)``, without a loss of digits where that is small."""
+    size = ctx.op("abs", x)
+    bell = ctx.op("exp", ctx.op("neg", ctx.op("mul", x, x)))
+    part = ctx.op("mul", bell, _scaled_complement(ctx, size))
+    other = ctx.op("sub", ctx.scalar(2.0, x.dtype), part)
+    return ctx.op("where", ctx.op("lt", x, 0.0), other, part)
+
+
+def _exponential_complement(ctx: Context, x: Value) -> Value:
+    """``exp(x^2) erfc(x)``, which does not leave the range of numbers where erfc does."""
+    part = _scaled_complement(ctx, ctx.op("abs", x))
+    grown = ctx.op("mul", ctx.op("exp", ctx.op("mul", x, x)), 2.0)
+    return ctx.op("where", ctx.op("lt", x, 0.0), ctx.op("sub", grown, part), part)
+
+
 CONVERTERS: dict[str, Converter] = {
     "digamma.default": _in_f64(_digamma),
+    "erfc.default": _in_f64(_complement),
     "lgamma.default": _in_f64(_log_gamma),
+    "special_erfcx.default": _in_f64(_exponential_complement),
 }
