@@ -105,7 +105,7 @@ class AbacusEntry:
             shape = tuple(evaluate(d, env) for d in t.shape)
             count = evaluate(product(shape), env) * t.dtype.bytes
             data = (ctypes.c_uint8 * count).from_address(address)
-            return np.frombuffer(data, t.dtype.numpy).reshape(shape)
+            return np.ctypeslib.as_array(data).view(t.dtype.numpy).reshape(shape)
 
         for step in program.steps:
             match step:

@@ -42,9 +42,9 @@ LAYOUTS = {
 @pytest.fixture
 def _only_smaller_products(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that has this instruction, and not the larger one of its type."""
-    monkeypatch.setitem(INSTRUCTIONS, NAME, Instruction(NAME, parse_func(PRODUCT), LAYOUTS))  # type: ignore[arg-type]
+    monkeypatch.setitem(INSTRUCTIONS, NAME, Instruction(NAME, parse_func(PRODUCT), LAYOUTS))
     monkeypatch.setitem(NEEDS, NAME, Needs(80, 70, "llvm.nvvm.mma.m16n8k4.row.col.tf32"))
-    monkeypatch.delitem(INSTRUCTIONS, "mma.m16n8k8.tf32")  # type: ignore[misc]
+    monkeypatch.delitem(INSTRUCTIONS, "mma.m16n8k8.tf32")
 
 
 def scheduled() -> Func:
