@@ -21,8 +21,8 @@ class Pair:
     """Two contenders timed in turns.
 
     Attributes:
-        ratio: the second one's time over the first one's, of their fast blocks.
-        seconds: the first one's time of a call in a fast block.
+        ratio: the second one's time over the first one's, of their shortest blocks.
+        seconds: the first one's time of a call in its shortest block.
         rounds: how many there were.
     """
 
@@ -34,8 +34,9 @@ class Pair:
 def pair(first: Callable[[], object], second: Callable[[], object], seconds: float) -> Pair:
     """Times two contenders in turns of short blocks; the order is turned around every round.
 
-    What else the machine does makes blocks longer, never shorter: each contender's lower quartile
-    counts, so that a few blocks that were disturbed do not.
+    What else the machine does makes blocks longer, never shorter: each contender's shortest block
+    counts. Where most blocks are disturbed, as on a machine with more to do than cores, medians and
+    quartiles are of disturbed blocks, too.
 
     Args:
         first, second: what to call.
@@ -57,15 +58,11 @@ def pair(first: Callable[[], object], second: Callable[[], object], seconds: flo
                 break
         for i in (0, 1) if done % 2 == 0 else (1, 0):
             times[i].append(_block((first, second)[i], counts[i]))
-    return Pair(_ratio(times), _quartile(times[0]), len(times[0]))
+    return Pair(_ratio(times), min(times[0]), len(times[0]))
 
 
 def _ratio(times: tuple[list[float], list[float]]) -> float:
-    return _quartile(times[1]) / _quartile(times[0])
-
-
-def _quartile(times: list[float]) -> float:
-    return sorted(times)[len(times) // 4]
+    return min(times[1]) / min(times[0])
 
 
 def _seconds(call: Callable[[], object]) -> float:

@@ -25,7 +25,7 @@ class Trial:
         status: how it went.
         ratio: its time over the untuned kernel's, in turns in one process; 0 if not measured.
         seconds: the time of the untuned kernel there.
-        rounds: how many pairs of blocks the ratio is the median of.
+        rounds: how many pairs of blocks were timed for it.
         kind: "measured", or "modelled" where no machine of the target ran it.
         note: what went wrong.
         at: when, in UTC, as ISO 8601.

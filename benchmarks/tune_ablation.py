@@ -41,7 +41,8 @@ from tilewright.tuning import tasks_of
 MODELS = ("zoo:squeezenet", "zoo:shufflenet", "zoo:resnet50")
 WITHIN = 1.02
 FIRST = 4
-SECONDS = 0.15
+AFTER = (5, 10, 20)
+SECONDS = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +116,11 @@ def read(place: Path) -> list[Kernel]:
 # ------------------------------------------------------------------ replaying
 
 
-def measurements(kernel: Kernel, others: Sequence[Kernel], learn: bool, seed: int) -> int:
-    """How many measurements a ranking takes to come within 2 % of the best of a kernel."""
+def order(kernel: Kernel, others: Sequence[Kernel], learn: bool, seed: int) -> list[float]:
+    """The ratios of a kernel's schedules in the order in which a ranking measures them."""
     generator = random.Random(seed)
     left = list(kernel.known[1:])
     generator.shuffle(left)
-    goal = min(k.ratio for k in left) * WITHIN
     untuned = kernel.known[0].features
     trees = Trees()
     if learn:
@@ -128,39 +128,48 @@ def measurements(kernel: Kernel, others: Sequence[Kernel], learn: bool, seed: in
             for k in other.known[1:]:
                 trees.add(row(other.known[0].features, k.features), k.ratio)
     left.sort(key=lambda k: k.cost)
-    for count in range(1, len(left) + 1):
+    done: list[float] = []
+    while left:
         expected = None
-        if learn and count > FIRST:
+        if learn and len(done) >= FIRST:
             expected = trees.predict([row(untuned, k.features) for k in left])
         n = 0 if expected is None else min(range(len(left)), key=expected.__getitem__)
         chosen = left.pop(n)
-        if chosen.ratio <= goal:
-            return count
         trees.add(row(untuned, chosen.features), chosen.ratio)
-    raise AssertionError("the best was not among them")
+        done.append(chosen.ratio)
+    return done
+
+
+def measurements(ratios: Sequence[float]) -> int:
+    """How many measurements it takes to come within 2 % of the best."""
+    goal = min(ratios) * WITHIN
+    return next(n for n, ratio in enumerate(ratios, 1) if ratio <= goal)
 
 
 def replay(place: Path, seeds: int) -> None:
-    """Prints how many measurements each ranking takes for each kernel."""
+    """Prints how many measurements each ranking takes, and how good its best is after some."""
     kernels = read(place)
-    counts: dict[str, list[float]] = {"prior": [], "trees": [], "own": []}
-    print(f"{'kernel':<52} {'known':>5} {'best':>5} {'prior':>6} {'trees':>6} {'own':>6}")
+    ways = {"prior": (False, False), "trees": (True, True), "own": (False, True)}
+    counts: dict[str, list[float]] = {name: [] for name in ways}
+    lost: dict[str, dict[int, list[float]]] = {name: {n: [] for n in AFTER} for name in ways}
+    print(f"{'kernel':<60} {'known':>5} {'best':>5} {'prior':>6} {'trees':>6} {'own':>6}")
     for kernel in kernels:
         others = [k for k in kernels if k is not kernel]
-        prior, trees, own = (
-            mean(measurements(kernel, those, learn, s) for s in range(seeds if learn else 1))
-            for those, learn in (((), False), (others, True), ((), True))
-        )
-        for name, count in (("prior", prior), ("trees", trees), ("own", own)):
-            counts[name].append(count)
-        best = min(k.ratio for k in kernel.known)
+        best = min(k.ratio for k in kernel.known[1:])
+        for name, (all_, learn) in ways.items():
+            runs = [order(kernel, others if all_ else (), learn, s) for s in range(seeds)]
+            counts[name].append(mean(map(measurements, runs)))
+            for n in AFTER:
+                lost[name][n].append(mean(min(run[:n]) / best for run in runs))
+        shown = " ".join(f"{counts[name][-1]:6.1f}" for name in ways)
+        print(f"{kernel.title:<60} {len(kernel.known):>5} {best:>5.2f} {shown}", flush=True)
+    for name in ways:
+        found = counts[name]
+        after = ", ".join(f"{n}: {mean(lost[name][n]):.3f}" for n in AFTER)
         print(
-            f"{kernel.title:<52} {len(kernel.known):>5} {best:>5.2f} {prior:>6.1f} {trees:>6.1f} "
-            f"{own:>6.1f}"
+            f"{name}: mean {mean(found):.1f}, median {median(found):.1f} measurements; best so far "
+            f"over the best of all after {after}"
         )
-    for name, found in counts.items():
-        print(f"{name}: mean {mean(found):.1f}, median {median(found):.1f} measurements")
-    print(json.dumps(counts))
 
 
 def main() -> None:
