@@ -203,16 +203,16 @@ def test_products_are_shared_by_their_time(shape: tuple[int, int, int], shared: 
 
 
 def test_what_comes_from_beyond_l2_is_asked_for_before_its_tile() -> None:
-    far, near = matmul(8192, 256, 64), matmul(512, 256, 64)
+    far, near, weights = matmul(8192, 256, 64), matmul(512, 256, 64), matmul(128, 256, 640)
     names = [
         {
             x.buffer.name
             for x in statements(schedule(nests, AVX512).func.body)
             if isinstance(x, Prefetch)
         }
-        for nests in (to_func(merge_axes(g), WEIGHTS) for g in (far, near))
+        for nests in (to_func(merge_axes(g), WEIGHTS) for g in (far, near, weights))
     ]
-    assert names == [{"x0", "y0"}, set()]
+    assert names == [{"x0", "y0"}, set(), {"x1_packed"}]
 
 
 @pytest.mark.parametrize(("planar", "order"), [(False, "kh kw ci"), (True, "ci kh kw")])

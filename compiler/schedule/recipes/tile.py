@@ -359,7 +359,14 @@ def _rows_first(t: Tile, target: Target) -> bool:
     that stays in L2 reads nothing again but taps, and fewer columns of it at once stay in L1.
     """
     column = t.main.spatial[t.main.axes.index(t.column.var.name)].var
-    fits = _operand_bytes(t, of_columns=True) <= target.l2_bytes // 2
+    half, nbytes = target.l2_bytes // 2, _operand_bytes(t, of_columns=True)
+    result = size_product(t.main.buffer.shape) * t.main.buffer.dtype.bytes
+    near = max(result, _operand_bytes(t, of_columns=False)) <= half
+    if t.packed and nbytes > target.l1_bytes and near:
+        # Weights come from afar however few they are, unless the model is small: panel by panel
+        # they can be asked for in time, where rows and results stay near meanwhile.
+        return False
+    fits = nbytes <= half
     return fits != all(column in symbols_of(load) for load in loads(t.main.body))
 
 
@@ -444,7 +451,8 @@ def _prefetch(s: Schedule, t: Tile, names: list[str], target: Target, choices: C
         packed = packing.packed
         nbytes = size_product(packed.shape) * packed.dtype.bytes
         streamed = nbytes > target.l2_bytes // 2
-        panels = choices.pick("panels", int(streamed), (0, 1)) if turns > 1 else 0
+        walked = streamed or (nbytes > target.l1_bytes and not _rows_first(t, target))
+        panels = choices.pick("panels", int(walked), (0, 1)) if turns > 1 else 0
         panel = nbytes * t.nr // max(t.nr, size(t.column.extent))
         stays = 2 * panel + _operand_bytes(t, of_columns=False) <= target.l2_bytes * 3 // 4
         ahead = PREFETCH_BYTES if streamed and not (panels and stays) else 0
@@ -512,7 +520,8 @@ def _prefetch_results(s: Schedule, t: Tile, place: str, target: Target, choices:
 def _panel_turns(s: Schedule, t: Tile, loop: str, names: list[str]) -> tuple[str, int]:
     """The loop over row tiles, and how many there are to ask for the next panel in; or 1."""
     inside = find_loop(s.func, loop, "tile")
-    if len(s.packings) != 1 or inside.start != 0 or t.mr == 1:
+    one = same_dim(ceildiv(t.column.extent, t.nr), 1)
+    if len(s.packings) != 1 or inside.start != 0 or t.mr == 1 or one:
         return names[0], 1
     if not isinstance(inside.extent, int) or inside.extent < 2 * PIECE:
         return names[0], 1
