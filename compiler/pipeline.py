@@ -127,7 +127,7 @@ def kernel_text(stage: str, built: Built) -> str:
 def _space_text(decided: Decided) -> str:
     space = Space.of(decided.asked, decided.weighed)
     several = f" and {len(decided.kernels) - 1} more" if len(decided.kernels) > 1 else ""
-    head = f"{decided.kernels[0]}{several}: up to {space.size} schedules"
+    head = f"{decided.kernels[-1]}{several}: up to {space.size} schedules"
     return f"{head}\n{space}" if space.open else head
 
 

@@ -53,6 +53,7 @@ method and other orders of sums add up over many layers."""
 _OTHER_SIZE = 16
 _LEAST_FINAL_SECONDS = 1.0
 _FINAL_SHARE = 0.15
+_LEAST_SEARCH_SHARE = 0.25
 
 Choices = Mapping[str, Mapping[str, int]]
 
@@ -230,14 +231,15 @@ class _Work:
             return Tuned(untuned, (), 1.0, "measured", (note,), 0, took)
         threads = self.threads()
         end = began + budget
-        final = max(_LEAST_FINAL_SECONDS, budget * _FINAL_SHARE) + 1.2 * build_seconds
+        # Most code of the tuned model is in the cache by then, and less is to be imported.
+        final = max(_LEAST_FINAL_SECONDS, budget * _FINAL_SHARE) + 0.7 * build_seconds
         search = Search(
             tasks,
             lower_alone,
             workers or LocalWorkers(max(1, (os.cpu_count() or 1) - threads)),
             self.records,
             threads,
-            max(time.monotonic() + 0.1 * budget, end - final),
+            max(time.monotonic() + _LEAST_SEARCH_SHARE * budget, end - final),
             trials,
             tell,
             Learned(lower_alone, self.records.trials()) if is_available() else None,
@@ -374,8 +376,9 @@ def tasks_of(built: Built, target: Target, math_: str, sizes: Mapping[str, int])
         if not any(len(options) > 1 for options, _ in d.asked.values()):
             continue
         here = {v.name: sizes.get(v.name) or _usual_size(v) for v in group_symbols(d.group)}
-        calls = counts.get(d.kernels[0], 0)
-        task = Task(d.group, d.fixed, target, math_, d.kernels[0], calls, here)
+        # Several groups may share the kernel that transforms their inputs, none the last one.
+        calls = counts.get(d.kernels[-1], 0)
+        task = Task(d.group, d.fixed, target, math_, d.kernels[-1], calls, here)
         known = found.get(task.key)
         found[task.key] = task if known is None else replace(known, calls=known.calls + calls)
     return [t for t in found.values() if t.calls]

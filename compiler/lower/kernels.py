@@ -163,6 +163,8 @@ class KernelTable:
             kernels, scratch = self.compile(group, fixed, _title(body))
             for result, width in wide:
                 kernels, scratch = self._write_wide(kernels, scratch, group, result, width)
+            made = tuple(k.func.name for k in kernels)
+            self.decided[-1] = replace(self.decided[-1], kernels=made)
             self._known[key] = kernels, scratch
         kernels, scratch = self._known[key]
         outputs = zip((b.name for b in results), lowered.outputs, strict=True)
