@@ -36,7 +36,7 @@ UNINITIALISED = frozenset({
 })  # fmt: skip
 """Operators whose results are memory that nothing has written: there is no value to expect."""
 
-PLACES = {"argsort": (0, 1), "kthvalue": (1, 2), "sort": (1, 1), "topk": (1, 2)}
+PLACES = {"argsort": (0, 1), "kthvalue": (1, 2), "mode": (1, 1), "sort": (1, 1), "topk": (1, 2)}
 """Operators that may take any of several equal elements: which result says the places that they
 took, and which argument the axis. Such places are compared by the elements there."""
 
