@@ -36,6 +36,8 @@ GLANCE_SECONDS = 0.04
 LOOK_SECONDS = 0.25
 """How long a candidate is timed, and one that seems to be the best so far."""
 _MODEL_SECONDS = 120.0
+_UNTUNED_SHARE = 0.4
+"""How much of the time may go into timing kernels untuned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,9 +174,13 @@ class Search:
     def _time_untuned(self, found: Sequence[Found]) -> None:
         """Builds and times every kernel as the model has it, the largest first."""
         builds = {f.task.key: self._build(f.task, {}) for f in found}
+        # The kernels with the most operations come first: what is to be had is had of them.
+        began = time.monotonic()
+        enough = began + _UNTUNED_SHARE * (self.deadline - began)
         for f in found:
             left = self.deadline - time.monotonic()
-            if left <= 0:
+            if left <= 0 or (self._states and time.monotonic() > enough):
+                builds[f.task.key].cancel()
                 f.note = "no time was left for it"
                 continue
             try:
