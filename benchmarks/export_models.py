@@ -1,13 +1,14 @@
 """Exports seeded PyTorch models to ONNX, each with inputs and float64 reference outputs.
 
-    python benchmarks/export_models.py FOLDER [NAME ...] [--force]
+    python benchmarks/export_models.py FOLDER [NAME ...] [--force] [--pt2]
 
 Needs torch and onnxscript; transformers for the language models; torchvision's definitions for
 the vision models (any version: install it with ``pip install --no-deps --target DIR torchvision``
 and set PYTHONPATH=DIR, since only its Python files are used). Nothing is downloaded.
 
 Each model becomes FOLDER/NAME.onnx and, for every set of inputs, FOLDER/NAME.npz (then
-NAME.1.npz, ...) that holds ``in_<input name>`` and ``out_<index>``. Weights are random, and scaled
+NAME.1.npz, ...) that holds ``in_<input name>`` and ``out_<index>``. ``--pt2`` also writes NAME.pt2,
+the exported program, which the peer torch runs. Weights are random, and scaled
 so that activations neither vanish nor explode: batch norms take their statistics from a forward
 pass, linear layers get unit gain.
 """
@@ -20,6 +21,7 @@ import argparse
 import contextlib
 import copy
 import importlib
+import itertools
 import math
 import sys
 import tempfile
@@ -107,6 +109,47 @@ def vision_transformer() -> Model:
     return Model(module.eval(), ({"x": torch.randn(1, 3, 224, 224)},))
 
 
+class Twice(nn.Sequential):
+    """Two convolutions of 3x3, each with a norm and a ReLU."""
+
+    def __init__(self, given: int, made: int) -> None:
+        layers: list[nn.Module] = []
+        for channels in (given, made):
+            layers += [nn.Conv2d(channels, made, 3, padding=1, bias=False), nn.BatchNorm2d(made)]
+            layers += [nn.ReLU()]
+        super().__init__(*layers)
+
+
+class UNet(nn.Module):
+    """A U-Net of four steps down and up, as for segmentation."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        widths = [width << k for k in range(5)]
+        pairs = list(itertools.pairwise(widths))
+        self.down = nn.ModuleList([Twice(3, width), *(Twice(a, b) for a, b in pairs)])
+        self.up = nn.ModuleList([nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in reversed(pairs)])
+        self.join = nn.ModuleList([Twice(2 * a, a) for a, _ in reversed(pairs)])
+        self.pool = nn.MaxPool2d(2)
+        self.classes = nn.Conv2d(width, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The scores of two classes at each pixel."""
+        kept: list[torch.Tensor] = []
+        for k, step in enumerate(self.down):
+            x = step(self.pool(x) if k else x)
+            kept.append(x)
+        kept.pop()
+        for up, join in zip(self.up, self.join, strict=True):
+            x = join(torch.cat([up(x), kept.pop()], 1))
+        return self.classes(x)
+
+
+def unet() -> Model:
+    """A U-Net on a picture of 256x256."""
+    return Model(with_statistics(UNet(), 1, 3, 256, 256), ({"x": torch.randn(1, 3, 256, 256)},))
+
+
 # ------------------------------------------------------------------ language
 
 
@@ -132,6 +175,36 @@ class Logits(nn.Module):
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         """The scores of the next token at each position."""
         return self.decoder(input_ids=input_ids, use_cache=False).logits
+
+
+class DecodeStep(nn.Module):
+    """One step of a decoder: a token and all keys and values before it, as one tensor."""
+
+    def __init__(self, decoder: nn.Module) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, token: torch.Tensor, past: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The scores of the next token, and the new keys and values of each layer."""
+        cache = importlib.import_module("transformers").DynamicCache()
+        for k in range(past.shape[0]):
+            cache.update(past[k, 0], past[k, 1], k)
+        at = torch.full((1, 1), past.shape[4], dtype=torch.long)
+        out = self.decoder(input_ids=token, past_key_values=cache, position_ids=at, use_cache=True)
+        layers = [torch.stack((layer.keys, layer.values)) for layer in out.past_key_values.layers]
+        return out.logits, torch.stack(layers)
+
+
+class States(nn.Module):
+    """An encoder as a function of ids alone."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """The last layer's states."""
+        return self.encoder(input_ids=input_ids).last_hidden_state
 
 
 class RecurrentLanguageModel(nn.Module):
@@ -180,14 +253,36 @@ def bert_base() -> Model:
     )
 
 
-def gpt2_prefill() -> Model:
-    """GPT-2 small over a prompt of 64 tokens."""
+def gpt2() -> nn.Module:
+    """GPT-2 small, its attention away from uniform."""
     transformers = importlib.import_module("transformers")
     decoder = transformers.GPT2LMHeadModel(transformers.GPT2Config())
     for name, parameter in decoder.named_parameters():
         if name.endswith(("c_attn.weight", "c_fc.weight")):
             nn.init.normal_(parameter, std=1 / math.sqrt(parameter.shape[0]))
-    return Model(Logits(decoder).eval(), ({"input_ids": ids(1, 64, 50257)},))
+    return decoder
+
+
+def gpt2_prefill() -> Model:
+    """GPT-2 small over a prompt of 64 tokens."""
+    return Model(Logits(gpt2()).eval(), ({"input_ids": ids(1, 64, 50257)},))
+
+
+def gpt2_decode() -> Model:
+    """GPT-2 small: one token after 128."""
+    inputs = {"token": ids(1, 1, 50257), "past": torch.randn(12, 2, 1, 12, 128, 64)}
+    return Model(DecodeStep(gpt2()).eval(), (inputs,))
+
+
+def t5_encoder() -> Model:
+    """The encoder of T5-small over 64 tokens."""
+    transformers = importlib.import_module("transformers")
+    config = transformers.T5Config(
+        vocab_size=32128, d_model=512, d_kv=64, d_ff=2048, num_layers=6, num_heads=8,
+        decoder_start_token_id=0, feed_forward_proj="relu",
+    )  # fmt: skip
+    encoder = transformers.T5EncoderModel(config)
+    return Model(States(encoder).eval(), ({"input_ids": ids(1, 64, 32128)},))
 
 
 def lstm_language_model() -> Model:
@@ -201,10 +296,16 @@ def lstm_language_model() -> Model:
 MODELS: dict[str, Callable[[], Model]] = {
     "resnet18": image_network("resnet18"),
     "resnet50": image_network("resnet50"),
+    "vgg16": image_network("vgg16"),
+    "densenet121": image_network("densenet121"),
     "mobilenet_v2": image_network("mobilenet_v2"),
+    "efficientnet_b0": image_network("efficientnet_b0"),
     "vit_b_16": vision_transformer,
+    "unet": unet,
     "bert_base": bert_base,
     "gpt2_prefill64": gpt2_prefill,
+    "gpt2_decode128": gpt2_decode,
+    "t5_encoder": t5_encoder,
     "lstm_lm": lstm_language_model,
 }
 
@@ -245,7 +346,7 @@ def export(model: Model, path: Path) -> None:
     )  # fmt: skip
 
 
-def write(name: str, folder: Path) -> str:
+def write(name: str, folder: Path, program: bool = False) -> str:
     """Builds, exports and records one model; returns a line about it."""
     torch.manual_seed(0)
     began = time.perf_counter()
@@ -255,6 +356,11 @@ def write(name: str, folder: Path) -> str:
         export(model, staged)
         proto = onnx.load(staged, load_external_data=False)
         staged.replace(folder / staged.name)
+        if program:
+            arguments = tuple(model.sets[0].values())
+            staged = Path(scratch) / f"{name}.pt2"
+            torch.export.save(torch.export.export(model.module, arguments), str(staged))
+            staged.replace(folder / staged.name)
     wide = copy.deepcopy(model.module).double()
     spread = []
     for k, inputs in enumerate(model.sets):
@@ -279,6 +385,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(MODELS))
     parser.add_argument("--force", action="store_true", help="also export what is there")
+    parser.add_argument("--pt2", action="store_true", help="also write the exported programs")
     chosen = parser.parse_args()
     unknown = set(chosen.names) - set(MODELS)
     if unknown:
@@ -286,7 +393,7 @@ def main() -> int:
     chosen.folder.mkdir(parents=True, exist_ok=True)
     for name in chosen.names or MODELS:
         if chosen.force or not (chosen.folder / f"{name}.npz").exists():
-            print(write(name, chosen.folder), flush=True)
+            print(write(name, chosen.folder, chosen.pt2), flush=True)
     return 0
 
 

@@ -102,11 +102,8 @@ def _spin() -> None:
 
 
 @contextlib.contextmanager
-def hog(wanted: bool) -> Iterator[None]:
+def busy() -> Iterator[None]:
     """Another process that keeps the last CPU busy."""
-    if not wanted:
-        yield
-        return
     process = multiprocessing.get_context("spawn").Process(target=_spin, daemon=True)
     process.start()
     try:
@@ -162,7 +159,12 @@ def main() -> int:
     answers, right = [], True
     print(f"load {os.getloadavg()[0]:.1f}, {len(os.sched_getaffinity(0))} CPUs, hog {chosen.hog}")
     print("slower threshold trials alarms    rate            bound  noisy  s/trial")
-    with tempfile.TemporaryDirectory(prefix="tilewright-") as name, hog(chosen.hog):
+    with (
+        tempfile.TemporaryDirectory(prefix="tilewright-") as name,
+        contextlib.ExitStack() as around,
+    ):
+        if chosen.hog:
+            around.enter_context(busy())
         folder = Path(name)
         tilewright.compile(stack(LAYERS, 0), cache=False).save(folder / "old.tw")
         for layers in {q.layers for q in QUESTIONS}:
