@@ -3,11 +3,12 @@
 What is learned is the logarithm of a schedule's time over the untuned one's, from the features of
 both, so that trials of all kernels teach about each.
 
-Worth (``benchmarks/tune_ablation.py``, nine kernels of three networks, 50 measured schedules of
-each, a busy machine): to come within 2 % of a kernel's best took 15.1 measurements in the order of
-the analytic model (median 8); 14.2 (8) with trees that saw the kernel's own trials only; 8.9 (6)
-with trees that had seen the other kernels' trials. They were slower by one measurement for two
-kernels, equal for two, and faster for five.
+A search uses it only when asked (``learn``), since what it is worth is not certain. By
+``benchmarks/tune_ablation.py``, on a busy machine, for 15 kernels of three networks with 36 to 50
+measured schedules each: coming within 2 % of a kernel's best took 239 measurements in all in the
+order of the analytic model, and 211 with trees that had seen the other kernels' trials: fewer for
+seven kernels, as many for three, more for five. With trees that saw the kernel's own trials only
+it took 237.
 """
 
 from __future__ import annotations

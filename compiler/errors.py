@@ -211,6 +211,7 @@ CODES: Mapping[str, str] = {
     "TW-E0841": "what a search on many machines needs is not installed",
     "TW-E0842": "no scheduler of a fleet answers",
     "TW-E0843": "the workers of a fleet cannot take the jobs",
+    "TW-E0844": "what a ranking that learns needs is not installed",
     "TW-E0900": "an exception that nobody expected",
     "TW-E0901": "fused groups form a cycle",
     "TW-E0902": "memory planning met a tensor that is in no one buffer",

@@ -102,6 +102,7 @@ def tune(
     trials: int | None = None,
     records: str | os.PathLike[str] | None = None,
     fleet: str | None = None,
+    learn: bool = False,
     dims: Mapping[str, int] | None = None,
     dynamic_shapes: Any = None,
     target: str | None = None,
@@ -126,6 +127,7 @@ def tune(
             ``compile(..., records=...)`` replays it. None: nothing is kept.
         fleet: the address of a dask scheduler whose workers build and measure; None: processes on
             this machine do.
+        learn: whether trees that learn from all trials rank candidates, too (extra ``tune``).
         dims: sizes of symbolic dims to measure at, by name.
 
     Raises:
@@ -144,6 +146,7 @@ def tune(
         records=records,
         dims=dims or {},
         workers=None if fleet is None else Fleet(fleet),
+        learn=learn,
         progress=progress,
         example_inputs=example_inputs,
         dynamic_shapes=dynamic_shapes,
@@ -167,6 +170,7 @@ def tune_source(
     progress: Progress | None = None,
     tell: Callable[[Step], None] = lambda step: None,
     workers: Workers | None = None,
+    learn: bool = False,
     **importing: Any,
 ) -> Tuned:
     """Tunes a model for a target that need not be this machine where it is only modelled.
@@ -176,6 +180,7 @@ def tune_source(
         options: of the compilation.
         progress: told of each stage. tell: told of each step of the search.
         workers: what builds and measures; by default processes on this machine.
+        learn: whether trees that learn from trials rank candidates, too.
         importing: options of the source's frontend.
     """
     if not budget > 0 or math.isinf(budget):
@@ -183,6 +188,11 @@ def tune_source(
             f"budget: {budget:g} s is no time to search in; give some seconds, as in --budget 60s "
             f"(tilewright compile --records replays what was found before)",
             code="TW-E0840",
+        )
+    if learn and not is_available():
+        raise OptionError(
+            "a ranking that learns needs scikit-learn: pip install 'tilewright[tune]'",
+            code="TW-E0844",
         )
     began = time.monotonic()
     backend = load_backend(backend_of(options.target))
@@ -192,7 +202,7 @@ def tune_source(
     with open_records(records) as kept:
         work = _Work(source_of(source, Log(), **importing), options, backend, target, kept)
         work.progress = progress
-        return work.tune(began, budget, trials, dims, tell, workers)
+        return work.tune(began, budget, trials, dims, tell, workers, learn)
 
 
 @dataclass
@@ -218,6 +228,7 @@ class _Work:
         dims: Mapping[str, int],
         tell: Callable[[Step], None],
         workers: Workers | None,
+        learn: bool,
     ) -> Tuned:
         """Searches, then proves."""
         untuned = self.build({})
@@ -242,7 +253,7 @@ class _Work:
             max(time.monotonic() + _LEAST_SEARCH_SHARE * budget, end - final),
             trials,
             tell,
-            Learned(lower_alone, self.records.trials()) if is_available() else None,
+            Learned(lower_alone, self.records.trials()) if learn else None,
         )
         found = search.run()
         notes = [search.stopped] if search.stopped else []

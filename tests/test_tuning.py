@@ -230,6 +230,14 @@ def test_bad_records_are_refused_before_anything_is_compiled(model: str, tmp_pat
         tw.tune(model, records=tmp_path / "missing" / "records.db")
 
 
+def test_a_ranking_that_learns_names_the_extra_it_needs(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "is_available", lambda: False)
+    with pytest.raises(OptionError, match=r"TW-E0844.*tilewright\[tune\]"):
+        tw.tune(model, budget=LONG, learn=True)
+
+
 def test_a_target_of_another_machine_cannot_be_measured(model: str) -> None:
     with pytest.raises(TargetError, match="TW-E0405"):
         tw.tune(model, target="aarch64")

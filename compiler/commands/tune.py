@@ -54,6 +54,11 @@ def parse_budget(value: str) -> float:
     help="File that keeps every trial; by default records.db in the cache's folder.",
 )
 @click.option(
+    "--learn",
+    is_flag=True,
+    help="Let trees that learn from all trials rank candidates, too (pip install '.[tune]').",
+)
+@click.option(
     "--fleet",
     metavar="ADDRESS",
     help="Build and measure on the workers of a dask scheduler: tcp://host:8786.",
@@ -73,6 +78,7 @@ def tune(
     budget: float,
     trials: int | None,
     records: Path | None,
+    learn: bool,
     fleet: str | None,
     output: Path | None,
     target: str | None,
@@ -111,6 +117,7 @@ def tune(
             progress=stage,
             tell=tell,
             workers=None if fleet is None else Fleet(fleet),
+            learn=learn,
             shapes=dict(shapes) or None,
             dim_ranges=dict(ranges) or None,
         )
