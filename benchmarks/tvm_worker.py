@@ -25,6 +25,7 @@ import numpy as np
 import onnx
 
 FOREVER = 1 << 30
+PATIENCE = 120.0
 
 
 class Model:
@@ -43,7 +44,11 @@ class Model:
             self.module = self.relax.get_pipeline("zero")(module)
 
     def tune(self, folder: Path, each: int) -> None:
-        """Searches until the process is ended; records are written as they come."""
+        """Searches until the process is ended; records are written as they come.
+
+        The processes that build and measure import TVM first, for which 30 seconds, the default
+        of their time limits, are not enough on a busy machine.
+        """
         self.schedules.relax_integration.tune_relax(
             mod=self.module,
             params={},
@@ -51,6 +56,8 @@ class Model:
             work_dir=str(folder),
             max_trials_global=FOREVER,
             num_trials_per_iter=each,
+            builder=self.schedules.builder.LocalBuilder(timeout_sec=PATIENCE),
+            runner=self.schedules.runner.LocalRunner(timeout_sec=PATIENCE),
             seed=0,
         )
 
