@@ -4,11 +4,11 @@ What is learned is the logarithm of a schedule's time over the untuned one's, fr
 both, so that trials of all kernels teach about each.
 
 A search uses it only when asked (``learn``), since what it is worth is not certain. By
-``benchmarks/tune_ablation.py``, on a busy machine, for 15 kernels of three networks with 36 to 50
-measured schedules each: coming within 2 % of a kernel's best took 239 measurements in all in the
-order of the analytic model, and 211 with trees that had seen the other kernels' trials: fewer for
-seven kernels, as many for three, more for five. With trees that saw the kernel's own trials only
-it took 237.
+``benchmarks/tune_ablation.py``, on a busy machine, for 15 kernels of four networks (some measured
+twice) with 36 to 50 schedules each: coming within 2 % of a kernel's best took 239 measurements in
+all in the order of the analytic model, and 211 with trees that had seen the other kernels' trials:
+fewer for seven kernels, as many for three, more for five. With trees that saw the kernel's own
+trials only it took 237.
 """
 
 from __future__ import annotations
