@@ -12,17 +12,18 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tilewright.errors import OptionError
+from tilewright.errors import OptionError, OutputError
 from tilewright.runtime import text
-from tilewright.runtime.artifact import Artifact
+from tilewright.runtime.artifact import Artifact, replace_file
 
 from .report import OURS
+
+_PIECE_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +120,21 @@ def keep_artifact(file: Path, report: Path, model: str, digest: str) -> str:
     """Copies a compiled file beside a report; returns its place relative to the report.
 
     Raises:
-        OSError: it cannot be written.
+        OutputError: it cannot be written (TW-E0601, TW-E0602); nothing is left behind.
     """
     folder = report.with_name(f"{report.stem}.artifacts")
-    folder.mkdir(exist_ok=True)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: cannot be made: {error.strerror or error}", code="TW-E0601"
+        ) from error
     name = re.sub(r"[^\w.-]+", "_", model)
     kept = folder / f"{name}-{digest[:16]}.tw"
     if not kept.exists():
-        staged = kept.with_suffix(".partial")
-        shutil.copyfile(file, staged)
-        staged.replace(kept)
+        with replace_file(kept) as put, file.open("rb") as source:
+            offset = 0
+            while piece := source.read(_PIECE_BYTES):
+                put(offset, piece)
+                offset += len(piece)
     return f"{folder.name}/{kept.name}"

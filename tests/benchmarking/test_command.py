@@ -250,7 +250,7 @@ def test_a_kept_file_is_named_after_its_model_and_found_from_the_report(base: st
     (benchmark,) = json.loads(Path(base).read_text())["benchmarks"]
     kept = Path(base).parent / benchmark["extra_info"]["artifact"]
     assert kept.name == f"layer-{benchmark['extra_info']['digest'][:16]}.tw"
-    assert not list(kept.parent.glob("*.partial"))
+    assert [p.name for p in kept.parent.iterdir()] == [kept.name]
 
 
 @pytest.mark.parametrize(
@@ -420,6 +420,7 @@ def _new_first_always(interleave: Callable[..., list[Timing]]) -> Callable[..., 
         (["--threshold", "some"], "5% or 0.05"),
         (["--baseline", "missing.json"], "TW-E0830"),
         (["--json", "missing/report.json"], "TW-E0601"),
+        (["--json", "missing/report.json", "--keep-artifacts"], "TW-E0601"),
         (["--threads", "0"], "1..1024"),
     ],
 )
