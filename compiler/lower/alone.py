@@ -149,9 +149,9 @@ def _numbers(b: Buffer) -> tuple[int, ...]:
     """The shape of an operand whose data is known.
 
     Raises:
-        InternalError: it is symbolic (TW-E0913).
+        InternalError: it is symbolic (TW-E0906).
     """
     shape = tuple(d for d in b.shape if isinstance(d, int))
     if len(shape) != len(b.shape):
-        raise InternalError(f"operand {b.name} has a symbolic shape", code="TW-E0913")
+        raise InternalError(f"operand {b.name} has a symbolic shape", code="TW-E0906")
     return shape
