@@ -81,11 +81,11 @@ class Loaded:
         """Runs once.
 
         Raises:
-            InternalError: it reports a size outside its range (TW-E0936).
+            InternalError: it reports a size outside its range (TW-E0938).
         """
         status = self._native(next(self._next))
         if status:
-            raise InternalError(f"a candidate ended with status {status}", code="TW-E0936")
+            raise InternalError(f"a candidate ended with status {status}", code="TW-E0938")
 
     def outputs(self) -> tuple[np.ndarray, ...]:
         """What the last call wrote."""
