@@ -39,8 +39,8 @@ from ..tensor.winograd import LinearProgram, Matrix, linear_program
 Runner = Callable[[Func, Sequence["np.ndarray | int"]], None]
 """Runs a function of arrays and sizes on this machine; TargetError where it cannot."""
 
-LARGE_BYTES = 16 << 20
-"""Of mixed constants in all, from which on making code for it takes less time than NumPy."""
+LARGE_BYTES = 64 << 20
+"""Of constants mixed by one matrix, from which on making code for it takes less CPU than NumPy."""
 _LANES = 16
 
 
