@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tilewright.benchmarking.significance import (
@@ -21,6 +21,9 @@ from tilewright.benchmarking.significance import (
 
 stats = pytest.importorskip("scipy.stats")
 
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""On a busy machine anything may take seconds."""
+
 TIMES = st.lists(st.integers(1, 30).map(float), min_size=3, max_size=40)
 
 
@@ -30,7 +33,7 @@ def noisy(generator: np.random.Generator, count: int, factor: float = 1.0) -> np
     return times * np.where(generator.random(count) < 0.05, 2.0, 1.0)
 
 
-@settings(deadline=None)
+@PATIENT
 @given(TIMES, TIMES)
 def test_the_rank_test_is_that_of_scipy(ours: list[float], theirs: list[float]) -> None:
     if len({*ours, *theirs}) == 1:
@@ -40,7 +43,7 @@ def test_the_rank_test_is_that_of_scipy(ours: list[float], theirs: list[float]) 
     assert slower(ours, theirs) == pytest.approx(float(wanted), rel=1e-9, abs=1e-15)
 
 
-@settings(deadline=None)
+@PATIENT
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_probabilities_are_raised_as_by_holm(probabilities: list[float]) -> None:
     raised = holm(probabilities)
@@ -95,7 +98,7 @@ def test_a_long_sample_is_resampled_in_parts() -> None:
     assert found.half_width < 0.05
 
 
-@settings(deadline=None)
+@PATIENT
 @given(st.integers(0, 50), st.integers(1, 300))
 def test_the_bound_of_a_rate_is_wilsons(events: int, trials: int) -> None:
     events = min(events, trials)
