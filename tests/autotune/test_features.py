@@ -10,9 +10,19 @@ import pytest
 from tilewright import dtype as dt
 from tilewright.autotune.features import NAMES, features
 from tilewright.lower.alone import lower_alone
-from tilewright.schedule.recipes.choices import Choices
 from tilewright.tensor.compute import ComputeGroup
-from tilewright.tensor.ir import Buffer, For, Func, Store, Var, symbol
+from tilewright.tensor.ir import (
+    Buffer,
+    Const,
+    For,
+    Func,
+    Prefetch,
+    Select,
+    Store,
+    Var,
+    lt,
+    symbol,
+)
 
 from ..schedule.groups import AVX512, add, attention, conv, matmul, max_pool, softmax
 from .groups import WEIGHTS
@@ -77,6 +87,14 @@ def test_sizes_of_symbols_count() -> None:
 
 
 def test_prefetches_and_guards_are_counted() -> None:
-    assert look(matmul(64, 64, 256), {"prefetch": 6144})["prefetches"] > 0
-    assert look(matmul(64, 64, 256), {"prefetch": 0})["prefetches"] == 0
-    assert Choices().given == {}
+    i, x, y = Var("i"), Buffer("x", dt.f32, (64,)), Buffer("y", dt.f32, (64,))
+    plain = Store(y, (i,), x[i] + 1.0)
+    guarded = Store(y, (i,), Select(lt(i, 60), x[i], Const(0.0, dt.f32)) + 1.0)
+    one, two = (
+        dict(
+            zip(NAMES, features([Func("f", (x, y), (For(i, 64, body),))], AVX512, {}), strict=True)
+        )
+        for body in ((plain,), (Prefetch(x, (i + 8,)), guarded))
+    )
+    assert one["prefetches"] == one["guards"] == 0
+    assert two["prefetches"] == two["guards"] == pytest.approx(math.log2(65))
