@@ -91,10 +91,11 @@ def test_prefetches_and_guards_are_counted() -> None:
     plain = Store(y, (i,), x[i] + 1.0)
     guarded = Store(y, (i,), Select(lt(i, 60), x[i], Const(0.0, dt.f32)) + 1.0)
     one, two = (
-        dict(
-            zip(NAMES, features([Func("f", (x, y), (For(i, 64, body),))], AVX512, {}), strict=True)
+        dict(zip(NAMES, features([func], AVX512, {}), strict=True))
+        for func in (
+            Func("f", (x, y), (For(i, 64, body),))
+            for body in ((plain,), (Prefetch(x, (i + 8,)), guarded))
         )
-        for body in ((plain,), (Prefetch(x, (i + 8,)), guarded))
     )
     assert one["prefetches"] == one["guards"] == 0
     assert two["prefetches"] == two["guards"] == pytest.approx(math.log2(65))
