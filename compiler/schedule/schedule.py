@@ -98,10 +98,10 @@ class Schedule:
             name: of the packed operand.
         """
         load = self._load_of(load) if isinstance(load, str) else load
-        dims = [d if isinstance(d, PackDim) else self._dim_of(*d) for d in dims]
-        self.func, packing = pack(self.func, load, dims, name)
+        packed = [d if isinstance(d, PackDim) else self._dim_of(*d) for d in dims]
+        self.func, packing = pack(self.func, load, packed, name)
         self.packings.append(packing)
-        layout = tuple((d.var.name, d.factor) for d in dims)
+        layout = tuple((d.var.name, d.factor) for d in packed)
         self.steps.append(("pack", (load.buffer.name, layout, name)))
         return self
 
