@@ -129,7 +129,7 @@ class _Writer:
             self.v = Buffer("v", dt.f32, (self.blocks, *block))
         else:
             self.v = Buffer("v", dt.f32, block, "local")
-        self.p = Buffer("p", dt.f32, (*cube, plan.block, plan.nr), "local")
+        self.p = Buffer("products", dt.f32, (*cube, plan.block, plan.nr), "local")
         self.block, self.panel, self.first = Var("block"), Var("panel"), Var("first")
         self.ranges: Ranges = {
             self._at(a): (0, dim(as_expr(n) - 1))

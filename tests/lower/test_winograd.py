@@ -21,6 +21,8 @@ from tilewright.lower.winograd import Plan
 from tilewright.lower.winograd_plan import plan_winograd
 from tilewright.target import Target, Threads
 from tilewright.tensor.ir import Dim, symbol
+from tilewright.tensor.parse import parse_func
+from tilewright.tensor.text import text
 
 from .bodies import TARGET, body, f32, random_inputs, run_code
 
@@ -68,6 +70,7 @@ def worst(graph: Graph, plan: Plan, monkeypatch: pytest.MonkeyPatch, **sizes: in
     code = KernelTable(TARGET).code(graph, fixed)
     assert len(code.kernels) == 1 + plan.by_panels
     assert all(k.recipe.startswith("winograd") for k in code.kernels)
+    assert all(parse_func(text(k.func)) == k.func for k in code.kernels)
     arrays = random_inputs(graph, sizes)
     found = run_code(code, graph, arrays, sizes)
     exact = interpret_graph(double(graph), {k: v.astype(np.float64) for k, v in arrays.items()})
