@@ -44,6 +44,7 @@ EACH = 16
 LONG = 0.5
 """Seconds of a call beyond which it is made three times and no more."""
 TOLERANCE = 2e-3
+COLUMNS = ("untuned", "tuned", "TVM untuned", "TVM tuned")
 QUICK = "import inspect\ninspect.getmodule = lambda *_, **__: None\n"
 """Spares each process of TVM a minute: what it parses at import asks where each frame is from."""
 
@@ -211,7 +212,7 @@ def largest_difference(ours: tuple[Any, ...], theirs: Any) -> float:
 def report(
     name: str, found: Mapping[str, Timed], difference: float, tried: tuple[int, int]
 ) -> None:
-    shown = "".join(f"{found[n].shown():>18}" for n in found)
+    shown = "".join(f"{found[n].shown():>18}" for n in COLUMNS)
     before, after = (median(found[n].calls) for n in ("untuned", "tuned"))
     theirs_before, theirs_after = (median(found[f"TVM {n}"].calls) for n in ("untuned", "tuned"))
     pairs = list(zip(found["TVM tuned"].blocks, found["tuned"].blocks, strict=False))
@@ -235,8 +236,7 @@ def main() -> int:
         if find_spec("tvm") is None:
             parser.error("TVM is not installed; give --tvm-python (see --help)")
         given.tvm_python = sys.executable
-    names = ("untuned", "tuned", "TVM untuned", "TVM tuned")
-    head = "".join(f"{n + ' ms':>18}" for n in names)
+    head = "".join(f"{n + ' ms':>18}" for n in COLUMNS)
     print(f"{'':20}{head}{'gain':>7}{'TVM gain':>9}{'TVM/ours':>10}", flush=True)
     for model in given.models:
         with tempfile.TemporaryDirectory() as folder:

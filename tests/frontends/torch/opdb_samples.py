@@ -80,7 +80,14 @@ class _Samples:
 def _copied(sample: Any) -> tuple[list[Any], Any]:
     leaves, spec = pytree.tree_flatten(((sample.input, *sample.args), dict(sample.kwargs)))
     memory: dict[int, Any] = {}  # views of one another stay such
-    return [deepcopy(x, memory) if isinstance(x, torch.Tensor) else x for x in leaves], spec
+
+    def copied(x: Any) -> Any:
+        if not isinstance(x, torch.Tensor):
+            return x
+        # Sparse ones have no storage that could be shared.
+        return deepcopy(x, memory) if x.layout is torch.strided else x.clone()
+
+    return [copied(x) for x in leaves], spec
 
 
 @cache

@@ -70,7 +70,7 @@ def test_run_checks_a_saved_program_against_numpy(
 
 
 def test_bench_measures_a_saved_program(layer: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command("bench", layer, "--seconds", "0.05") == 0
+    assert command("bench", layer, "--time-budget", "0.05") == 0
     assert "tilewright" in capsys.readouterr().out
 
 
