@@ -2,13 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 
-from ..tensor.ir import Block, Expr, For, Func, Prefetch, Var, as_expr
+from ..tensor.ir import Block, Expr, For, Func, Load, Prefetch, Stmt, Var, as_expr
 from ..tensor.simplify import dim, substitute, symbols
 from ..tensor.walk import block_loads
 from .loops import rename_loops
-from .nest import edit_loop, fail, find_loop, loops, substitute_block
+from .nest import edit_loop, fail, find_loop, loops, stores, substitute_block
+
+
+def prefetch(func: Func, loop: str, buffer: str, distance: int) -> Func:
+    """Hints, in each iteration of a loop, at what its body reads ``distance`` iterations later.
+
+    A buffer that the body only writes is asked for where it will be written.
+
+    Before:
+        for k in serial(64):
+            for j in vector(16):
+                B[k, j] = A[k, j]
+    After ``prefetch("k", "A", 8)``:
+        for k in serial(64):
+            for j_ahead in vector(16):
+                prefetch(A[k + 8, j_ahead])
+            for j in vector(16):
+                B[k, j] = A[k, j]
+
+    Raises:
+        ScheduleError: the loop does not read the buffer, or reads it in several ways.
+    """
+    step = f"prefetch({loop!r}, {buffer!r})"
+    found = find_loop(func, loop, step)
+    reads = {x for x in block_loads(found.body) if x.buffer.name == buffer}
+    reads = reads or {
+        Load(x.buffer, x.indices) for x in stores(found.body) if x.buffer.name == buffer
+    }
+    load = _only(reads, func, buffer, step)
+    used = _varying(load, found, func, step)
+    inner = [x for x in loops(found.body) if x.var in used]
+    ahead: dict[Expr, Expr] = {x.var: Var(f"{x.var.name}_ahead") for x in inner}
+    ahead[found.var] = found.var + distance
+    hint = _over(
+        inner, ahead, Prefetch(load.buffer, tuple(substitute(i, ahead) for i in load.indices))
+    )
+
+    def edit(it: For) -> Block:
+        return (For(it.var, it.extent, (*hint, *it.body), it.kind, it.start),)
+
+    return edit_loop(func, loop, edit, step)
 
 
 def prefetch_panel(
@@ -42,12 +82,8 @@ def prefetch_panel(
     found = find_loop(func, loop, step)
     around = find_loop(func, outer, step).var
     reads = {x for x in block_loads(found.body) if x.buffer.name == buffer}
-    if len(reads) != 1:
-        raise fail(step, func, f"{buffer!r} is read in {len(reads)} ways")
-    (load,) = reads
-    used = {v for i in load.indices for v in symbols(i)}
-    if found.var not in used:
-        raise fail(step, func, f"what is read of {buffer!r} does not vary with the loop")
+    load = _only(reads, func, buffer, step)
+    used = _varying(load, found, func, step)
     piece = turns * rows
     if found.start != 0 or not isinstance(found.extent, int) or found.extent < piece:
         raise fail(step, func, f"the loop has no constant extent of {piece} or more")
@@ -58,11 +94,7 @@ def prefetch_panel(
     ahead[found.var] = vn + vo * rows + around % turns * (count * rows)
     indices = [substitute(i, ahead) for i in load.indices]
     indices[position] = indices[position] + 1
-    hint: Block = (Prefetch(load.buffer, tuple(indices)),)
-    for x in reversed(inner):
-        var = ahead[x.var]
-        assert isinstance(var, Var)
-        hint = (For(var, x.extent, hint, x.kind, x.start),)
+    hint = _over(inner, ahead, Prefetch(load.buffer, tuple(indices)))
     hint = (For(vn, rows, hint, "unroll"),)
 
     def at(place: Expr, v: Var, extent: int, body: Block) -> For:
@@ -109,9 +141,7 @@ def prefetch_rows(
     found = find_loop(func, loop, step)
     later = find_loop(func, outer, step).var
     reads = {x for x in block_loads(found.body) if x.buffer.name == buffer}
-    if len(reads) != 1:
-        raise fail(step, func, f"{buffer!r} is read in {len(reads)} ways")
-    (load,) = reads
+    load = _only(reads, func, buffer, step)
     if found.start != 0 or not isinstance(found.extent, int) or found.extent % line:
         raise fail(step, func, f"the extent of the loop is no multiple of {line}")
     vo, vi = Var(f"{loop}_o"), Var(f"{loop}_i")
@@ -120,11 +150,9 @@ def prefetch_rows(
     then: dict[Expr, Expr] = {x.var: as_expr(x.start) for x in inner}
     then |= {x.var: Var(f"{x.var.name}_later") for x in rows}
     then |= {found.var: vo * line, later: later + distance}
-    hint: Block = (Prefetch(load.buffer, tuple(substitute(i, then) for i in load.indices)),)
-    for x in reversed(rows):
-        var = then[x.var]
-        assert isinstance(var, Var)
-        hint = (For(var, x.extent, hint, x.kind, x.start),)
+    hint = _over(
+        rows, then, Prefetch(load.buffer, tuple(substitute(i, then) for i in load.indices))
+    )
 
     def edit(it: For) -> Block:
         body = substitute_block(it.body, {found.var: vo * line + vi})
@@ -132,3 +160,29 @@ def prefetch_rows(
         return (For(vo, it.extent // line, (*hint, piece), it.kind),)
 
     return edit_loop(func, loop, edit, step)
+
+
+def _only(reads: Set[Load], func: Func, buffer: str, step: str) -> Load:
+    """The one way in which a buffer is read."""
+    if len(reads) != 1:
+        raise fail(step, func, f"{buffer!r} is read in {len(reads)} ways")
+    (load,) = reads
+    return load
+
+
+def _varying(load: Load, loop: For, func: Func, step: str) -> Set[Var]:
+    """The variables that an access goes by, of which the loop's must be one."""
+    used = {v for i in load.indices for v in symbols(i)}
+    if loop.var not in used:
+        raise fail(step, func, f"what is read of {load.buffer.name!r} does not vary with the loop")
+    return used
+
+
+def _over(around: Sequence[For], renamed: Mapping[Expr, Expr], hint: Stmt) -> Block:
+    """A hint in loops like those around what is read, under their new names."""
+    nest: Block = (hint,)
+    for x in reversed(around):
+        var = renamed[x.var]
+        assert isinstance(var, Var)
+        nest = (For(var, x.extent, nest, x.kind, x.start),)
+    return nest

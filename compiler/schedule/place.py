@@ -19,7 +19,6 @@ from ..tensor.ir import (
     Func,
     If,
     Load,
-    Prefetch,
     Scope,
     Select,
     Stmt,
@@ -98,6 +97,12 @@ def replace_buffer(func: Func, old: Buffer, new: Buffer) -> Func:
     return Func(func.name, params, body)
 
 
+def resize(func: Func, old: Buffer, position: int, extent: Expr) -> Func:
+    """Gives one dim of a temporary another extent."""
+    shape = (*old.shape[:position], dim(extent), *old.shape[position + 1 :])
+    return replace_buffer(func, old, Buffer(old.name, old.dtype, shape, old.scope))
+
+
 def align_dim(func: Func, buffer: str, position: int, multiple: int) -> Func:
     """Rounds a dim of a temporary up to a multiple; what is added is not used.
 
@@ -118,9 +123,7 @@ def align_dim(func: Func, buffer: str, position: int, multiple: int) -> Func:
         ScheduleError: no temporary of that name is declared.
     """
     old = declared(func, buffer, f"align_dim({buffer!r}, {position})")
-    rounded = dim(as_expr(ceildiv(old.shape[position], multiple)) * multiple)
-    shape = (*old.shape[:position], rounded, *old.shape[position + 1 :])
-    return replace_buffer(func, old, Buffer(old.name, old.dtype, shape, old.scope))
+    return resize(func, old, position, as_expr(ceildiv(old.shape[position], multiple)) * multiple)
 
 
 @dataclass(frozen=True, slots=True)
@@ -481,52 +484,6 @@ def rfactor(func: Func, loop: str, lanes: int, name: str) -> Func:
         last = Store(store.buffer, store.indices, Binary(value.op, own, partial[vr]))
         body.append(For(vr, lanes, (last,), "vector"))
         return tuple(body)
-
-    return edit_loop(func, loop, edit, step)
-
-
-def prefetch(func: Func, loop: str, buffer: str, distance: int) -> Func:
-    """Hints, in each iteration of a loop, at what its body reads ``distance`` iterations later.
-
-    A buffer that the body only writes is asked for where it will be written.
-
-    Before:
-        for k in serial(64):
-            for j in vector(16):
-                B[k, j] = A[k, j]
-    After ``prefetch("k", "A", 8)``:
-        for k in serial(64):
-            for j_ahead in vector(16):
-                prefetch(A[k + 8, j_ahead])
-            for j in vector(16):
-                B[k, j] = A[k, j]
-
-    Raises:
-        ScheduleError: the loop does not read the buffer, or reads it in several ways.
-    """
-    step = f"prefetch({loop!r}, {buffer!r})"
-    found = find_loop(func, loop, step)
-    reads = {x for x in block_loads(found.body) if x.buffer.name == buffer}
-    reads = reads or {
-        Load(x.buffer, x.indices) for x in stores(found.body) if x.buffer.name == buffer
-    }
-    if len(reads) != 1:
-        raise fail(step, func, f"{buffer!r} is read in {len(reads)} ways")
-    (load,) = reads
-    used = {v for i in load.indices for v in symbols(i)}
-    if found.var not in used:
-        raise fail(step, func, f"what is read of {buffer!r} does not vary with the loop")
-    inner = [x for x in loops(found.body) if x.var in used]
-    ahead: dict[Expr, Expr] = {x.var: Var(f"{x.var.name}_ahead") for x in inner}
-    ahead[found.var] = found.var + distance
-    hint: Block = (Prefetch(load.buffer, tuple(substitute(i, ahead) for i in load.indices)),)
-    for x in reversed(inner):
-        var = ahead[x.var]
-        assert isinstance(var, Var)
-        hint = (For(var, x.extent, hint, x.kind, x.start),)
-
-    def edit(it: For) -> Block:
-        return (For(it.var, it.extent, (*hint, *it.body), it.kind, it.start),)
 
     return edit_loop(func, loop, edit, step)
 

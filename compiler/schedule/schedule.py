@@ -9,7 +9,7 @@ from functools import partial
 
 from ..tensor.ir import Func, Load
 from ..tensor.walk import block_loads
-from .ahead import prefetch_panel, prefetch_rows
+from .ahead import prefetch, prefetch_panel, prefetch_rows
 from .barriers import place_barriers
 from .exchange import combine, combine_columns, on_one_thread
 from .factors import drop_guards, level_guards, stage, widen
@@ -19,7 +19,7 @@ from .loops import fuse, peel, reorder, set_kind, specialise, split, tighten
 from .nest import fail, find_loop, loops, simplify_func
 from .online import online
 from .pack import PackDim, Packing, pack
-from .place import align_dim, compute_at, prefetch, rfactor, set_scope
+from .place import align_dim, compute_at, rfactor, set_scope
 from .stage import cache_read, interleave, pad_dim, spread
 from .tensorize import merge_dims, pipeline, tensorize
 

@@ -28,7 +28,7 @@ from ..tensor.ir import (
 from ..tensor.simplify import dim, prove, simplify
 from ..tensor.walk import block_loads, loads, map_block, rewrite_block, substitute
 from .nest import edit_loop, fail, find_loop, loop_range, loops
-from .place import declared, ranges_to, region_of, replace_buffer
+from .place import declared, ranges_to, region_of, resize
 
 
 def cache_read(func: Func, buffer: str, loop: str, name: str, scope: Scope = "shared") -> Func:
@@ -204,8 +204,7 @@ def pad_dim(func: Func, buffer: str, position: int, by: int) -> Func:
         ScheduleError: no temporary of that name is declared.
     """
     old = declared(func, buffer, f"pad_dim({buffer!r}, {position}, {by})")
-    shape = [dim(as_expr(d) + by) if k == position else d for k, d in enumerate(old.shape)]
-    return replace_buffer(func, old, Buffer(old.name, old.dtype, tuple(shape), old.scope))
+    return resize(func, old, position, as_expr(old.shape[position]) + by)
 
 
 def relayout(

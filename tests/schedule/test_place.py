@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from tilewright import dtype as dt
 from tilewright.errors import ScheduleError
 from tilewright.lower.pack import pack_array
+from tilewright.schedule.ahead import prefetch
 from tilewright.schedule.loops import Tail, split
 from tilewright.schedule.nest import loops, simplify_func
 from tilewright.schedule.pack import PackDim, pack
-from tilewright.schedule.place import compute_at, identity, prefetch, rfactor, set_scope
+from tilewright.schedule.place import compute_at, identity, rfactor, set_scope
 from tilewright.tensor.evaluate import binary_value
 from tilewright.tensor.interpret import interpret
 from tilewright.tensor.ir import Buffer, Func, Load
