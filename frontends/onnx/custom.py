@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import onnx
 
-from tilewright.graph.ir import Attr, Value
+from tilewright.graph.ir import Value
 
+from ..kernel import Kernel
 from .context import Context
 from .node import GapError, NodeView
-
-
-class Kernel(Protocol):
-    """What takes the place of an operator: an ``Operation`` of tilewright.kernels."""
-
-    name: str
-    operands: tuple[str, ...]
-    statics: Mapping[str, type]
-    defaults: Mapping[str, Any]
-
-    def node(self, statics: Mapping[str, Any]) -> tuple[str, dict[str, Attr]]:
-        """The operator and attributes of a node that computes it."""
 
 
 def convert_kernel(ctx: Context, node: NodeView, kernel: Kernel) -> tuple[Value, ...]:

@@ -17,8 +17,9 @@ from tilewright.graph.ir import Graph, Node, TensorType, Value
 from tilewright.ops import OpError
 from tilewright.tensor.ir import Dim, Expr, Var
 
+from ..kernel import Kernel
 from .context import Context
-from .custom import Kernel, convert_kernel
+from .custom import convert_kernel
 from .equal import DimsDifferError
 from .node import GapError, NodeView, type_name
 from .order import in_order

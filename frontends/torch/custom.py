@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import torch
 
 from tilewright.errors import Gap, OptionError, UnsupportedError
-from tilewright.graph.ir import Attr, Value
+from tilewright.graph.ir import Value
 from tilewright.ops.kernel import group_of
 from tilewright.tensor.compute import ComputeGroup
 from tilewright.tensor.ir import Binary, Const, Dim, Var
 from tilewright.tensor.solve import sources
 
+from ..kernel import Kernel
 from .context import Context, Converter
 from .types import TO_TORCH
 
@@ -24,21 +25,6 @@ _OPERATORS: Mapping[str, Callable[[Any, Any], Any]] = {
     "floordiv": operator.floordiv, "mod": operator.mod, "min": torch.sym_min,
     "max": torch.sym_max,
 }  # fmt: skip
-
-
-class Kernel(Protocol):
-    """What is registered: an ``Operation`` of tilewright.kernels."""
-
-    name: str
-    operands: tuple[str, ...]
-    statics: Mapping[str, type]
-    defaults: Mapping[str, Any]
-
-    def node(self, statics: Mapping[str, Any]) -> tuple[str, dict[str, Attr]]:
-        """The operator and attributes of a node that computes it."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Computes it."""
 
 
 REGISTERED: dict[str, Kernel] = {}
