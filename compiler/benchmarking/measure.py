@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 import numpy as np
@@ -50,6 +51,8 @@ class Timing:
 
 
 Clock = Callable[[], float]
+Block = Callable[[int], list[float]]
+"""Makes one call that is not timed, then so many that are; returns their seconds."""
 Enough = Callable[[Sequence[Sequence[float]]], bool]
 """Whether the blocks so far, of each contender, say enough."""
 
@@ -63,21 +66,40 @@ def interleave(
     block_seconds: float = BLOCK_SECONDS,
     clock: Clock | None = None,
 ) -> list[Timing]:
+    """Times functions of this process in turns.
+
+    Args:
+        contenders: what to call.
+        seconds, enough, earliest, block_seconds: as for ``take_turns``.
+        clock: what times calls; by default it runs on whatever the calls do, as on a wall.
+    """
+    blocks = [partial(_block, c, clock or time.perf_counter) for c in contenders]
+    return take_turns(
+        blocks, seconds, enough=enough, earliest=earliest, block_seconds=block_seconds
+    )
+
+
+def take_turns(
+    contenders: Sequence[Block],
+    seconds: float,
+    *,
+    enough: Enough | None = None,
+    earliest: int = LEAST_ROUNDS,
+    block_seconds: float = BLOCK_SECONDS,
+) -> list[Timing]:
     """Times contenders in turns.
 
     Each round gives every contender one block of calls: the first is not timed, since it finds
     caches and cores as the one before left them.
 
     Args:
-        contenders: what to call.
+        contenders: what makes and times a block of calls.
         seconds: how long to go on at most, for all together; LEAST_ROUNDS are made in any case.
         enough: asked now and then whether to stop before that.
         earliest: after how many rounds it is asked for the first time.
         block_seconds: how long a block is to take; it is one call at least.
-        clock: what times calls; by default it runs on whatever the calls do, as on a wall.
     """
-    clock = clock or time.perf_counter
-    counts = [_calls_in_block(c, block_seconds, clock) for c in contenders]
+    counts = [_calls_in_block(c, block_seconds) for c in contenders]
     calls: list[list[float]] = [[] for _ in contenders]
     blocks: list[list[float]] = [[] for _ in contenders]
     end = time.perf_counter() + seconds
@@ -89,20 +111,20 @@ def interleave(
             asked = int(rounds * _GROWTH) + 1
         order = range(len(contenders))
         for i in order if rounds % 2 == 0 else reversed(order):
-            block = _block(contenders[i], counts[i], clock)
+            block = contenders[i](counts[i])
             calls[i] += block
             blocks[i].append(median(block))
         rounds += 1
     return [Timing(tuple(c), tuple(b)) for c, b in zip(calls, blocks, strict=True)]
 
 
-def _calls_in_block(call: Callable[[], object], seconds: float, clock: Clock) -> int:
-    call()
-    once = min(_block(call, 2, clock))
+def _calls_in_block(contender: Block, seconds: float) -> int:
+    contender(1)
+    once = min(contender(1))
     return max(1, min(_MOST_IN_BLOCK, round(seconds / max(once, 1e-9))))
 
 
-def _block(call: Callable[[], object], count: int, clock: Clock) -> list[float]:
+def _block(call: Callable[[], object], clock: Clock, count: int) -> list[float]:
     call()
     times = []
     for _ in range(count):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from tilewright.graph.ir import Graph, Node
 from tilewright.tensor.ir import Dim
@@ -17,14 +17,32 @@ def count_flops(graph: Graph, sizes: Mapping[str, int]) -> int:
         graph: as imported, before any rewriting: all compilers are counted alike.
         sizes: the value of every symbol.
     """
-    total = 0
+    return sum(times * _node_flops(node, sizes) for node, times in _runs(graph, sizes))
+
+
+def share_of_convolutions(graph: Graph, sizes: Mapping[str, int], kernel: tuple[int, ...]) -> float:
+    """The part of a model's operations that are in dense convolutions with a kernel of that size.
+
+    Args:
+        graph, sizes: as for ``count_flops``; there must be operations to count.
+        kernel: the sizes of the window.
+    """
+    found = sum(
+        times * _node_flops(node, sizes)
+        for node, times in _runs(graph, sizes)
+        if node.op == "conv" and node.attrs["groups"] == 1 and node.inputs[1].shape[:-2] == kernel
+    )
+    return found / count_flops(graph, sizes)
+
+
+def _runs(graph: Graph, sizes: Mapping[str, int]) -> Iterator[tuple[Node, int]]:
+    """The nodes of a model and of the graphs inside them, each with how often it runs."""
     pending: list[tuple[Graph, int]] = [(graph, 1)]
     while pending:
         body, times = pending.pop()
         for node in body.nodes:
-            total += times * _node_flops(node, sizes)
+            yield node, times
             pending += [(b, times * n) for b, n in _bodies(node, sizes)]
-    return total
 
 
 def _node_flops(node: Node, sizes: Mapping[str, int]) -> int:
