@@ -1,4 +1,9 @@
-"""Contractions: matmul, conv."""
+"""Contractions: matmul, conv.
+
+Both keep the sums of 16-bit floats in f32, and round them at the end. Under ``wide`` they do not
+round: the result is of the type that the sums are kept in, so that what follows (a bias, an
+activation) is computed before the one rounding.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +37,7 @@ from .op import (
     OpError,
     Sample,
     Types,
+    bool_attr,
     broadcast_shapes,
     dim_text,
     dims_attr,
@@ -51,6 +57,10 @@ def _product(a: Expr, b: Expr, wide: DType) -> Expr:
     if a.dtype is wide:
         return a * b
     return Cast(a, wide) * Cast(b, wide)
+
+
+def _result_type(dtype: DType, attrs: Attrs) -> DType:
+    return accumulator(dtype) if bool_attr(attrs, "wide") else dtype
 
 
 def _narrowed(total: Expr, dtype: DType) -> Expr:
@@ -73,13 +83,15 @@ def _matmul_infer(types: Types, attrs: Attrs) -> Types:
             f"inner dims of {both} differ: {dim_text(a.shape[-1])} against {dim_text(b.shape[-2])}"
         )
     batch = broadcast_shapes((a.shape[:-2], b.shape[:-2]))
-    return (TensorType(a.dtype, (*batch, a.shape[-2], b.shape[-1])),)
+    dtype = _result_type(a.dtype, attrs)
+    return (TensorType(dtype, (*batch, a.shape[-2], b.shape[-1])),)
 
 
 def _matmul_reference(inputs: Sequence[np.ndarray], attrs: Attrs) -> Arrays:
     a, b = inputs
     with np.errstate(over="ignore", invalid="ignore"):
-        return (np.matmul(widened(a), widened(b)).astype(a.dtype, copy=False),)
+        total = np.matmul(widened(a), widened(b))
+        return (total if bool_attr(attrs, "wide") else total.astype(a.dtype, copy=False),)
 
 
 def _matmul_compute(inputs: Buffers, outputs: Buffers, attrs: Attrs) -> tuple[Compute, ...]:
@@ -106,13 +118,20 @@ def _matmul_samples() -> Sequence[Sample]:
     rng = np.random.default_rng(4)
     samples = []
 
-    def add(a: tuple[int, ...], b: tuple[int, ...], note: str, dtype: DType = dt.f32) -> None:
+    def add(
+        a: tuple[int, ...],
+        b: tuple[int, ...],
+        note: str,
+        dtype: DType = dt.f32,
+        wide: bool = False,
+    ) -> None:
         x, y = rng.standard_normal(a), rng.standard_normal(b)
         if not dtype.is_float:
             x, y = np.round(x * 40), np.round(y * 40)
         if not dtype.is_signed:
             x, y = abs(x), abs(y)
-        samples.append(Sample((x.astype(dtype.numpy), y.astype(dtype.numpy)), {}, note))
+        arrays = x.astype(dtype.numpy), y.astype(dtype.numpy)
+        samples.append(Sample(arrays, {"wide": wide}, note))
 
     add((4, 5), (5, 6), "plain")
     add((1, 1), (1, 1), "smallest")
@@ -130,8 +149,10 @@ def _matmul_samples() -> Sequence[Sample]:
     add((2, 3, 4, 5), (3, 5, 6), "right with fewer batch dims")
     for dtype in (dt.f64, dt.f16, dt.bf16, dt.i32, dt.i64, dt.i8, dt.u8):
         add((7, 40), (40, 9), dtype.name, dtype)
+        add((3, 70, 40), (40, 65), f"{dtype.name}, wide", dtype, wide=True)
     with_nan = np.array([[np.nan, 1.0], [0.0, np.inf]], np.float32)
-    samples.append(Sample((with_nan, np.eye(2, dtype=np.float32)), {}, "nan and infinity"))
+    given = with_nan, np.eye(2, dtype=np.float32)
+    samples.append(Sample(given, {"wide": False}, "nan and infinity"))
     return samples
 
 
@@ -174,7 +195,8 @@ def _conv_infer(types: Types, attrs: Attrs) -> Types:
     slides = _conv_slides(x.shape, w.shape, attrs)
     for d, slide in enumerate(slides):
         slide.check(f"spatial axis {d} of {both}")
-    return (TensorType(x.dtype, (x.shape[0], *(s.positions() for s in slides), outputs)),)
+    spatial = tuple(s.positions() for s in slides)
+    return (TensorType(_result_type(x.dtype, attrs), (x.shape[0], *spatial, outputs)),)
 
 
 def _conv_reference(inputs: Sequence[np.ndarray], attrs: Attrs) -> Arrays:
@@ -197,7 +219,7 @@ def _conv_reference(inputs: Sequence[np.ndarray], attrs: Attrs) -> Arrays:
                 continue
             parts = kernel[taps].reshape(inner, groups, outer // groups)
             total += np.einsum("...gc,cgo->...go", seen, parts).reshape(total.shape)
-    return (total.astype(x.dtype, copy=False),)
+    return (total if bool_attr(attrs, "wide") else total.astype(x.dtype, copy=False),)
 
 
 def _conv_compute(inputs: Buffers, outputs: Buffers, attrs: Attrs) -> tuple[Compute, ...]:
@@ -250,6 +272,7 @@ def _conv_samples() -> Sequence[Sample]:
         given: Mapping[str, tuple[int, ...]] | None = None,
         groups: int = 1,
         dtype: DType = dt.f32,
+        wide: bool = False,
     ) -> None:
         a, b = rng.standard_normal(x), rng.standard_normal(w)
         if not dtype.is_float:
@@ -262,6 +285,7 @@ def _conv_samples() -> Sequence[Sample]:
             "dilations": ones,
             **(given or {}),
             "groups": groups,
+            "wide": wide,
         }
         samples.append(Sample((a.astype(dtype.numpy), b.astype(dtype.numpy)), attrs, note))
 
@@ -275,6 +299,7 @@ def _conv_samples() -> Sequence[Sample]:
     add((1, 7, 6, 3), (3, 2, 3, 4), "asymmetric padding", uneven)
     dilated = {"dilations": (2, 3), "lo": (2, 3), "hi": (1, 3)}
     add((1, 9, 9, 2), (3, 3, 2, 3), "dilated", dilated)
+    add((1, 9, 8, 2), (3, 2, 2, 3), "edges left out", {"lo": (-1, 1), "hi": (1, -2)})
     add((2, 4, 5, 16), (1, 1, 16, 24), "1x1")
     add((1, 5, 5, 6), (1, 1, 6, 4), "1x1 stride 2", halve)
     add((1, 4, 4, 3), (1, 1, 3, 2), "1x1 padded", same)
@@ -294,6 +319,8 @@ def _conv_samples() -> Sequence[Sample]:
     add((0, 5, 5, 2), (3, 3, 2, 2), "no batch")
     for dtype in (dt.f64, dt.f16, dt.bf16, dt.i32):
         add((1, 5, 5, 6), (3, 3, 6, 4), dtype.name, same, dtype=dtype)
+        add((1, 20, 20, 8), (3, 3, 8, 20), f"{dtype.name}, wide", same, dtype=dtype, wide=True)
+        add((1, 7, 7, 19), (3, 3, 1, 19), f"depthwise {dtype.name}, wide", same, 19, dtype, True)
     return samples
 
 
@@ -304,23 +331,25 @@ LINEAR: dict[str, Op] = {
             name="matmul",
             kind="contraction",
             summary="c[..., m, n] = sum of a[..., m, k] * b[..., k, n]; leading dims broadcast.",
-            attrs=(),
+            attrs=("wide",),
             infer=_matmul_infer,
             reference=_matmul_reference,
             compute=_matmul_compute,
             loops=None,
             samples=_matmul_samples,
+            defaults={"wide": False},
         ),
         Op(
             name="conv",
             kind="contraction",
             summary="y[n, o, c] = sum of x[n, o*stride - lo + k*dilation, ci] * w[k, ci, c].",
-            attrs=("strides", "lo", "hi", "dilations", "groups"),
+            attrs=("strides", "lo", "hi", "dilations", "groups", "wide"),
             infer=_conv_infer,
             reference=_conv_reference,
             compute=_conv_compute,
             loops=None,
             samples=_conv_samples,
+            defaults={"wide": False},
         ),
     )
 }

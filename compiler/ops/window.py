@@ -53,7 +53,7 @@ class Slide:
         extent: the dim that it slides along.
         size: taps of the window, at least 1.
         stride, dilation: elements between positions, and between taps; at least 1.
-        lo, hi: padding before and after, at least 0.
+        lo, hi: padding before and after; below 0, so many elements are left out instead.
     """
 
     extent: Dim
@@ -76,8 +76,6 @@ class Slide:
                 f"{where}: stride and dilation must be 1 or more,"
                 f" got {self.stride} and {self.dilation}"
             )
-        if any(isinstance(p, int) and p < 0 for p in (self.lo, self.hi)):
-            raise OpError(f"{where}: padding must be 0 or more, got {self.lo} and {self.hi}")
         room = self._room()
         if isinstance(room, int) and room < 0 and self.size != 1:
             raise OpError(
@@ -104,8 +102,8 @@ class Slide:
 
     def guards(self, index: Expr) -> list[Expr]:
         """What holds where an index is in bounds; nothing for a side that is not padded."""
-        guards = [] if self.lo == 0 else [le(0, index)]
-        return guards if self.hi == 0 else [*guards, lt(index, as_expr(self.extent))]
+        guards = [le(0, index)] if _may_pad(self.lo) else []
+        return [*guards, lt(index, as_expr(self.extent))] if _may_pad(self.hi) else guards
 
     def tap_axis(self, name: str) -> Axis | None:
         """The axis of the window's taps, or None for a window of one."""
@@ -117,6 +115,11 @@ class Slide:
         return slice(start, start + (count - 1) * self.stride + 1 if count else start, self.stride)
 
 
+def _may_pad(amount: Dim) -> bool:
+    """Whether there may be padding on a side."""
+    return not isinstance(amount, int) or amount > 0
+
+
 def spatial_names(prefix: str, count: int) -> list[str]:
     """Names for spatial axes: w; h, w; d, h, w; numbers beyond three, after the prefix."""
     letters = "dhw"[-count:] if 0 < count <= 3 else map(str, range(count))
@@ -124,8 +127,10 @@ def spatial_names(prefix: str, count: int) -> list[str]:
 
 
 def pad_with(x: np.ndarray, slides: Sequence[Slide], value: float) -> np.ndarray:
-    """Pads every dim by its slide's lo and hi (ints)."""
+    """Pads every dim by its slide's lo and hi (ints), or cuts off what they say below 0."""
     width = [(as_int(s.lo), as_int(s.hi)) for s in slides]
+    cut = [slice(max(-lo, 0), n - max(-hi, 0)) for n, (lo, hi) in zip(x.shape, width, strict=True)]
+    x, width = x[tuple(cut)], [(max(lo, 0), max(hi, 0)) for lo, hi in width]
     if not any(lo or hi for lo, hi in width):
         return x
     return np.pad(x, width, constant_values=value)
@@ -240,6 +245,7 @@ def _samples() -> Sequence[Sample]:
     add(image, "stride beyond the window", window=(1, 1, 2, 1), strides=(1, 3, 4, 1))
     add(image, "window of one, padded", lo=(0, 1, 0, 0), hi=(0, 0, 2, 0))
     add(image, "padding beyond the window", window=(1, 2, 2, 1), lo=(0, 3, 0, 0), hi=(0, 3, 3, 0))
+    add(image, "edges left out", lo=(0, -1, 1, 0), hi=(0, 1, -2, 0), **pool)
     add(image[0, 0], "vector of rows", window=(3, 1), lo=(1, 0), hi=(1, 0))
     add(image[0, :, :, 0], "all dims slide", window=(2, 3), strides=(2, 1), lo=(1, 0), hi=(0, 1))
     add(image[0, 0, :, 0], "1-d", window=(4,), strides=(2,), hi=(1,))

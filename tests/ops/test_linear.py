@@ -11,14 +11,17 @@ import pytest
 from tilewright import dtype as dt
 from tilewright.graph.ir import TensorType
 from tilewright.ops.linear import LINEAR
-from tilewright.ops.op import Attrs, OpError, Sample
+from tilewright.ops.op import Attrs, OpError, Sample, ints_attr
 from tilewright.tensor.compute import Compute
 from tilewright.tensor.ir import Buffer, Cast, Dim, Expr, Reduce, Select, symbol
 from tilewright.tensor.simplify import same_dim
 
 Peer = Callable[..., list[np.ndarray]]
 MATMUL, CONV = LINEAR["matmul"], LINEAR["conv"]
-PLAIN: Attrs = {"strides": (1, 1), "lo": (0, 0), "hi": (0, 0), "dilations": (1, 1), "groups": 1}
+PLAIN: Attrs = {
+    "strides": (1, 1), "lo": (0, 0), "hi": (0, 0), "dilations": (1, 1), "groups": 1, "wide": False,
+}  # fmt: skip
+NARROW: Attrs = {"wide": False}
 
 
 def f32(*shape: Dim) -> TensorType:
@@ -30,7 +33,7 @@ def conv_stage(x: tuple[Dim, ...], w: tuple[Dim, ...], attrs: Attrs, dtype: dt.D
     (out,) = CONV.infer(types, attrs)
     buffers = tuple(Buffer(n, dtype, t.shape) for n, t in zip("xw", types, strict=True))
     assert CONV.compute is not None
-    (stage,) = CONV.compute(buffers, (Buffer("y", dtype, out.shape),), attrs)
+    (stage,) = CONV.compute(buffers, (Buffer("y", out.dtype, out.shape),), attrs)
     return stage
 
 
@@ -57,10 +60,15 @@ def test_matmul_agrees_with_another_engine(sample: Sample, peer: Peer) -> None:
 )
 def test_conv_agrees_with_another_engine(sample: Sample, peer: Peer) -> None:
     x, w = sample.inputs
+    lo, hi = (ints_attr(sample.attrs, k) for k in ("lo", "hi"))
+    whole = [
+        slice(max(-a, 0), n - max(-b, 0)) for n, a, b in zip(x.shape[1:], lo, hi, strict=False)
+    ]
+    x = x[(slice(None), *whole)]
     attributes = {
         "strides": sample.attrs["strides"],
         "dilations": sample.attrs["dilations"],
-        "pads": (*sample.attrs["lo"], *sample.attrs["hi"]),  # type: ignore[misc]
+        "pads": tuple(max(p, 0) for p in (*lo, *hi)),
         "group": sample.attrs["groups"],
     }
     kernel = np.moveaxis(w, (-1, -2), (0, 1))
@@ -71,7 +79,7 @@ def test_conv_agrees_with_another_engine(sample: Sample, peer: Peer) -> None:
 
 def test_matmul_keeps_symbolic_dims_and_broadcasts_batches() -> None:
     batch, rows = symbol("B"), symbol("S")
-    (out,) = MATMUL.infer((f32(batch, 12, rows, 64), f32(1, 64, rows)), {})
+    (out,) = MATMUL.infer((f32(batch, 12, rows, 64), f32(1, 64, rows)), NARROW)
     assert out == f32(batch, 12, rows, rows)
 
 
@@ -88,7 +96,7 @@ def test_matmul_keeps_symbolic_dims_and_broadcasts_batches() -> None:
 )
 def test_matmul_refuses(a: TensorType, b: TensorType, words: str) -> None:
     with pytest.raises(OpError, match=re.escape(words)):
-        MATMUL.infer((a, b), {})
+        MATMUL.infer((a, b), NARROW)
 
 
 def test_conv_keeps_symbolic_batch_and_sizes() -> None:
@@ -107,7 +115,7 @@ def test_conv_keeps_symbolic_batch_and_sizes() -> None:
         ((1, 8, 8, 4), (3, 3, 2, 5), {"groups": 2}, "2 groups do not divide 5 output channels"),
         ((1, 2, 8, 4), (3, 3, 4, 6), {}, "a window of 3 taps at dilation 1 does not fit"),
         ((1, 8, 8, 4), (3, 3, 4, 6), {"strides": (0, 1)}, "must be 1 or more"),
-        ((1, 8, 8, 4), (3, 3, 4, 6), {"lo": (-1, 0)}, "padding must be 0 or more"),
+        ((1, 8, 8, 4), (3, 3, 4, 6), {"lo": (-6, 0)}, "8 elements padded by -6 and 0"),
         ((1, 8, 8, 4), (3, 3, 4, 6), {"lo": (0,)}, "of 2 elements"),
         ((1, 8, 8, 4), (3, 4, 6), {}, "needs one rank"),
         ((1, 8), (8, 8), {"strides": ()}, "needs one rank of 3 or more"),
@@ -154,3 +162,17 @@ def test_half_conv_accumulates_in_f32(half: dt.DType) -> None:
     stage = conv_stage((1, 8, 8, 4), (3, 3, 4, 6), PLAIN, half)
     assert isinstance(stage.expr, Cast)
     assert reduction(stage.expr.x).dtype is dt.f32
+
+
+@pytest.mark.parametrize("half", [dt.f16, dt.bf16])
+def test_wide_products_of_halves_are_not_rounded(half: dt.DType) -> None:
+    stage = conv_stage((1, 8, 8, 4), (3, 3, 4, 6), {**PLAIN, "wide": True}, half)
+    assert reduction(stage.expr).dtype is stage.output.dtype is dt.f32
+    x, w = (np.full(shape, 1 + 2.0**-7).astype(half.numpy) for shape in ((1, 1), (1, 1)))
+    (exact,) = MATMUL.reference((x, w), {"wide": True})
+    assert exact.dtype == np.float32 and exact[0, 0] == (1 + 2.0**-7) ** 2
+
+
+def test_wide_products_of_other_types_are_as_ever() -> None:
+    (out,) = MATMUL.infer((f32(3, 4), f32(4, 5)), {"wide": True})
+    assert out == f32(3, 5)
