@@ -337,10 +337,11 @@ def _compared(
 
 
 def _is_as_exact(call: _Call, ours: Sequence[Any], expected: Sequence[Any]) -> bool:
-    """Whether sums that cancel come out no further from the result in f64 than eager's do.
+    """Whether sums that cancel come out about as near to the result in f64 as eager's do.
 
     Torch's tolerances are for results near 1: a sum of products of 80 that is near 2 has an error
-    in any order of its terms, eager's own among them.
+    in any order of its terms, eager's own among them. The typical error may be twice eager's; the
+    largest one of thousands, which is a matter of luck, four times.
     """
     floats = [t for t in (*ours, *expected) if isinstance(t, torch.Tensor)]
     if any(t.dtype is not torch.float32 for t in floats) or len(floats) != 2 * len(ours):
@@ -354,9 +355,15 @@ def _is_as_exact(call: _Call, ours: Sequence[Any], expected: Sequence[Any]) -> b
         want.dtype is torch.float64
         and want.shape == got.shape
         and bool(torch.isfinite(want).all())
-        and bool((got - want).abs().max() <= 2 * (eager - want).abs().max())
+        and _is_within(got - want, eager - want)
         for got, eager, want in pairs
     )
+
+
+def _is_within(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
+    """Whether errors are as small as others, by their mean square and by the largest."""
+    typical = bool(ours.square().mean() <= 4 * theirs.square().mean())
+    return typical and bool(ours.abs().max() <= 4 * theirs.abs().max())
 
 
 def _differences(ours: Sequence[Any], expected: Sequence[Any], options: Mapping[str, float]) -> str:
