@@ -100,14 +100,14 @@ class GraphBuilder:
         """Adds a node and returns its outputs.
 
         Attributes are put in canonical form first: lists become tuples, NumPy numbers Python
-        ones, and expressions canonical dims.
+        ones, and expressions canonical dims; those left out take their defaults.
 
         Raises:
             OpError: the op is unknown, an attribute is missing or extra, or the type rule does
                 not hold; names the op, the input types and the origin.
         """
         origin = origin or self._origin
-        canonical = {key: canonical_attr(value) for key, value in attrs.items()}
+        canonical = canonical_attrs(op, attrs)
         types = infer(op, inputs, canonical, origin)
         outputs = tuple(
             Value(self._unique(names[i]) if names and i < len(names) else self._number(op), type_)
@@ -194,6 +194,13 @@ def infer(
     except OpError as error:
         shown = ", ".join(type_text(t) for t in types)
         raise OpError(f"{op}({shown}): {error.message}{place}", code=error.code) from None
+
+
+def canonical_attrs(op: str, attrs: Mapping[str, Attr]) -> dict[str, Attr]:
+    """Returns an op's attributes in canonical form, those left out as the op table says."""
+    entry = OPS.get(op)
+    given = attrs if entry is None else {**entry.defaults, **attrs}
+    return {key: canonical_attr(value) for key, value in given.items()}
 
 
 def canonical_attr(value: Attr) -> Attr:

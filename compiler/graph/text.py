@@ -11,7 +11,8 @@
 
 Constants of more than 16 elements print as a digest; ``parse`` takes their data from a mapping.
 Names that are no identifiers are replaced by ones that are; inputs and outputs keep theirs as
-strings. An op whose name is a Python keyword prints with an underscore after it.
+strings. An op whose name is a Python keyword prints with an underscore after it. Attributes that
+are what their op's entry says where they are left out do not print.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from ..ops.op import dim_text, type_of, type_text
 from ..tensor.ir import Expr, Var, symbol
 from ..tensor.parse import parse_dim
 from ..tensor.simplify import dim, symbols
-from .build import infer
+from .build import canonical_attrs, infer
 from .ir import Attr, Graph, Node, TensorType, Value
 
 SMALL = 16
@@ -156,7 +157,11 @@ def _graph(graph: Graph, name: str, taken: frozenset[str]) -> list[str]:
 def _node(node: Node, names: dict[Value, str], scope: _Scope, taken: frozenset[str]) -> list[str]:
     lines: list[str] = []
     arguments = [names[v] for v in node.inputs]
+    entry = OPS.get(node.op)
+    usual = {} if entry is None else entry.defaults
     for key, attr in node.attrs.items():
+        if key in usual and usual[key] == attr:
+            continue
         if isinstance(attr, Graph):
             inner = scope.claim(attr.name, "graph")
             lines += _graph(attr, inner, taken)
@@ -362,6 +367,7 @@ class _Parser:
             attrs[item.arg.rstrip("_")] = _attr_value(item.value, self._symbols, graphs)
         comment = self._comments.get(call.end_lineno or 0, "")
         origin = comment.encode("ascii", "backslashreplace").decode("unicode_escape")
+        attrs = canonical_attrs(op, attrs)
         types = infer(op, inputs, attrs, origin)
         if len(types) != len(targets):
             _fail(call, f"the op has {len(types)} outputs")

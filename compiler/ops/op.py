@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, cast
 
 import numpy as np
@@ -51,7 +51,7 @@ class Op:
         name: what nodes call it.
         kind: its family, which the passes go by.
         summary: one line that states its law.
-        attrs: the exact attribute names, all of them required.
+        attrs: the exact attribute names.
         infer: the type rule; works on symbolic dims and raises OpError with both values.
         reference: the meaning, in NumPy. Dims in the attributes are ints here, and a Graph is a
             function from a sequence of arrays to a tuple of arrays (see ``function_attr``).
@@ -59,6 +59,8 @@ class Op:
             temporaries. None where it is not a set of expressions.
         loops: a plain correct loop nest, for operators that are not one expression.
         samples: calls that cover dtypes, broadcasting, edge sizes, ties and nan.
+        defaults: the attributes that a caller may leave out, and what they are then; a node has
+            them all.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Op:
     compute: Callable[[Buffers, Buffers, Attrs], tuple[Compute, ...]] | None
     loops: Callable[[Buffers, Buffers, Attrs], Block] | None
     samples: Callable[[], Sequence[Sample]]
+    defaults: Attrs = field(default_factory=dict)
 
 
 # ------------------------------------------------------------------ reading attributes

@@ -17,6 +17,7 @@ import numpy as np
 
 from tilewright import dtype as dt
 from tilewright.dtype import DType
+from tilewright.graph.build import canonical_attrs
 from tilewright.graph.ir import Attr, Graph, TensorType, Value
 from tilewright.ops import OPS, OpError
 from tilewright.ops.op import type_of
@@ -101,6 +102,7 @@ def fold_constants(
     entry = OPS.get(op)
     if entry is None or len(arrays) != count or not all(_is_static(a) for a in attrs.values()):
         return None
+    attrs = canonical_attrs(op, attrs)
     if sum(a.size for a in arrays) > _MAX_FOLD or set(attrs) != set(entry.attrs):
         return None
     try:

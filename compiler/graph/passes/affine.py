@@ -124,6 +124,8 @@ def weights_to_scale(rules: Rules, product: Value, c: Value) -> Node | None:
         node = rules.behind_once(product, op)
         if node is None or rules.data(node.inputs[1]) is None:
             continue
+        if node.inputs[1].dtype is not product.dtype:
+            return None  # scaled weights would be rounded to 16 bits
         scale, weights = rules.constants[c], rules.constants[node.inputs[1]]
         channels = scale.size == 1 or (
             scale.shape[-1] == scale.size and scale.size == weights.shape[-1]
@@ -164,8 +166,9 @@ def scale_after_product(rules: Rules, node: Node) -> Value | None:
             continue
         bare, factor = found
         inputs = (bare, node.inputs[1]) if position == 0 else (node.inputs[0], bare)
-        product = rules.make("matmul", inputs, {}, like=node)
-        return rules.make("mul", (product, rules.array(factor, node)), {}, like=node)
+        product = rules.make("matmul", inputs, node.attrs, like=node)
+        number = rules.array(factor.astype(product.dtype.numpy), node)
+        return rules.make("mul", (product, number), {}, like=node)
     return None
 
 
@@ -187,7 +190,9 @@ def normalise_after_product(rules: Rules, node: Node) -> Value | None:
         return None  # a sum of weights not divided yet may leave the range of f16
     if summed.attrs["axes"] != (len(e.shape) - 1,) or len(b.shape) != len(e.shape):
         return None
-    product = rules.make("matmul", (e, b), {}, like=node)
+    if node.outputs[0].dtype is not total.dtype:
+        return None
+    product = rules.make("matmul", (e, b), node.attrs, like=node)
     return rules.make("div", (product, total), {}, like=node)
 
 

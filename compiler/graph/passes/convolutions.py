@@ -73,7 +73,7 @@ def _kind(graph: Graph, node: Node) -> str:
     """What a convolution of an image in f32 with constant weights is: depthwise, pointwise."""
     if node.op != "conv" or node.inputs[1] not in graph.constants or len(node.inputs[0].shape) != 4:
         return ""
-    if node.outputs[0].dtype is not dt.f32:
+    if node.inputs[0].dtype is not dt.f32:
         return ""
     *window, _, outputs = node.inputs[1].shape
     if node.attrs["groups"] == 1:

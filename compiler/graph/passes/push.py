@@ -354,7 +354,7 @@ def _matmul(pusher: Pusher, node: Node) -> bool:
         return False
     if turned.perm[-1] != len(turned.perm) - 1:
         return False
-    new = pusher.emit("matmul", (turned.base, pusher.stored(b)), {}, node)
+    new = pusher.emit("matmul", (turned.base, pusher.stored(b)), node.attrs, node)
     return pusher.give(node, new, turned.perm)
 
 

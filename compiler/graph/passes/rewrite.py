@@ -15,7 +15,7 @@ import numpy as np
 from ...dtype import DType
 from ...ops.op import same_shape, type_of
 from ...tensor.ir import Expr
-from ..build import canonical_attr, infer
+from ..build import canonical_attrs, infer
 from ..ir import Attr, Graph, Node, TensorType, Value
 
 Key = tuple[object, ...]
@@ -114,7 +114,7 @@ class Rewriter:
         types: tuple[TensorType, ...] | None = None,
     ) -> Value:
         """Adds a node with one result, or reuses an equal one; named and placed like ``like``."""
-        canonical = {k: canonical_attr(v) for k, v in attrs.items()}
+        canonical = canonical_attrs(op, attrs)
         key = _key(op, inputs, canonical)
         found = self._memo.get(key)
         if found is not None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ...target import Target
-from ..build import canonical_attr, infer
+from ..build import canonical_attrs, infer
 from ..ir import Attr, Graph, Node, Value
 from . import affine, algebra, forms, movement, views
 from .fold import folded
@@ -66,7 +66,7 @@ class _Simplifier(Rules):
     def make(
         self, op: str, inputs: Sequence[Value], attrs: Mapping[str, Attr], *, like: Node
     ) -> Value:
-        canonical = {k: canonical_attr(v) for k, v in attrs.items()}
+        canonical = canonical_attrs(op, attrs)
         found = self.find(op, inputs, canonical)
         if found is not None:
             return found[0]

@@ -189,7 +189,7 @@ def reshape_after_matmul(rules: Rules, node: Node) -> Value | None:
     (source,) = view.inputs
     if len(source.shape) < 2 or not same_dim(source.shape[-1], x.shape[-1]):
         return None
-    moved = rules.make("matmul", (source, w), {}, like=node)
+    moved = rules.make("matmul", (source, w), node.attrs, like=node)
     return rules.make("reshape", (moved,), {"shape": node.outputs[0].shape}, like=node)
 
 
