@@ -1,21 +1,24 @@
-"""How much memory does a process take at most that runs a model, here and in ONNX Runtime?
+"""How much memory does running a model take, next to other runtimes, and is the plan tight?
 
-    python benchmarks/memory.py [MODEL ...] [--threads 1] [--plan] [--json FILE]
+    python benchmarks/memory.py [MODEL ...] [--threads 1] [--compare onnxruntime,openvino]
+                                [--plan] [--json FILE]
 
-MODEL is an ONNX file with an NPZ beside it that holds its inputs (see export_models.py), or a
-network of the zoo. Every figure is the peak resident size of a fresh process that gets the model
-ready and runs it three times on the same inputs: loaded from a .tw file; compiled, without any
-cache; and in ONNX Runtime from the ONNX file. With --plan runs nothing, and compares the arena
-that a call works in with the most bytes that are live at one step, which no plan can undercut;
-symbolic dims count as 64. By default measures zoo:resnet50.
+MODEL is an ONNX file with its inputs beside it (NAME.npz, see export_models.py), or a network of
+the zoo. Each figure is the peak resident size of a fresh process that loads the model and runs it
+three times: ours from a .tw file, found in the cache, and compiled anew. ``of least`` is the share
+of the peer that takes the least. ``--plan`` compares the planned arena with the most bytes that
+are live at one step, without running anything; symbolic dims are taken to be 64.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import math
 import os
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +27,13 @@ import tilewright
 from tilewright.api import import_graph
 from tilewright.backends.cpu.target import resolve_target
 from tilewright.benchmarking.footprint import peak_memory
+from tilewright.commands.bench import parse_peers
+from tilewright.errors import InternalError
 from tilewright.graph.passes import run_passes
 from tilewright.lower.model import lower_graph
 from tilewright.peers import as_file
 from tilewright.tensor.simplify import evaluate
 
-PEER = "onnxruntime"
 NOMINAL = 64
 """What symbolic dims are taken to be."""
 
@@ -44,19 +48,31 @@ def inputs_of(model: str, exe: tilewright.Executable) -> dict[str, np.ndarray]:
     return {spec.name: np.random.default_rng(0).standard_normal(shape, dtype=np.float32)}
 
 
-def figures(model: str, threads: int) -> dict[str, int]:
-    """Peak bytes by how the model runs."""
+OURS = (".tw", "cached", "compiled")
+"""How our model comes to run: loaded, found in the cache, compiled anew."""
+
+
+def figures(model: str, threads: int, peers: Sequence[str]) -> dict[str, int]:
+    """Peak bytes by how the model runs; a peer that does not run it is left out."""
     with tempfile.TemporaryDirectory(prefix="tilewright-") as folder, as_file(model) as path:
         compiled, inputs = Path(folder, "model.tw"), Path(folder, "inputs.npz")
-        exe = tilewright.compile(model)
+        cache = {"TILEWRIGHT_CACHE_DIR": str(Path(folder, "cache"))}
+        exe = tilewright.compile(model, cache=False)
         exe.save(compiled)
         np.savez(inputs, **inputs_of(model, exe))  # type: ignore[arg-type]
         del exe
-        return {
-            ".tw": peak_memory("tilewright", compiled, inputs, threads),
-            "compiled": peak_memory("tilewright", path, inputs, threads),
-            PEER: peak_memory(PEER, path, inputs, threads),
-        }
+
+        def peak(engine: str, file: Path, **variables: str) -> int:
+            return peak_memory(engine, file, inputs, threads, {**cache, **variables})
+
+        found = {".tw": peak("tilewright", compiled)}
+        peak("tilewright", path, TILEWRIGHT_CACHE="1")
+        found["cached"] = peak("tilewright", path, TILEWRIGHT_CACHE="1")
+        found["compiled"] = peak("tilewright", path, TILEWRIGHT_CACHE="0")
+        for peer in peers:
+            with contextlib.suppress(InternalError):
+                found[peer] = peak(peer, path)
+        return found
 
 
 def plan(model: str) -> dict[str, int]:
@@ -82,6 +98,19 @@ def show_plans(models: list[str]) -> dict[str, dict[str, int]]:
     return found
 
 
+def line(model: str, row: Mapping[str, int], peers: Sequence[str]) -> str:
+    """The figures of a model, and which of ours exceed what the least of the peers takes."""
+    least = min((row[p] for p in peers if p in row), default=0)
+    cells = "".join(
+        f" {row[name] / 1e6:9.0f} {row[name] / least if least else math.nan:8.2f}" for name in OURS
+    )
+    theirs = "".join(f" {row[p] / 1e6:12.0f}" if p in row else f" {'-':>12}" for p in peers)
+    above = [name for name in OURS if least and row[name] > least]
+    return f"{Path(model).stem:24}{cells}{theirs}" + (
+        f"  ABOVE: {' '.join(above)}" if above else ""
+    )
+
+
 def main() -> None:
     """Prints a line for each model."""
     parser = argparse.ArgumentParser(
@@ -89,6 +118,7 @@ def main() -> None:
     )
     parser.add_argument("models", nargs="*", metavar="MODEL", default=["zoo:resnet50"])
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--compare", type=parse_peers, default=("onnxruntime", "openvino"))
     parser.add_argument("--plan", action="store_true", help="only compare the plans of the arenas")
     parser.add_argument("--json", type=Path, help="file for all figures")
     chosen = parser.parse_args()
@@ -97,17 +127,13 @@ def main() -> None:
         if chosen.json:
             chosen.json.write_text(json.dumps(plans, indent=1))
         return
-    print(f"load {os.getloadavg()[0]:.1f}; {chosen.threads} threads; peak MB, ratio to {PEER}")
-    print(f"{'model':24} {'.tw':>8} {'ratio':>6} {'compiled':>9} {'ratio':>6} {PEER:>12}")
+    print(f"load {os.getloadavg()[0]:.1f}; {chosen.threads} threads; peak MB")
+    heads = "".join(f" {name:>9} {'of least':>8}" for name in OURS)
+    print(f"{'model':24}{heads}" + "".join(f" {p:>12}" for p in chosen.compare))
     found = {}
     for model in chosen.models:
-        found[model] = row = figures(model, chosen.threads)
-        print(
-            f"{Path(model).stem:24} {row['.tw'] / 1e6:8.0f} {row['.tw'] / row[PEER]:6.2f}"
-            f" {row['compiled'] / 1e6:9.0f} {row['compiled'] / row[PEER]:6.2f}"
-            f" {row[PEER] / 1e6:12.0f}",
-            flush=True,
-        )
+        found[model] = row = figures(model, chosen.threads, chosen.compare)
+        print(line(model, row, chosen.compare), flush=True)
     if chosen.json:
         chosen.json.write_text(json.dumps(found, indent=1))
 

@@ -5,9 +5,11 @@ python -m tilewright.benchmarking.footprint ENGINE MODEL INPUTS.npz THREADS
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,13 @@ from tilewright.errors import InternalError
 from tilewright.peers import Run, open_peer
 
 
-def peak_memory(engine: str, model: Path, inputs: Path, threads: int) -> int:
+def peak_memory(
+    engine: str,
+    model: Path,
+    inputs: Path,
+    threads: int,
+    environment: Mapping[str, str] | None = None,
+) -> int:
     """The peak resident bytes of a fresh process that loads a model and runs it three times.
 
     Args:
@@ -25,6 +33,8 @@ def peak_memory(engine: str, model: Path, inputs: Path, threads: int) -> int:
         model: the file.
         inputs: an ``.npz`` file with the inputs by name.
         threads: of a call.
+        environment: variables that are set for the process; without TILEWRIGHT_CACHE, nothing
+            is looked up in the cache.
     """
     command = [
         sys.executable,
@@ -35,7 +45,8 @@ def peak_memory(engine: str, model: Path, inputs: Path, threads: int) -> int:
         str(inputs),
         str(threads),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    given = {**os.environ, "TILEWRIGHT_CACHE": "0", **(environment or {})}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=given)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise InternalError(f"{engine}: its process for measuring memory ended with {last}",
@@ -62,7 +73,7 @@ def main(engine: str, model: str, inputs: str, threads: str) -> None:
         exe = (
             load(model, threads=int(threads))
             if model.endswith(".tw")
-            else compile(model, threads=int(threads), cache=False)
+            else compile(model, threads=int(threads))
         )
         run = lambda feed: list(exe.run(feed).values())  # noqa: E731
     else:

@@ -1,11 +1,16 @@
 """Whether a model has become slower: a gate that does not cry wolf.
 
-A regression is said only if all three hold: the lower bound of the ratio of times exceeds the
-threshold; a rank test agrees, with its probabilities raised for how many models are tested; and a
-second comparison, of freshly loaded code in the other order, finds the same. Comparisons go on
-until their interval is narrow, which does not depend on where it lies, so that going on does not
-raise false alarms. What neither exceeds the threshold for sure nor is known well enough is no
-regression but too noisy to judge.
+The threshold is the slow-down that is to be found. A regression is said if all three hold: the
+lower bound of the ratio of times exceeds half of the threshold; a rank test agrees, with its
+probabilities raised for how many models are tested; and a second comparison, of freshly loaded
+code in the other order, finds the same. So what is as slow as the threshold is found unless its
+estimate falls short by what the interval leaves, and equal code alarms only if two estimates are
+wrong by more than half of the threshold and the intervals' half-widths, in the same direction.
+
+Comparisons go on until their interval is narrow, a fifth of the threshold to either side, which
+does not depend on where it lies, so that going on does not raise false alarms. A narrow interval
+always decides: it exceeds half of the threshold or lies below the threshold. A wider one that does
+neither is too noisy to judge.
 """
 
 from __future__ import annotations
@@ -17,8 +22,6 @@ from enum import StrEnum
 from .significance import Interval, holm, paired_ratio, slower, unpaired_ratio
 
 THRESHOLD = 0.05
-PRECISION = 0.02
-"""The half-width of an interval that is narrow."""
 ALPHA = 0.01
 ROUNDS = 30
 """How many rounds a comparison has at least before it may end early."""
@@ -53,14 +56,9 @@ class Comparison:
     rounds: int
     how: str
 
-    @property
-    def narrow(self) -> bool:
-        """Whether the interval is as narrow as it was to become."""
-        return self.ratio.half_width <= PRECISION
-
-    def exceeds(self, threshold: float) -> bool:
-        """Whether all of the interval lies above the threshold."""
-        return self.ratio.low > 1 + threshold
+    def is_slower(self, threshold: float) -> bool:
+        """Whether all of the interval lies above half of the threshold."""
+        return self.ratio.low > 1 + threshold / 2
 
     def stays_below(self, threshold: float) -> bool:
         """Whether all of the interval lies below the threshold."""
@@ -114,6 +112,11 @@ def between_runs(
     return Comparison(Interval(low, found.estimate, high), slower(a, b), len(a), "stored")
 
 
+def narrow(threshold: float) -> float:
+    """The relative half-width of an interval that decides, whatever the ratio is."""
+    return threshold / 5
+
+
 def judge(
     found: Sequence[Comparison], again: Callable[[int], Comparison], threshold: float = THRESHOLD
 ) -> list[tuple[Verdict, Comparison | None]]:
@@ -122,32 +125,23 @@ def judge(
     Args:
         found: the comparisons, of all models together.
         again: compares the k-th of them once more, from the start.
-        threshold: the slow-down that is allowed, as a share.
+        threshold: the slow-down that is to be found, as a share.
     """
     raised = holm([c.probability for c in found])
     verdicts: list[tuple[Verdict, Comparison | None]] = []
     for k, first in enumerate(found):
-        if first.exceeds(threshold) and raised[k] < ALPHA:
+        if first.is_slower(threshold) and raised[k] < ALPHA:
             second = again(k)
-            confirmed = second.exceeds(threshold) and second.probability < ALPHA
-            verdicts.append((_confirmed(second, threshold, confirmed), second))
+            confirmed = second.is_slower(threshold) and second.probability < ALPHA
+            said = Verdict.REGRESSION if confirmed else _unsuspected(second, threshold)
+            verdicts.append((said, second))
         else:
             verdicts.append((_unsuspected(first, threshold), None))
     return verdicts
 
 
-def _confirmed(second: Comparison, threshold: float, confirmed: bool) -> Verdict:
-    if confirmed:
-        return Verdict.REGRESSION
-    return _unsuspected(second, threshold)
-
-
 def _unsuspected(found: Comparison, threshold: float) -> Verdict:
-    if found.stays_below(threshold):
-        return Verdict.FINE
-    # An interval that is as narrow as asked for and reaches above the threshold is an answer: a
-    # slow-down of about the threshold, not one that exceeds it.
-    return Verdict.FINE if found.narrow and not found.exceeds(threshold) else Verdict.NOISY
+    return Verdict.FINE if found.stays_below(threshold) else Verdict.NOISY
 
 
 def exit_code(verdicts: Sequence[Verdict]) -> int:

@@ -18,6 +18,8 @@ from .significance import Interval, median_interval, paired_ratio
 
 BLOCK_SECONDS = 0.05
 LEAST_ROUNDS = 5
+PRECISION = 0.02
+"""The relative half-width of the intervals of ratios at which a comparison with others ends."""
 _MOST_IN_BLOCK = 1000
 _GROWTH = 1.25
 """How many times as many rounds are made before the interval is computed again."""

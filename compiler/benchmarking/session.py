@@ -19,8 +19,8 @@ from tilewright.version import __version__
 
 from .baseline import Baseline, Entry
 from .footprint import peak_memory
-from .gate import PRECISION, ROUNDS, Comparison, between_runs, side_by_side
-from .measure import interleave, precise
+from .gate import ROUNDS, THRESHOLD, Comparison, between_runs, narrow, side_by_side
+from .measure import PRECISION, interleave, precise
 from .report import OURS, Row
 from .significance import paired_ratio
 
@@ -187,7 +187,14 @@ def _call(peer: Peer, feed: Feed) -> Callable[[], object]:
 
 
 def compare_files(
-    new: Path, old: Path, feed: Feed, threads: int, seconds: float, *, old_first: bool = False
+    new: Path,
+    old: Path,
+    feed: Feed,
+    threads: int,
+    seconds: float,
+    *,
+    threshold: float = THRESHOLD,
+    old_first: bool = False,
 ) -> Comparison:
     """Compares two compiled models that take turns, both freshly loaded from their files.
 
@@ -199,6 +206,7 @@ def compare_files(
         feed: the inputs of both.
         threads: of a call.
         seconds: how long to measure at most.
+        threshold: the slow-down that is to be found.
         old_first: which is loaded first and begins: the second comparison has it the other way
             around, so that what follows from the order of loading does not repeat itself.
 
@@ -208,7 +216,7 @@ def compare_files(
     files = (old, new) if old_first else (new, old)
     loaded = [api.load(f, threads=threads) for f in files]
     calls = [_ours(exe, feed) for exe in loaded]
-    known = precise(PRECISION, 1)
+    known = precise(narrow(threshold), 1)
     first, second = interleave(
         calls,
         seconds,
@@ -296,13 +304,15 @@ def _sizes(sizes: Mapping[str, int]) -> str:
     return ", ".join(f"{k}={v}" for k, v in sizes.items()) or "no symbolic dims"
 
 
-def compare_with_stored(case: Case, entry: Entry, threads: int, seconds: float) -> Comparison:
+def compare_with_stored(
+    case: Case, entry: Entry, threads: int, seconds: float, *, threshold: float = THRESHOLD
+) -> Comparison:
     """Compares a model with the times of another run, in units of the calibration."""
     exe = api.load(case.file, threads=threads)
     meter = Meter(resolve_target())
     try:
         calls = [_ours(exe, case.feed), calibration(meter)]
-        known = precise(PRECISION, 1)
+        known = precise(narrow(threshold), 1)
         ours, fixed = interleave(calls, seconds, enough=known, earliest=ROUNDS)
     finally:
         meter.close()

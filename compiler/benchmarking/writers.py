@@ -18,8 +18,8 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 
-from .gate import PRECISION, Verdict
-from .measure import BLOCK_SECONDS, LEAST_ROUNDS, Timing
+from .gate import Verdict
+from .measure import BLOCK_SECONDS, LEAST_ROUNDS, PRECISION, Timing
 from .report import OURS, Report, Row, figures, verdict
 from .significance import CONFIDENCE
 

@@ -252,7 +252,8 @@ def test_a_kept_file_is_named_after_its_model_and_found_from_the_report(base: st
     [
         ([1.0, 1.0], 0.001, 0, "no regression"),
         ([1.3, 1.0], 0.001, 1, "regression: 1.300"),
-        ([1.03, 1.0], 0.001, 0, "no regression"),
+        ([1.02, 1.0], 0.001, 0, "no regression"),
+        ([1.05, 1.0], 0.001, 1, "regression: 1.050"),
         ([1.05, 1.0], 2.0, 5, "too noisy to judge"),
     ],
 )
@@ -289,11 +290,12 @@ def test_without_the_gate_a_regression_is_told_and_no_error(
     assert "regression: 1.300" in capsys.readouterr().out
 
 
-def test_a_threshold_says_what_is_allowed(
-    base: str, layer: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("threshold", "code"), [("2%", 1), ("10%", 0)])
+def test_a_threshold_says_what_is_to_be_found(
+    threshold: str, code: int, base: str, layer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "interleave", _new_first(made_up([1.05, 1.0]), []))
-    assert bench(layer, "--baseline", base, "--gate", "--threshold", "2%") == 1
+    monkeypatch.setattr(session, "interleave", _new_first(made_up([1.02, 1.0]), []))
+    assert bench(layer, "--baseline", base, "--gate", "--threshold", threshold) == code
 
 
 def test_without_the_compiled_file_times_are_compared_in_units_of_a_fixed_piece_of_work(
