@@ -1,4 +1,8 @@
-"""Converters of ATen's products: matrices, convolutions, attention."""
+"""Converters of ATen's products: matrices, convolutions, attention.
+
+Where an overload states a product and its bias as one, torch rounds to 16 bits once, behind both:
+the product is left in f32, and so is what is added to it.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +24,13 @@ from .types import Scalar
 
 def matmul(ctx: Context, a: Value, b: Value) -> Value:
     """numpy.matmul: vectors gain an axis that the result loses again."""
+    return _matmul(ctx, a, b, wide=False)
+
+
+def _matmul(ctx: Context, a: Value, b: Value, wide: bool) -> Value:
     left = ctx.unsqueeze(a, (0,)) if len(a.shape) == 1 else a
     right = ctx.unsqueeze(b, (1,)) if len(b.shape) == 1 else b
-    return ctx.reshape(ctx.op("matmul", left, right), ctx.shape)
+    return ctx.reshape(ctx.op("matmul", left, right, wide=wide), ctx.shape)
 
 
 def linear(ctx: Context, x: Value, weight: Value, bias: Value | None = None) -> Value:
@@ -30,18 +38,21 @@ def linear(ctx: Context, x: Value, weight: Value, bias: Value | None = None) -> 
     if len(weight.shape) == 1:
         return matmul(ctx, x, weight)
     rows = ctx.unsqueeze(x, (0,)) if len(x.shape) == 1 else x
-    result = ctx.reshape(ctx.op("matmul", rows, ctx.swapped(weight)), ctx.shape)
-    return result if bias is None else ctx.op("add", result, bias)
+    columns = ctx.swapped(weight)
+    if bias is None:
+        return ctx.reshape(ctx.op("matmul", rows, columns), ctx.shape)
+    result = ctx.reshape(ctx.op("matmul", rows, columns, wide=True), ctx.shape)
+    return ctx.cast(ctx.op("add", result, ctx.cast(bias, result.dtype)), ctx.dtype)
 
 
 def addmm(
     ctx: Context, bias: Value, a: Value, b: Value, *, beta: Scalar = 1, alpha: Scalar = 1
 ) -> Value:
     """``beta * bias + alpha * (a @ b)``; a bias times 0 is not read."""
-    result = _times(ctx, matmul(ctx, a, b), alpha)
-    if isinstance(beta, int | float) and beta == 0:
-        return result
-    return ctx.op("add", result, _times(ctx, bias, beta))
+    result = _times(ctx, _matmul(ctx, a, b, wide=True), alpha)
+    if not isinstance(beta, int | float) or beta != 0:
+        result = ctx.op("add", result, _times(ctx, ctx.cast(bias, result.dtype), beta))
+    return ctx.cast(result, ctx.dtype)
 
 
 def addbmm(
@@ -103,15 +114,17 @@ def convolution(
     strides, pads, dilations, extra = (
         _each(ctx, values, rank) for values in (stride, padding, dilation, output_padding)
     )
+    wide = bias is not None
     if transposed:
-        result = _transposed(ctx, last, weight, strides, pads, dilations, extra, groups)
+        result = _transposed(ctx, last, weight, strides, pads, dilations, extra, groups, wide)
     else:
         result = ctx.op(
             "conv", last, ctx.transpose(weight, (*range(2, rank + 2), 1, 0)),
-            strides=strides, lo=pads, hi=pads, dilations=dilations, groups=groups,
+            strides=strides, lo=pads, hi=pads, dilations=dilations, groups=groups, wide=wide,
         )  # fmt: skip
     if bias is not None:
-        result = ctx.op("add", result, bias)
+        result = ctx.op("add", result, ctx.cast(bias, result.dtype))
+        result = ctx.cast(result, ctx.dtype)
     first = ctx.transpose(result, (0, rank + 1, *range(1, rank + 1)))
     return ctx.reshape(first, ctx.shape)
 
@@ -130,6 +143,7 @@ def _transposed(
     dilations: Sequence[int],
     extra: Sequence[int],
     groups: int,
+    wide: bool,
 ) -> Value:
     """The transpose: a convolution over x with zeros between its elements, the kernel reversed."""
     kernel = ctx.ints(weight.shape[2:], "kernel sizes")
@@ -137,7 +151,7 @@ def _transposed(
     spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
     plain = not any((*pads, *extra)) and groups == 1
     if plain and tuple(strides) == tuple(spans) == kernel:
-        return _blocks(ctx, x, weight, kernel)
+        return _blocks(ctx, x, weight, kernel, wide)
     # Room for the kernel to overhang, less the padding that the forward convolution had.
     lo = [s - 1 - p for s, p in zip(spans, pads, strict=True)]
     hi = [a + e for a, e in zip(lo, extra, strict=True)]
@@ -153,7 +167,7 @@ def _transposed(
     ones, zeros = (1,) * rank, (0,) * rank
     return ctx.op(
         "conv", spread, _reversed(ctx, weight, groups),
-        strides=ones, lo=zeros, hi=zeros, dilations=tuple(dilations), groups=groups,
+        strides=ones, lo=zeros, hi=zeros, dilations=tuple(dilations), groups=groups, wide=wide,
     )  # fmt: skip
 
 
@@ -170,13 +184,13 @@ def _reversed(ctx: Context, weight: Value, groups: int) -> Value:
     return ctx.op("slice", merged, starts=starts, sizes=merged.shape, steps=steps)
 
 
-def _blocks(ctx: Context, x: Value, weight: Value, kernel: tuple[int, ...]) -> Value:
+def _blocks(ctx: Context, x: Value, weight: Value, kernel: tuple[int, ...], wide: bool) -> Value:
     """Where blocks do not overlap: one product for all taps, then blocks side by side."""
     channels, outputs = weight.shape[:2]
     rank = len(kernel)
     columns = ctx.transpose(weight, (0, *range(2, rank + 2), 1))
     flat = ctx.reshape(columns, (channels, dim(as_expr(outputs) * math.prod(kernel))))
-    blocks = ctx.op("matmul", x, flat)
+    blocks = ctx.op("matmul", x, flat, wide=wide)
     batch, *spatial = x.shape[:-1]
     blocks = ctx.reshape(blocks, (batch, *spatial, *kernel, outputs))
     pairs = [p for axis in range(rank) for p in (1 + axis, 1 + rank + axis)]
