@@ -13,6 +13,7 @@ from .fold import fold
 from .fuse import fuse
 from .kernels import restate
 from .layout import layout
+from .phases import phases
 from .rewrite import merge_duplicates, remove_dead
 from .simplify import simplify
 
@@ -42,6 +43,7 @@ PASSES: tuple[tuple[str, Pass, str], ...] = (
     ("simplify again", simplify, "what layout brought together: scales behind a convolution"),
     ("layout again", layout, "reshapes that stood between two transposes are gone now"),
     ("simplify last", simplify, "a scale that layout moved behind its product joins the weights"),
+    ("phases", phases, "transposed convolutions are to multiply no zeros, whatever joined them"),
     ("fuse", fuse, "a kernel per group keeps intermediates in registers and caches"),
 )
 """(name, function, reason), in the order in which they run."""
