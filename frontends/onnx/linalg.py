@@ -33,7 +33,10 @@ def matrix_product(ctx: Context, node: NodeView, a: Value, b: Value) -> Value:
 
 
 def gemm(ctx: Context, node: NodeView) -> tuple[Value, ...]:
-    """``alpha * A' @ B' + beta * C`` with either matrix transposed on request."""
+    """``alpha * A' @ B' + beta * C`` with either matrix transposed on request.
+
+    One operator rounds once: 16-bit products stay in f32 up to the end.
+    """
     a, b, c = node.input(0), node.input(1), node.optional(2)
     if len(a.shape) != 2 or len(b.shape) != 2:
         node.broken(f"needs two matrices, got ranks {len(a.shape)} and {len(b.shape)}")
@@ -42,16 +45,19 @@ def gemm(ctx: Context, node: NodeView) -> tuple[Value, ...]:
     alpha, beta = node.float("alpha", 1.0), node.float("beta", 1.0)
     if not a.dtype.is_float and not (alpha.is_integer() and beta.is_integer()):
         ctx.unsupported(f"alpha {alpha} and beta {beta} of integer matrices")
-    result = ctx.op("matmul", a, b)
+    result = ctx.op("matmul", a, b, wide=True)
     if alpha != 1:
         result = ctx.op("mul", result, alpha)
     if c is None or beta == 0:
-        return (result,)
+        return (ctx.cast(result, a.dtype),)
     if len(c.shape) > 2:
         node.broken(f"C has rank {len(c.shape)}, more than the 2 of the product")
+    if c.dtype is not a.dtype:
+        node.broken(f"C is {c.dtype.name}, and the matrices are {a.dtype.name}")
+    c = ctx.cast(c, result.dtype)
     if beta != 1:
         c = ctx.op("mul", c, beta)
-    return (ctx.op("add", result, c),)
+    return (ctx.cast(ctx.op("add", result, c), a.dtype),)
 
 
 # ------------------------------------------------------------------ einsum

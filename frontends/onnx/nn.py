@@ -62,8 +62,9 @@ def convolve(ctx: Context, node: NodeView, x: Value, weight: Value, bias: Value 
         hi=windows.hi,
         dilations=windows.dilations,
         groups=node.int("group", 1),
+        wide=bias is not None,
     )
-    return channels_first(ctx, _with_bias(ctx, node, result, bias))
+    return channels_first(ctx, _with_bias(ctx, node, result, bias, x.dtype))
 
 
 def _kernel(ctx: Context, node: NodeView, x: Value, weight: Value) -> tuple[int, ...]:
@@ -78,13 +79,15 @@ def _kernel(ctx: Context, node: NodeView, x: Value, weight: Value) -> tuple[int,
     return kernel
 
 
-def _with_bias(ctx: Context, node: NodeView, x: Value, bias: Value | None) -> Value:
-    """Adds a vector along the last axis."""
+def _with_bias(ctx: Context, node: NodeView, x: Value, bias: Value | None, dtype: DType) -> Value:
+    """Adds a vector along the last axis of what a wide product gave, and rounds."""
     if bias is None:
         return x
     if len(bias.shape) != 1 or not same_dim(bias.shape[0], x.shape[-1]):
         node.broken(f"a bias of shape {bias.shape} for {x.shape[-1]} output channels")
-    return ctx.op("add", x, bias)
+    if bias.dtype is not dtype:
+        node.broken(f"a bias of {bias.dtype.name} for products of {dtype.name}")
+    return ctx.cast(ctx.op("add", x, ctx.cast(bias, x.dtype)), dtype)
 
 
 def conv_transpose(ctx: Context, node: NodeView) -> tuple[Value, ...]:
@@ -107,8 +110,10 @@ def conv_transpose(ctx: Context, node: NodeView) -> tuple[Value, ...]:
     flipped = _transposed_weight(ctx, node, weight, groups)
     source = channels_last(ctx, x)
     plain = all(p == 0 for p in (*before, *after, *extra))
+    bias = node.optional(2)
+    wide = bias is not None
     if plain and groups == 1 and strides == outer == kernel:
-        result = _scattered_blocks(ctx, source, weight, kernel)
+        result = _scattered_blocks(ctx, source, weight, kernel, wide)
     else:
         # Room for the kernel to overhang, less the padding that the forward convolution had.
         lo = [dim(as_expr(s - 1) - b) for s, b in zip(outer, before, strict=True)]
@@ -117,9 +122,9 @@ def conv_transpose(ctx: Context, node: NodeView) -> tuple[Value, ...]:
         ones, zeros = (1,) * rank, (0,) * rank
         result = ctx.op(
             "conv", source, flipped,
-            strides=ones, lo=zeros, hi=zeros, dilations=dilations, groups=groups,
+            strides=ones, lo=zeros, hi=zeros, dilations=dilations, groups=groups, wide=wide,
         )  # fmt: skip
-    return (channels_first(ctx, _with_bias(ctx, node, result, node.optional(2))),)
+    return (channels_first(ctx, _with_bias(ctx, node, result, bias, x.dtype)),)
 
 
 def _transposed_pads(
@@ -214,7 +219,9 @@ def _negative(padding: Dim) -> int:
     return -padding if isinstance(padding, int) and padding < 0 else 0
 
 
-def _scattered_blocks(ctx: Context, x: Value, weight: Value, kernel: tuple[int, ...]) -> Value:
+def _scattered_blocks(
+    ctx: Context, x: Value, weight: Value, kernel: tuple[int, ...], wide: bool
+) -> Value:
     """Where blocks do not overlap: one product for all taps, then blocks side by side."""
     channels, outputs = weight.shape[:2]
     rank = len(kernel)
@@ -222,7 +229,10 @@ def _scattered_blocks(ctx: Context, x: Value, weight: Value, kernel: tuple[int, 
     taps = dim(as_expr(outputs) * _count(kernel))
     flat = ctx.reshape(columns, (*(1,) * rank, channels, taps))
     ones, zeros = (1,) * rank, (0,) * rank
-    product = ctx.op("conv", x, flat, strides=ones, lo=zeros, hi=zeros, dilations=ones, groups=1)
+    product = ctx.op(
+        "conv", x, flat,
+        strides=ones, lo=zeros, hi=zeros, dilations=ones, groups=1, wide=wide,
+    )  # fmt: skip
     batch, *spatial = x.shape[:-1]
     blocks = ctx.reshape(product, (batch, *spatial, *kernel, outputs))
     order = [0]
@@ -254,9 +264,9 @@ def causal_conv_with_state(ctx: Context, node: NodeView) -> tuple[Value, ...]:
     whole = ctx.op("concat", history, x, axis=2)
     result = ctx.op(
         "conv", channels_last(ctx, whole), ctx.transpose(weight, (2, 1, 0)),
-        strides=(1,), lo=(0,), hi=(0,), dilations=(1,), groups=channels,
+        strides=(1,), lo=(0,), hi=(0,), dilations=(1,), groups=channels, wide=bias is not None,
     )  # fmt: skip
-    result = _with_bias(ctx, node, result, bias)
+    result = _with_bias(ctx, node, result, bias, x.dtype)
     match node.string("activation", "none"):
         case "silu" | "swish":
             result = ctx.op("mul", result, ctx.op("sigmoid", result))

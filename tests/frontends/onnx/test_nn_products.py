@@ -39,6 +39,35 @@ def test_gemm_agrees(c: tuple[int, ...] | None, turned: int) -> None:
     expect_agreement("Gemm", inputs, attrs, opset=13)
 
 
+def test_one_operator_on_halves_rounds_once() -> None:
+    def halves(*shape: int, scale: float = 1) -> np.ndarray:
+        return (normal(*shape) * scale).astype(np.float16)
+
+    a, b, c = halves(40, 96), halves(96, 48), halves(48, scale=5)
+    x, w, bias = halves(1, 1, 9, 9), halves(24, 1, 3, 3), halves(24, scale=5)
+    windows = np.lib.stride_tricks.sliding_window_view(x[0, 0].astype(np.float64), (3, 3))
+    seen = np.einsum("hwij,oij->ohw", windows, w[:, 0].astype(np.float64))
+    factors = {"alpha": 0.5, "beta": 0.25}
+    product = a.astype(np.float64) @ b.astype(np.float64)
+    for op, inputs, attrs, exact in (
+        ("Gemm", (a, b, c), factors, product * 0.5 + c.astype(np.float64) * 0.25),
+        ("Gemm", (a, b), {"alpha": 3.0}, product * 3),
+        ("Conv", (x, w, bias), {}, (seen + bias.astype(np.float64)[:, None, None])[None]),
+    ):
+        named = dict(zip("xwb", inputs, strict=False))
+        (y,) = computed(one_node(op, named, attrs, opset=13), named)
+        assert y.dtype == np.float16
+        assert (y != exact.astype(np.float16)).mean() <= 0.005, op
+
+
+@pytest.mark.parametrize("op", ["Gemm", "Conv"])
+def test_a_bias_of_another_type_is_refused(op: str) -> None:
+    shapes = ((3, 4), (4, 5)) if op == "Gemm" else ((1, 4, 5, 5), (5, 4, 3, 3))
+    inputs = dict(zip("xw", (normal(*s).astype(np.float16) for s in shapes), strict=True))
+    with pytest.raises(ModelError, match="float32|f32"):
+        import_onnx(one_node(op, {**inputs, "b": normal(5)}, {}, opset=13))
+
+
 @pytest.mark.parametrize(
     ("equation", "shapes"),
     [
