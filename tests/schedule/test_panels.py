@@ -14,6 +14,7 @@ from tilewright.schedule.recipes.choices import Choices
 from tilewright.tensor.check import check
 from tilewright.tensor.compute import ComputeGroup
 from tilewright.tensor.interpret import interpret, interpret_group
+from tilewright.tensor.ir import For
 from tilewright.tensor.text import text
 
 from .groups import AVX512, matmul
@@ -51,9 +52,27 @@ def test_a_choice_leaves_the_factor_where_it_is() -> None:
     assert choices.asked["copy_panels"] == ((0, 1), 0)
 
 
-def test_the_copy_computes_the_product() -> None:
+def test_a_panel_is_copied_once_for_all_row_tiles() -> None:
+    done = schedule(nests_of(matmul(480, 64, 512)), SMALL)
+    (outer,) = done.func.body
+    assert isinstance(outer, For)
+    panels, rows = 8, 80
+    assert outer.extent == panels
+    assert [x.extent for x in outer.body if isinstance(x, For)] == [64, rows]
+
+
+def test_rows_are_cut_in_blocks_where_panels_are_too_few_to_share() -> None:
+    done = schedule(nests_of(matmul(480, 64, 512)), SMALL, Choices({"mr": 4, "nr": 128}))
+    (outer,) = done.func.body
+    assert isinstance(outer, For)
+    assert outer.extent == 8
+    assert [x.extent for x in outer.body if isinstance(x, For)] == [64, 60]
+
+
+@pytest.mark.parametrize("answers", [{}, {"mr": 4, "nr": 128}])
+def test_the_copy_computes_the_product(answers: dict[str, int]) -> None:
     group = matmul(500, 64, 530)
-    done = schedule(nests_of(group), SMALL)
+    done = schedule(nests_of(group), SMALL, Choices(answers))
     check(done.func)
     assert "panel: local" in text(done.func)
     rng = np.random.default_rng(0)

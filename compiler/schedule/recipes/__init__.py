@@ -16,7 +16,7 @@ from . import simt
 from .chain import can_chain, chain, plan_chain
 from .choices import Choices
 from .elementwise import elementwise
-from .panels import copy_panels
+from .panels import copy_panels, far_factor
 from .plain import plain
 from .rows import rows
 from .tile import can_tile, load_strides, loads, plan, tile
@@ -160,8 +160,12 @@ def can_rows(nests: Nests, longest: int | None = 1 << 16) -> bool:
 def _tile(nests: Nests, target: Target, choices: Choices) -> Scheduled:
     """The tile recipe; with a second version of one-row tiles where the rows may be too few."""
     t = plan(nests, target, choices)
-    s = tile(nests, target, choices)
-    copy_panels(s, t.main, t.column.var.name, t.nr, choices)
+    far = far_factor(t)
+    if far is not None and not choices.pick("copy_panels", 1, (0, 1)):
+        far = None
+    s = tile(nests, target, choices, far is not None)
+    if far is not None:
+        copy_panels(s, far)
     if t.row is None:
         return _single(s, "tile")
     least, _ = bounds(t.row.extent)

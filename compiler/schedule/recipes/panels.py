@@ -7,13 +7,10 @@ all row tiles below it costs a hundredth of them.
 
 from __future__ import annotations
 
-from ...tensor.ir import Alloc, Block, For, Load
-from ...tensor.simplify import product
-from ...tensor.walk import allocations
+from ...tensor.ir import For, Load
 from ..nests import Reduction
 from ..schedule import Schedule
-from .choices import Choices
-from .tile import load_strides, loads
+from .tile import Tile, load_strides, loads
 
 FAR_BYTES = 2048
 """How far rows lie apart for a copy to pay: several of them share no page."""
@@ -24,37 +21,27 @@ PANEL_BYTES = 1 << 19
 """The most stack that a panel takes, and about half of what L2 holds beside it."""
 
 
-def copy_panels(s: Schedule, main: Reduction, column: str, nr: int, choices: Choices) -> None:
+def far_factor(t: Tile) -> Load | None:
+    """The factor whose panels are to be copied, of a product with enough rows below each."""
+    row = t.row
+    if row is None or row.var.name in t.shared or not isinstance(row.extent, int):
+        return None
+    if row.extent < LEAST_TILES * t.mr:
+        return None
+    far = [x for x in loads(t.main.body) if _is_far(t.main, t.column.var.name, t.nr, x)]
+    return far[0] if len(far) == 1 and far[0] not in t.packed else None
+
+
+def copy_panels(s: Schedule, factor: Load) -> None:
     """Copies the panel of a factor that one iteration of the outermost loop reads.
 
     Args:
-        s: a tiled nest, its reductions computed inside.
-        main: the product.
-        column: the axis that is vectorised.
-        nr: the columns of a panel.
-        choices: asked whether to.
+        s: a nest whose outermost loop is over panels, its reductions computed inside.
+        factor: as the nest reads it.
     """
-    around = _around(s.func.body, main.buffer.name)
-    tiles = product(x.extent for x in around[1:])
-    found = [x for x in loads(main.body) if _is_far(main, column, nr, x)]
-    known = {p.source.name for p in s.packings}
-    if len(found) != 1 or found[0].buffer.name in known or not around:
-        return
-    if not isinstance(tiles, int) or tiles < LEAST_TILES:
-        return
-    if choices.pick("copy_panels", 1, (0, 1)):
-        s.do("cache_read", found[0].buffer.name, around[0].var.name, "panel", "local")
-        s.do("set_kind", f"panel_{len(found[0].buffer.shape) - 1}", "vector")
-
-
-def _around(block: Block, buffer: str) -> list[For]:
-    """The loops around the declaration of a buffer, outermost first."""
-    for stmt in block:
-        if isinstance(stmt, Alloc) and stmt.buffer.name == buffer:
-            return []
-        if isinstance(stmt, For) and any(b.name == buffer for b in allocations(stmt.body)):
-            return [stmt, *_around(stmt.body, buffer)]
-    return []
+    outermost = next(x.var.name for x in s.func.body if isinstance(x, For))
+    s.do("cache_read", factor.buffer.name, outermost, "panel", "local")
+    s.do("set_kind", f"panel_{len(factor.buffer.shape) - 1}", "vector")
 
 
 def _is_far(main: Reduction, column: str, nr: int, load: Load) -> bool:

@@ -44,6 +44,9 @@ LINE_BYTES = 64
 PIECE = 16
 """Steps of a reduction between two hints at the next panel, at least."""
 
+SHARED_PANELS = 8
+"""How many copies of panels, with all that is multiplied with each, threads share evenly."""
+
 FALLBACK_EXTENT = 256
 """What an unbounded symbolic extent is taken for when sizes are weighed."""
 
@@ -221,8 +224,16 @@ def tile_costs(
     return costs or {(1, lanes): 1.0}
 
 
-def tile(nests: Nests, target: Target, choices: Choices) -> Schedule:
-    """Tiles the final nest, keeps the accumulators in registers, packs constant operands."""
+def tile(nests: Nests, target: Target, choices: Choices, copied: bool = False) -> Schedule:
+    """Tiles the final nest, keeps the accumulators in registers, packs constant operands.
+
+    Args:
+        nests: the function.
+        target: what to schedule for.
+        choices: answers to the recipe's questions.
+        copied: whether panels of the other factor will be copied, one in each iteration of the
+            outermost loop.
+    """
     t = plan(nests, target, choices)
     s = Schedule(nests.func)
     own = dict(zip(t.main.axes, t.main.spatial, strict=True))
@@ -235,7 +246,7 @@ def tile(nests: Nests, target: Target, choices: Choices) -> Schedule:
         dims += [PackDim(a.var, a.extent) for a in nested(t.main) if a.var in used]
         s.pack(load, dims, f"{load.buffer.name}_packed{k or ''}")
     computed = computed_factor(nests, t)
-    names = _shape_final(s, nests, t, target, choices, computed is not None)
+    names = _shape_final(s, nests, t, target, choices, computed is not None, copied)
     place = names[-1]
     for r in reversed(nests.reductions):
         s.do("compute_at", r.buffer.name, place)
@@ -246,7 +257,8 @@ def tile(nests: Nests, target: Target, choices: Choices) -> Schedule:
         s.do("stage", names[0], computed, "left", (*rows, t.main.reduce[0].var.name), "local")
         vectorise(s, f"left_{len(rows)}", target.lanes(32) * 2)
     _prefetch(s, t, names, target, choices)
-    _prefetch_rows(s, t, names[0], target, choices)
+    ahead = (place, 1) if copied else (names[0], ceildiv(t.column.extent, t.nr))
+    _prefetch_rows(s, t, *ahead, target, choices)
     _prefetch_results(s, t, place, target, choices)
     if t.row is not None and place == _outer_name(t.row):
         _split_edges(s, t, place)
@@ -288,12 +300,19 @@ def _inner_name(a: Axis) -> str:
 
 
 def _shape_final(
-    s: Schedule, nests: Nests, t: Tile, target: Target, choices: Choices, panels_last: bool
+    s: Schedule,
+    nests: Nests,
+    t: Tile,
+    target: Target,
+    choices: Choices,
+    panels_last: bool,
+    copied: bool,
 ) -> list[str]:
     """Tiles and orders the final nest; returns its outer loops, outermost first.
 
     Args:
         panels_last: whether all panels are in a loop of their own inside that over row tiles.
+        copied: whether the row tiles that use a panel are in a loop of their own inside it.
     """
     s.do(
         "split",
@@ -319,7 +338,9 @@ def _shape_final(
     panel = _outer_name(t.column)
     last = rows.pop() if edges and rows else None
     order = [*batch, panel, *rows]
-    if panels_last or (rows and choices.pick("rows_first", int(_rows_first(t, target)), (0, 1))):
+    if copied and t.row is not None:
+        order = [*batch, *rows[:-1], *_shared_panels(s, t, panel, rows[-1])]
+    elif panels_last or (rows and choices.pick("rows_first", int(_rows_first(t, target)), (0, 1))):
         order = [*batch, *rows, panel]
     elif rows and choices.pick("block_rows", int(_worth_blocking(nests, t, target)), (0, 1)):
         order = _blocked(s, t, batch, panel, rows, last, target)
@@ -328,10 +349,26 @@ def _shape_final(
     for name in inner[:-1]:
         s.do("set_kind", name, "unroll")
     s.do("set_kind", inner[-1], "vector")
-    serial = [x for x in order if x.endswith("_in") or (panels_last and x == panel)]
+    held = {panel} if panels_last else {rows[-1]} if copied else set()
+    serial = [x for x in order if x.endswith("_in") or x in held]
     fused = [x for x in order if x not in serial]
     outermost = fuse_all(s, fused, "p")
     return [outermost, *serial, *([last] if last else [])]
+
+
+def _shared_panels(s: Schedule, t: Tile, panel: str, row: str) -> list[str]:
+    """The loops over panels and over the row tiles of each, so that enough can be shared.
+
+    Where there are few panels their rows are cut in blocks, each with a copy of its own.
+    """
+    count, panels = find_loop(s.func, row, "tile").extent, -(-size(t.column.extent) // t.nr)
+    if not isinstance(count, int) or panels >= SHARED_PANELS:
+        return [panel, row]
+    blocks = min(-(-SHARED_PANELS // panels), count // SHARED_PANELS)
+    if blocks < 2:
+        return [panel, row]
+    s.do("split", row, -(-count // blocks), f"{row}_block", f"{row}_in", "assume")
+    return [panel, f"{row}_block", f"{row}_in"]
 
 
 def _worth_blocking(nests: Nests, t: Tile, target: Target) -> bool:
@@ -467,12 +504,17 @@ def _prefetch(s: Schedule, t: Tile, names: list[str], target: Target, choices: C
             s.do("prefetch_panel", loop, packed.name, outer, position, turns, rows)
 
 
-def _prefetch_rows(s: Schedule, t: Tile, outer: str, target: Target, choices: Choices) -> None:
+def _prefetch_rows(
+    s: Schedule, t: Tile, outer: str, turns: Dim, target: Target, choices: Choices
+) -> None:
     """Asks for the next rows of an operand that comes from beyond L2 and is walked once.
 
     Processors foresee one walk through a page; the rows of a tile are several, and short.
+
+    Args:
+        outer: the loop that goes on to the next rows. turns: in how many iterations.
     """
-    loop, panels = nested(t.main)[-1].var.name, ceildiv(t.column.extent, t.nr)
+    loop = nested(t.main)[-1].var.name
     if len(t.main.reduce) != 1 or t.row is None or t.mr == 1 or loop not in s.loop_names():
         return
     found = find_loop(s.func, loop, "tile")
@@ -486,16 +528,16 @@ def _prefetch_rows(s: Schedule, t: Tile, outer: str, target: Target, choices: Ch
         if found.start != 0 or not isinstance(found.extent, int) or found.extent % line:
             continue
         here = [x for x in block_loads(found.body) if x.buffer == load.buffer]
-        if len(here) != 1 or not isinstance(panels, int):
+        if len(here) != 1 or not isinstance(turns, int):
             continue
         first, second = (
             tuple(simplify(substitute(i, {p: Const(k)})) for i in here[0].indices) for k in (0, 1)
         )
         far = size_product(load.buffer.shape) * load.dtype.bytes > target.l2_bytes // 2
-        if panels > 1 and first != second:
+        if turns > 1 and first != second:
             continue
         if choices.pick("rows_ahead", int(far), (0, 1)):
-            s.do("prefetch_rows", loop, load.buffer.name, outer, panels, line, (row.name,))
+            s.do("prefetch_rows", loop, load.buffer.name, outer, turns, line, (row.name,))
         return
 
 
