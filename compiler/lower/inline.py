@@ -27,11 +27,10 @@ from ..tensor.ir import (
     Load,
     Reduce,
     Var,
-    as_expr,
 )
 from ..tensor.simplify import (
-    dim,
     product,
+    ranges_of_axes,
     same_dim,
     simplify,
     substitute,
@@ -150,7 +149,7 @@ def ranges_of(stage: Compute) -> dict[Var, tuple[Dim, Dim]]:
     for e in walk(stage.expr):
         if isinstance(e, Reduce):
             axes += e.axes
-    return {a.var: (0, dim(as_expr(a.extent) - 1)) for a in axes}
+    return ranges_of_axes(axes)
 
 
 def inline(stages: Sequence[Compute], outputs: set[Buffer]) -> list[Compute]:

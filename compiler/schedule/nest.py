@@ -179,6 +179,8 @@ def _map_dim(d: Dim, expr: Callable[[Expr], Expr]) -> Dim:
 
 def loop_range(loop: For) -> tuple[Dim, Dim]:
     """The inclusive range of a loop's variable."""
+    if isinstance(loop.start, int) and isinstance(loop.extent, int):
+        return loop.start, loop.start + loop.extent - 1
     last = dim(as_expr(loop.start) + (as_expr(loop.extent) - 1))
     return loop.start, last
 

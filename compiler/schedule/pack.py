@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..tensor.access import flat_index
 from ..tensor.ir import (
+    Axis,
     Buffer,
     Const,
     Dim,
@@ -15,12 +16,20 @@ from ..tensor.ir import (
     Load,
     Select,
     Var,
-    as_expr,
     conjunction,
     le,
     lt,
 )
-from ..tensor.simplify import Ranges, ceildiv, product, prove, simplify, substitute, symbols
+from ..tensor.simplify import (
+    Ranges,
+    ceildiv,
+    product,
+    prove,
+    ranges_of_axes,
+    simplify,
+    substitute,
+    symbols,
+)
 from ..tensor.walk import block_loads
 from ..tensor.winograd import Matrix
 from .nest import fail, map_block
@@ -85,7 +94,7 @@ def pack(func: Func, load: Load, dims: Sequence[PackDim], name: str) -> tuple[Fu
     held = {d.var for d in dims}
     if any(v not in held and not v.is_symbol for i in load.indices for v in symbols(i)):
         raise fail(f"pack({load.buffer.name!r})", func, "the load varies along another loop")
-    if not stays_inside(load, {d.var: (0, as_expr(d.extent) - 1) for d in dims}):
+    if not stays_inside(load, ranges_of_axes(Axis(d.var, d.extent) for d in dims)):
         raise fail(f"pack({load.buffer.name!r})", func, "the load may leave the buffer")
     shape: list[Dim] = []
     tail: list[Dim] = []

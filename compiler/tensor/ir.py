@@ -177,9 +177,12 @@ class Const(Expr):
     value: int | float | bool
 
     def __new__(cls, value: int | float | bool, dtype: DType = dt.i64) -> Const:
-        if dtype.is_float:
+        key: object
+        if dtype is dt.i64:
+            key = value = int(value)
+        elif dtype.is_float:
             value = float(value)
-            key: object = struct.pack("<d", value)
+            key = struct.pack("<d", value)
         elif dtype is dt.bool_:
             key = value = bool(value)
         else:
@@ -458,19 +461,32 @@ class Reduce(Expr):
 
 # ------------------------------------------------------------------ building expressions
 
+_MOST_INTEGERS = 1 << 13
+_INTEGERS: dict[int, Const] = {}
+
 
 def as_expr(value: Expr | int | float | bool, dtype: DType = dt.i64) -> Expr:
     """Turns a Python number into a constant of ``dtype``; expressions pass through."""
-    return value if isinstance(value, Expr) else Const(value, dtype)
+    if isinstance(value, Expr):
+        return value
+    if dtype is dt.i64 and type(value) is int:
+        # Most constants are small sizes and steps; they are kept.
+        known = _INTEGERS.get(value)
+        if known is None:
+            known = Const(value)
+            if -_MOST_INTEGERS < value < _MOST_INTEGERS:
+                _INTEGERS[value] = known
+        return known
+    return Const(value, dtype)
 
 
 def binary(op: BinaryOp, a: Expr | int | float, b: Expr | int | float) -> Expr:
     """Builds a binary operation; a Python number takes the other operand's type."""
     if not isinstance(a, Expr):
         assert isinstance(b, Expr)
-        a = Const(a, b.dtype)
+        a = as_expr(a, b.dtype)
     elif not isinstance(b, Expr):
-        b = Const(b, a.dtype)
+        b = as_expr(b, a.dtype)
     return Binary(op, a, b)
 
 

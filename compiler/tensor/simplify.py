@@ -44,6 +44,7 @@ __all__ = [
     "evaluate",
     "product",
     "prove",
+    "ranges_of_axes",
     "same_dim",
     "simplify",
     "substitute",
@@ -111,6 +112,13 @@ def bounds(e: Dim, ranges: Ranges = _NO_RANGES) -> tuple[Bound, Bound]:
     if isinstance(e, int):
         return e, e
     return _simplifier(e, ranges).bounds(e)
+
+
+def ranges_of_axes(axes: Iterable[Axis]) -> dict[Var, tuple[Dim, Dim]]:
+    """The inclusive ranges of axes: ``0`` to ``extent - 1``, numbers where extents are."""
+    return {
+        a.var: (0, a.extent - 1 if isinstance(a.extent, int) else dim(a.extent - 1)) for a in axes
+    }
 
 
 def prove(condition: Expr, ranges: Ranges = _NO_RANGES) -> bool | None:
@@ -550,4 +558,13 @@ def affine(
         if len(held) > 1 or any(not wanted.isdisjoint(x.variables) for x in others):
             return None
         add_terms(parts[held[0]] if held else rest, {others: c})
-    return {v: dim(s.build(p)) for v, p in parts.items()}, s.build(rest)
+    return {v: _dim_of(s, p) for v, p in parts.items()}, s.build(rest)
+
+
+def _dim_of(s: _Simplifier, terms: Linear) -> Dim:
+    """The canonical dim of a linear form; most are numbers."""
+    if not terms:
+        return 0
+    if len(terms) == 1 and () in terms:
+        return wrap(terms[()])
+    return dim(s.build(terms))

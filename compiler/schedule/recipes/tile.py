@@ -11,16 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
 
 from ... import dtype as dt
 from ...target import Target
 from ...tensor.access import flat_index
-from ...tensor.ir import Axis, Binary, Const, Dim, Expr, Load, Var, as_expr
+from ...tensor.ir import Axis, Binary, Const, Dim, Expr, Load, Var
 from ...tensor.simplify import (
     affine,
     bounds,
     ceildiv,
     prove,
+    ranges_of_axes,
     same_dim,
     simplify,
     substitute,
@@ -74,12 +77,17 @@ class Tile:
     packed: tuple[Load, ...]
 
 
-def load_strides(r: Reduction, load: Load) -> dict[Var, Dim] | None:
+def load_strides(r: Reduction, load: Load) -> Mapping[Var, Dim] | None:
     """The stride of a load along each axis of the update nest; None if it is not affine."""
-    axes = (*r.spatial, *r.reduce)
-    ranges = {a.var: (0, as_expr(a.extent) - 1) for a in axes}
+    return _strides((*r.spatial, *r.reduce), load)
+
+
+@lru_cache(maxsize=1 << 12)
+def _strides(axes: tuple[Axis, ...], load: Load) -> Mapping[Var, Dim] | None:
+    # Remembered, since each recipe that may take a nest asks again.
+    ranges = ranges_of_axes(axes)
     form = affine(flat_index(load, ranges), [a.var for a in axes], ranges)
-    return None if form is None else form[0]
+    return None if form is None else MappingProxyType(form[0])
 
 
 def nested(r: Reduction) -> list[Axis]:
@@ -136,7 +144,7 @@ def can_tile(nests: Nests) -> bool:
 
 def can_pack(nests: Nests, r: Reduction, load: Load) -> bool:
     """Whether a load's operand can be laid out anew: a constant that is read inside its bounds."""
-    ranges = {a.var: (0, as_expr(a.extent) - 1) for a in (*r.spatial, *r.reduce)}
+    ranges = ranges_of_axes((*r.spatial, *r.reduce))
     return load.buffer.name in nests.constants and stays_inside(load, ranges)
 
 
