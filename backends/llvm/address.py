@@ -27,15 +27,20 @@ _BEYOND = 1 << 63
 class Index:
     """An i64 value ``const + stride * lane + sum(coefficient * product of values)``."""
 
-    __slots__ = ("const", "is_const", "stride", "terms")
+    __slots__ = ("_affine", "const", "is_const", "stride", "terms")
 
     def __init__(
-        self, const: int, stride: int = 0, terms: tuple[tuple[Monomial, int], ...] = ()
+        self,
+        const: int,
+        stride: int = 0,
+        terms: tuple[tuple[Monomial, int], ...] = (),
+        affine: bool | None = None,
     ) -> None:
         self.const = const
         self.stride = stride
         self.terms = terms
         self.is_const = not terms and not stride
+        self._affine = affine
 
     @property
     def is_uniform(self) -> bool:
@@ -45,22 +50,30 @@ class Index:
     @property
     def is_affine(self) -> bool:
         """Whether lanes differ by a constant step only."""
-        for monomial, _ in self.terms:
-            for v in monomial:
-                if v.lanes != 1:
-                    return False
-        return True
+        found = self._affine
+        if found is None:
+            found = self._affine = all(v.lanes == 1 for m, _ in self.terms for v in m)
+        return found
 
 
 class Form:
-    """A flat sum of products of atoms, found once for an expression."""
+    """A flat sum of products of atoms, found once for an expression.
 
-    __slots__ = ("const", "products", "terms")
+    Attributes:
+        varying: what it was last a sum of besides constants and lanes; ``sum`` that sum's terms,
+            the same object for all rows and chunks of a tile; ``affine`` whether no term of it
+            differs between lanes.
+    """
+
+    __slots__ = ("affine", "const", "products", "sum", "terms", "varying")
 
     def __init__(self, linear: dict[tuple[Expr, ...], int]) -> None:
         self.const = linear.get((), 0)
         self.terms = tuple([(c, f) for f, c in linear.items() if f])
         self.products = tuple([(c, f[0], f[1:]) for c, f in self.terms])
+        self.varying: list[tuple[int, tuple[tuple[Monomial, int], ...]]] = []
+        self.sum: tuple[tuple[Monomial, int], ...] = ()
+        self.affine = True
 
 
 def _wrap(value: int) -> int:
@@ -178,7 +191,7 @@ class Addresser(Builder):
     def evaluate(self, form: Form) -> Index:
         """The sum that a form is in the current bindings."""
         const, stride = form.const, 0
-        terms: dict[Monomial, int] = {}
+        varying: list[tuple[int, tuple[tuple[Monomial, int], ...]]] = []
         env = self.env
         for c, first, others in form.products:
             found = env.get(first) if type(first) is Var else None
@@ -189,13 +202,17 @@ class Addresser(Builder):
             if i.is_const:
                 continue
             stride += c * i.stride
-            for monomial, k in i.terms:
-                terms[monomial] = terms.get(monomial, 0) + c * k
+            if i.terms:
+                varying.append((c, i.terms))
         if not -_BEYOND <= const < _BEYOND:
             const = _wrap(const)
-        if not terms:
+        if not varying:
             return Index(const, stride) if stride else self.const_index(const)
-        return Index(const, stride, tuple([item for item in terms.items() if item[1]]))
+        if varying != form.varying:
+            form.varying = varying
+            form.sum = _sum_of(varying)
+            form.affine = all(v.lanes == 1 for m, _ in form.sum for v in m)
+        return Index(const, stride, form.sum, form.affine)
 
     def add(self, a: Index, b: Index, scale: int = 1) -> Index:
         """a + scale * b."""
@@ -492,8 +509,20 @@ class Addresser(Builder):
         knows it; a loop's own counter becomes a carried pointer; the constant comes last, where
         the machine's addressing absorbs it.
         """
+        if not at.terms:
+            return self.offset(base, at.const * size)
+        key = (base.text, size, at.terms)
+        found = self._pointers.get(key)
+        if found is None:
+            found = self._pointers[key] = self._locate_terms(base, size, at.terms)
+            self.scopes[found.level].keys.append(key)
+        return self.offset(found, at.const * size)
+
+    def _locate_terms(
+        self, base: Pointer, size: int, unordered: tuple[tuple[Monomial, int], ...]
+    ) -> Pointer:
         pointer = base
-        terms = at.terms if len(at.terms) < 2 else sorted(at.terms, key=_level_of)
+        terms = unordered if len(unordered) < 2 else sorted(unordered, key=_level_of)
         position = 0
         while position < len(terms):
             level = _level_of(terms[position])
@@ -502,7 +531,7 @@ class Addresser(Builder):
                 end += 1
             pointer = self._advance(pointer, level, terms[position:end], size)
             position = end
-        return self.offset(pointer, at.const * size)
+        return pointer
 
     def _advance(
         self,
@@ -531,6 +560,17 @@ class Addresser(Builder):
             )
             pointer = self.carried_pointer(level, pointer, step)
         return self.offset(pointer, self._sum(0, tuple(plain))) if plain else pointer
+
+
+def _sum_of(
+    parts: list[tuple[int, tuple[tuple[Monomial, int], ...]]],
+) -> tuple[tuple[Monomial, int], ...]:
+    """The terms of a sum of multiples."""
+    total: dict[Monomial, int] = {}
+    for c, terms in parts:
+        for monomial, k in terms:
+            total[monomial] = total.get(monomial, 0) + c * k
+    return tuple([item for item in total.items() if item[1]])
 
 
 def _product(

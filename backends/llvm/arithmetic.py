@@ -12,7 +12,7 @@ from tilewright.tensor.ir import COMPARISONS
 from .address import Addresser
 from .builder import Value
 from .machine import Machine
-from .types import is_half, memory_type, register_type, vector
+from .types import is_half, memory_type, overload, register_type, vector
 
 _FLOAT_OPS = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
 _FLOAT_COMPARE = {
@@ -36,6 +36,7 @@ class Arithmetic(Addresser):
     def __init__(self, machine: Machine) -> None:
         super().__init__()
         self.machine = machine
+        self._fma_heads: dict[str, str] = {}
 
     # -------------------------------------------------------------- pieces
 
@@ -237,9 +238,15 @@ class Arithmetic(Addresser):
         a, b, c = self.splat(a, lanes), self.splat(b, lanes), self.splat(c, lanes)
         if is_half(a.dtype):
             return self.narrow(self.fma(self.widen(a), self.widen(b), self.widen(c)), a.dtype)
-        if self.machine.fma:
-            return self.intrinsic("fma", c, a, b, c)
-        return self.op("fadd", self.op("fmul", a, b), c)
+        if not self.machine.fma:
+            return self.op("fadd", self.op("fmul", a, b), c)
+        type_ = c.type
+        head = self._fma_heads.get(type_)
+        if head is None:
+            suffix = overload(register_type(c.dtype), c.lanes)
+            head = self._fma_heads[type_] = f"call {type_} @llvm.fma.{suffix}({type_} "
+        text = f"{head}{a.text}, {type_} {b.text}, {type_} {c.text})"
+        return self.pure(text, type_, c.dtype, lanes, max(a.level, b.level, c.level))
 
     def call(self, name: str, args: list[Value], dtype: DType) -> Value:
         """A native function of the intrinsic table."""

@@ -25,9 +25,10 @@ class Value:
         level: the depth of the scope that defines it (0: the function; constants too).
         const: the number of a constant (of every lane), or None.
         lo, hi: inclusive bounds of an integer scalar where known.
+        wide: the vector with this scalar in every lane, once there is one.
     """
 
-    __slots__ = ("const", "dtype", "hi", "lanes", "level", "lo", "text", "type")
+    __slots__ = ("const", "dtype", "hi", "lanes", "level", "lo", "text", "type", "wide")
 
     def __init__(
         self,
@@ -48,6 +49,7 @@ class Value:
         self.const = const
         self.lo = lo
         self.hi = hi
+        self.wide: Value | None = None
 
     @property
     def operand(self) -> str:
@@ -116,7 +118,7 @@ class Builder:
         self.scopes: list[Scope] = [Scope("entry", True, frozenset())]
         self.prologue: list[str] = []
         self.memo: dict[object, Value] = {}
-        self._pointers: dict[str, Pointer] = {}
+        self._pointers: dict[object, Pointer] = {}
         self._next = 0
         self._constants: dict[tuple[float | bool | str, str, int], Value] = {}
 
@@ -144,7 +146,7 @@ class Builder:
         memo, pointers = self.memo, self._pointers
         for key in scope.keys:
             memo.pop(key, None)
-            pointers.pop(key, None)  # type: ignore[call-overload]
+            pointers.pop(key, None)
         return scope
 
     def line(self, text: str) -> None:
@@ -208,6 +210,9 @@ class Builder:
         """The vector with ``value`` in every lane; vectors pass through."""
         if value.lanes == lanes:
             return value
+        found = value.wide
+        if found is not None and found.lanes == lanes:
+            return found
         assert value.lanes == 1, (value.text, value.lanes, lanes)
         if value.const is not None:
             return self.constant(value.const, value.dtype, lanes)
@@ -218,10 +223,11 @@ class Builder:
             f"insertelement {wide} poison, {value.type} {value.text}, i64 0",
             wide, value.dtype, lanes, value.level,
         )  # fmt: skip
-        return self.pure(
+        found = value.wide = self.pure(
             f"shufflevector {wide} {one.text}, {wide} poison, <{lanes} x i32> zeroinitializer",
             wide, value.dtype, lanes, value.level,
         )  # fmt: skip
+        return found
 
     def intrinsic(self, name: str, result: Value, *args: Value) -> Value:
         """A call of ``llvm.NAME`` whose result has the type of ``result``."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import is_
+
 from tilewright import dtype as dt
 from tilewright.errors import InternalError
 from tilewright.tensor.intrinsics import expand
@@ -39,6 +41,8 @@ class Expressions(Memory):
         super().__init__(machine)
         self._values: dict[Expr, Value] = {}
         self._indices: dict[Expr, Index] = {}
+        self._positions: dict[Expr, tuple[list[Index | Value], Index]] = {}
+        self._variables: dict[Expr, tuple[Var, ...] | None] = {}
         self._expanded: dict[Expr, Expr] = {}
         self._memory_loads: dict[Expr, tuple[Load, ...]] = {}
         self._sure: dict[Expr, dict[Expr, None]] = {}
@@ -67,7 +71,29 @@ class Expressions(Memory):
             return super().index(e)
         found = self._indices.get(e)
         if found is None:
-            found = self._indices[e] = super().index(e)
+            found = self._indices[e] = self._index(e)
+        return found
+
+    def _index(self, e: Expr) -> Index:
+        """Evaluates an i64 expression; one that reads no memory only where its variables changed.
+
+        Equal bindings are not enough: the values of a scope that was closed are gone, and their
+        bindings with them.
+        """
+        if e in self._variables:
+            variables = self._variables[e]
+        else:
+            loaded = next(loads(e), None) is not None
+            variables = self._variables[e] = None if loaded else tuple(self.free_vars(e))
+        if variables is None:
+            return super().index(e)
+        env = self.env
+        bound = [env[v] for v in variables]
+        known = self._positions.get(e)
+        if known is not None and all(map(is_, known[0], bound)):
+            return known[1]
+        found = super().index(e)
+        self._positions[e] = (bound, found)
         return found
 
     def value(self, e: Expr) -> Value:

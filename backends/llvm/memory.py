@@ -44,7 +44,8 @@ class Memory(Arithmetic):
         self._dependents: dict[str, list[object]] = {}
         self.free_vars_of: dict[Expr, frozenset[Var]] = {}
         self._load_forms: dict[Load, Form] = {}
-        self._load_facts: dict[Load, tuple[tuple[Var, ...], frozenset[str]]] = {}
+        self._load_facts: dict[Load, tuple[tuple[Var, ...], frozenset[str], frozenset[str]]] = {}
+        self._types: dict[tuple[DType, int], Value] = {}
 
     def free_vars(self, e: Expr) -> frozenset[Var]:
         """The variables that an expression mentions, found once."""
@@ -91,9 +92,9 @@ class Memory(Arithmetic):
         facts = self._load_facts.get(e)
         if facts is None:
             names = frozenset([name, *(inner.buffer.name for inner in loads(e))])
-            facts = self._load_facts[e] = (tuple(self.free_vars(e)), names)
-        variables, names = facts
-        if names & self.registers.keys():
+            facts = self._load_facts[e] = (tuple(self.free_vars(e)), names, names - {name})
+        variables, names, inner = facts
+        if inner and inner & self.registers.keys():
             return self._load_at(e.buffer, self.evaluate(self.load_form(e)), passthru)
         env = self.env
         key = (e, self.width, self.active, self.mask, self.guard, passthru,
@@ -136,8 +137,12 @@ class Memory(Arithmetic):
 
     def _typed(self, buffer: Buffer, lanes: int) -> Value:
         """A value that stands for the type of a buffer's elements in memory."""
-        dtype = dt.u8 if buffer.dtype is dt.bool_ else buffer.dtype
-        return Value("", vector(memory_type(dtype), lanes), dtype, lanes, 0)
+        found = self._types.get((buffer.dtype, lanes))
+        if found is None:
+            dtype = dt.u8 if buffer.dtype is dt.bool_ else buffer.dtype
+            found = Value("", vector(memory_type(dtype), lanes), dtype, lanes, 0)
+            self._types[buffer.dtype, lanes] = found
+        return found
 
     def _from_memory(self, raw: Value, dtype: DType) -> Value:
         if dtype is not dt.bool_:

@@ -78,6 +78,7 @@ class Statements(Control):
         super().__init__(machine)
         self._facts: dict[int, StoreFacts] = {}
         self._structured: dict[int, bool] = {}
+        self._varying: dict[int, set[Var]] = {}
         self._pending_sums: dict[object, Pending] = {}
         self._deferring = False
         self._lane_vars: set[Var] = set()
@@ -353,14 +354,21 @@ class Statements(Control):
             if width == 1:
                 position = self.add(start, self.const_index(base))
             chunks.append(Lane(width, active, {**outer.env, stmt.var: position}))
-        added = {stmt.var}
-        for inner in statements(stmt.body):
-            if isinstance(inner, Let) and not added.isdisjoint(self.free_vars(inner.value)):
-                added.add(inner.var)
+        added = self._varying_in(stmt)
         self._lane_vars |= added
         self.block(stmt.body, chunks)
         self._lane_vars -= added
         self.enter(outer)
+
+    def _varying_in(self, loop: For) -> set[Var]:
+        """The variable of a vector loop and the Lets that depend on it."""
+        found = self._varying.get(id(loop))
+        if found is None:
+            found = self._varying[id(loop)] = {loop.var}
+            for inner in statements(loop.body):
+                if isinstance(inner, Let) and not found.isdisjoint(self.free_vars(inner.value)):
+                    found.add(inner.var)
+        return found
 
     def _chunks(self, extent: int) -> list[tuple[int, int, int]]:
         """(base, width, existing lanes) of the register-wide pieces of a vector loop.
