@@ -13,6 +13,8 @@ from tilewright.target import Target
 def machine_for(target: Target, *, opt: int = 1) -> llvm.TargetMachine:
     """LLVM's code generator for a target, with the small code model."""
     _initialize()
+    if target.architecture != "x86_64":
+        _initialize_all()
     return llvm.Target.from_triple(target.triple).create_target_machine(
         cpu=target.cpu,
         features=target.features,
@@ -32,6 +34,13 @@ def _initialize() -> None:
     0.8 s without) for code that is no faster.
     """
     llvm.set_option("tilewright", "-disable-lsr")
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+
+
+@cache
+def _initialize_all() -> None:
+    """Prepares LLVM for other machines, which takes 10 MB."""
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
 

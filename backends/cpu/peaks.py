@@ -26,7 +26,8 @@ from tilewright.tensor.parse import parse_func
 from ..llvm.emit import emit_module
 from . import pool
 from .compile import compile_object
-from .load import Library, pool_address
+from .link import Library
+from .load import pool_address
 from .target import resolve_target
 from .threads import default_threads
 

@@ -43,7 +43,8 @@ from tilewright.tensor.work import Work, count_work
 from ..backend import Profile, ProfiledKernel, ProfiledStep, Profiler, Subject
 from . import BACKEND
 from .compile import compile_object
-from .load import Library, pool_address
+from .link import Library
+from .load import pool_address
 from .peaks import Peaks, keep_peaks, known_peaks, measure_peaks
 from .program import ENTRY, FRAME_ENTRY, emit_program
 

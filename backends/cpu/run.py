@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 
-import llvmlite.binding as llvm
+import llvmlite
 import numpy as np
 
 from tilewright.runtime.buffer import address_of
@@ -14,7 +14,8 @@ from tilewright.tensor.ir import Func
 
 from ..llvm.emit import emit_kernel
 from .compile import compile_object
-from .load import Library, pool_address
+from .link import Library
+from .load import pool_address
 from .pool import CONTEXT_FIELDS
 from .target import resolve_target
 from .threads import default_threads
@@ -38,7 +39,7 @@ def run_here(func: Func, arguments: Sequence[np.ndarray | int], cache: Cache) ->
         target = resolve_target("native")
         text = emit_kernel(func, target)
         key = digest_key(
-            "here", text, target.triple, target.cpu, target.features, str(llvm.llvm_version_info)
+            "here", text, target.triple, target.cpu, target.features, llvmlite.__version__
         )
         code = cache.get(key)
         if code is None:

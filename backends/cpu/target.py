@@ -6,13 +6,12 @@ instructions there are. The recipes and the emitter read nothing else.
 
 from __future__ import annotations
 
+import platform
 import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-
-import llvmlite.binding as llvm
 
 from tilewright.errors import TargetError
 from tilewright.target import Target
@@ -21,6 +20,7 @@ _X86 = "x86_64-unknown-linux-gnu"
 _ARM = "aarch64-unknown-linux-gnu"
 _RISCV = "riscv64-unknown-linux-gnu"
 _WASM = "wasm32-unknown-unknown"
+_CPUINFO = Path("/proc/cpuinfo")
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 # Linux name -> LLVM name, level by level of the x86-64 psABI.
 _V2 = {"cx16": "cx16", "lahf_lm": "sahf", "popcnt": "popcnt", "pni": "sse3", "ssse3": "ssse3",
@@ -176,13 +176,16 @@ def missing_features(target: Target) -> tuple[str, ...]:
 @lru_cache(maxsize=1)
 def host_features() -> frozenset[str]:
     """The features of this CPU that the system lets programs use, by their Linux names."""
-    flags = llvm.get_host_cpu_features()
     known = {**_V4, **_EXTRAS}
-    return frozenset(linux for linux, name in known.items() if flags.get(name, False))
+    try:
+        told = re.search(r"^flags\s*:(.*)$", _CPUINFO.read_text(), re.MULTILINE)
+    except OSError:
+        told = None
+    return frozenset(known) & frozenset(told[1].split() if told else ())
 
 
 def _host_architecture() -> str:
-    return str(llvm.get_process_triple()).partition("-")[0]
+    return platform.machine()
 
 
 def _native() -> Target:

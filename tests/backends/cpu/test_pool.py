@@ -11,7 +11,7 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
-from tilewright.backends.cpu import load, pool
+from tilewright.backends.cpu import link, load, pool
 from tilewright.backends.cpu.threads import cpu_quota, default_threads
 
 # count: adds 1 to out[i] for i in begin .. end, after `spin` rounds of work.
@@ -110,7 +110,7 @@ class Regions:
     """The kernel above, loaded, with a context of its own."""
 
     def __init__(self) -> None:
-        self.library = load.Library([compile_object(KERNEL)], ["repeat"])
+        self.library = link.Library([compile_object(KERNEL)], ["repeat"])
         signature = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 3)
         self.call = signature(self.library.addresses["repeat"])
 
@@ -207,7 +207,7 @@ def test_library_reports_a_missing_symbol_instead_of_ending_the_process() -> Non
         "declare void @nowhere()\ndefine void @f() {\n call void @nowhere()\n ret void\n}"
     )
     with pytest.raises(Exception, match="TW-E0910"):
-        load.Library([code], ["f"])
+        link.Library([code], ["f"])
 
 
 @pytest.mark.parametrize(
