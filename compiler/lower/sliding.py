@@ -1,4 +1,7 @@
-"""Sliding: recognising a group that is one convolution of stride 1, by its axes alone."""
+"""Sliding: recognising a group that is one convolution of stride 1, by its axes alone.
+
+Taps may lie some elements apart, all by the same step.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from dataclasses import dataclass
 from .. import dtype as dt
 from ..tensor.compute import Compute, ComputeGroup
 from ..tensor.ir import Axis, Binary, Buffer, Const, Expr, Load, Reduce, Var
-from ..tensor.simplify import same_dim, simplify, substitute, symbols
+from ..tensor.simplify import affine, same_dim, simplify, substitute, symbols
 from .inline import has_reduce, loads_of, walk
 
 TOTAL = Var(".total", dt.f32)
@@ -17,21 +20,24 @@ TOTAL = Var(".total", dt.f32)
 
 @dataclass(frozen=True, slots=True)
 class Sliding:
-    """A sum over taps and channels: ``value(place + tap, channel) * weight(tap, channel, column)``.
+    """A sum over taps and channels: ``value(place + step * tap, channel) * weight(tap, ...)``.
 
     Attributes:
         axes: of every result, in order; the last one is ``column``.
         spatial: axes along which the taps slide, each with the axis of its taps.
+        steps: how many elements the taps of each of these lie apart.
         batch: the other axes, in order.
         column: the axis along which only the weights vary.
         channel: what is summed over besides taps.
-        value: what is weighted: it does not change when a place goes up by one and its tap down.
+        value: what is weighted: it does not change when a place goes up by a step and its tap
+            down by one.
         weight: reads the constant weights.
         results: what is stored to which buffer at each place, in terms of the axes and TOTAL.
     """
 
     axes: tuple[Axis, ...]
     spatial: tuple[tuple[Axis, Axis], ...]
+    steps: tuple[int, ...]
     batch: tuple[Axis, ...]
     column: Axis
     channel: Axis
@@ -64,12 +70,14 @@ def find_sliding(group: ComputeGroup, constants: frozenset[str]) -> Sliding | No
         found = _slides(first, total, value)
         if found is None:
             continue
-        spatial, channel = found
+        spatial, steps, channel = found
         allowed = {tap.var for _, tap in spatial} | {channel.var, column.var}
         held = {a.var for a, _ in spatial}
         batch = tuple(a for a in first.axes[:-1] if a.var not in held)
         if symbols(weight) <= allowed:
-            return Sliding(first.axes, spatial, batch, column, channel, value, weight, results)
+            return Sliding(
+                first.axes, spatial, steps, batch, column, channel, value, weight, results
+            )
     return None
 
 
@@ -83,21 +91,37 @@ def _products(body: Expr) -> Iterator[tuple[Load, Expr]]:
 
 def _slides(
     stage: Compute, total: Reduce, value: Expr
-) -> tuple[tuple[tuple[Axis, Axis], ...], Axis] | None:
-    """The pairs of axes and taps along which a value slides, and the axis of channels."""
+) -> tuple[tuple[tuple[Axis, Axis], ...], tuple[int, ...], Axis] | None:
+    """The pairs of axes and taps along which a value slides, their steps, the axis of channels."""
     spatial: list[tuple[Axis, Axis]] = []
+    steps: list[int] = []
     rest = list(total.axes)
+    used = symbols(value)
     for a in stage.axes[:-1]:
         for tap in rest:
-            moved = substitute(value, {a.var: a.var + 1, tap.var: tap.var - 1})
-            used = symbols(value)
-            if a.var in used and tap.var in used and simplify(moved) is simplify(value):
+            if a.var not in used or tap.var not in used:
+                continue
+            step = _step(value, a.var, tap.var)
+            moved = substitute(value, {a.var: a.var + step, tap.var: tap.var - 1})
+            if simplify(moved) is simplify(value):
                 spatial.append((a, tap))
+                steps.append(step)
                 rest.remove(tap)
                 break
     if not spatial or len(rest) != 1 or not isinstance(rest[0].extent, int):
         return None
-    return tuple(spatial), rest[0]
+    return tuple(spatial), tuple(steps), rest[0]
+
+
+def _step(value: Expr, place: Var, tap: Var) -> int:
+    """By how many places a tap moves what is read, by the first index that goes by both."""
+    for load in loads_of(value):
+        for index in load.indices:
+            if {place, tap} <= symbols(index):
+                form = affine(index, (place, tap))
+                step = 1 if form is None else form[0][tap]
+                return step if isinstance(step, int) and step > 0 else 1
+    return 1
 
 
 def _results(

@@ -27,20 +27,27 @@ normal inputs and 3x3 weights of as many columns as channels:
 
 The bounds that tests hold it to are 2e-6 and 4e-5. An infinity or a nan in the input reaches all
 places of the tiles that read it, not only those under the taps.
+
+A convolution whose taps lie d elements apart is d * d of this kind, of every d-th row and column
+each: their tiles are computed together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from itertools import product as product_of
 
 from .. import dtype as dt
+from ..errors import ArtifactError
 from ..schedule.loops import conjuncts
 from ..schedule.nest import simplify_func, substitute_block
+from ..schedule.nests import Nests
 from ..schedule.pack import Packing
 from ..schedule.recipes.choices import Choices
 from ..schedule.recipes.tile import PREFETCH_BYTES, tile
+from ..schedule.recording import Recording
+from ..schedule.schedule import Schedule, Steps
 from ..target import Target
 from ..tensor.compute import Compute, ComputeGroup
 from ..tensor.ir import (
@@ -75,6 +82,8 @@ from .nests import free_symbols, to_func
 from .sliding import TOTAL, Sliding, is_constant
 from .transform import over_lanes, transform
 
+METHOD = "winograd"
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -96,18 +105,33 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One kernel of the rewrite: a function, what it takes packed, and its steps as text."""
+    """One kernel of the rewrite.
+
+    Attributes:
+        func: the function. packings: what it takes packed.
+        steps: what shaped its product, as text; empty where it has none.
+        recording: the plan and those steps; ``replay`` makes all kernels of the rewrite again.
+    """
 
     func: Func
     packings: tuple[Packing, ...]
     steps: str
+    recording: Recording
+
+
+def tiles_along(extent: Dim, step: int, m: int) -> Dim:
+    """How many tiles of m places there are along an axis, of each of its ``step`` images."""
+    return ceildiv(ceildiv(extent, step), m)
 
 
 class _Writer:
-    """Writes the kernels of one convolution."""
+    """Writes the kernels of one convolution; its product by recorded steps where there are some."""
 
-    def __init__(self, name: str, s: Sliding, plan: Plan, target: Target) -> None:
+    def __init__(
+        self, name: str, s: Sliding, plan: Plan, target: Target, recorded: Steps | None = None
+    ) -> None:
         self.name, self.s, self.plan, self.target = name, s, plan, target
+        self.recorded = recorded
         taps = s.spatial[0][1].extent
         assert isinstance(taps, int) and isinstance(s.channel.extent, int)
         assert isinstance(s.column.extent, int)
@@ -117,7 +141,9 @@ class _Writer:
         self.lanes = target.lanes(32)
         self.dims = len(s.spatial)
         self.counts: list[Dim] = [a.extent for a in s.batch]
-        self.counts += [ceildiv(a.extent, plan.m) for a, _ in s.spatial]
+        self.steps = dict(zip((a for a, _ in s.spatial), s.steps, strict=True))
+        self.rows = {a: tiles_along(a.extent, step, plan.m) for a, step in self.steps.items()}
+        self.counts += [dim(as_expr(self.rows[a]) * step) for a, step in self.steps.items()]
         self.tiles = product(self.counts)
         self.blocks = ceildiv(self.tiles, plan.block)
         self.panels = -(-self.columns // plan.nr)
@@ -135,6 +161,10 @@ class _Writer:
             self._at(a): (0, dim(as_expr(n) - 1))
             for a, n in zip((*s.batch, *(a for a, _ in s.spatial)), self.counts, strict=True)
         }
+        for a, step in self.steps.items():
+            if step > 1:
+                last = (as_expr(self.rows[a]) - 1) * (plan.m * step) + (step - 1)
+                self.ranges[Var(f"from_{a.var.name}")] = (0, dim(last))
 
     # -------------------------------------------------------------- where a tile lies
 
@@ -142,14 +172,27 @@ class _Writer:
         """The position of the tile along an axis, counted in tiles."""
         return Var(f"at_{a.var.name}")
 
+    def _from(self, a: Axis) -> Expr:
+        """The first place of the tile along an axis; the others follow step by step."""
+        return self._at(a) * self.plan.m if self.steps[a] == 1 else Var(f"from_{a.var.name}")
+
     def _places(self, number: Expr) -> list[Stmt]:
-        """Binds the position of a tile along every axis."""
+        """Binds the position of a tile along every axis.
+
+        Where taps lie some elements apart, places that far apart make an image of their own: the
+        tiles of the first one come before those of the next.
+        """
         axes = [*self.s.batch, *(a for a, _ in self.s.spatial)]
         found: list[Stmt] = []
         for k in range(len(axes) - 1, -1, -1):
             count = as_expr(self.counts[k])
             found.insert(0, Let(self._at(axes[k]), number if k == 0 else number % count))
             number = number // count
+        for a, step in self.steps.items():
+            if step > 1:
+                rows = as_expr(self.rows[a])
+                image, tile_ = self._at(a) // rows, self._at(a) % rows
+                found.append(Let(Var(f"from_{a.var.name}"), image + tile_ * (self.plan.m * step)))
         return found
 
     def _start(self) -> Let:
@@ -170,11 +213,11 @@ class _Writer:
         taps = [Var(f"in_{tap.var.name}") for _, tap in s.spatial]
         mapping: dict[Expr, Expr] = {a.var: self._at(a) for a in s.batch}
         for (a, tap), i in zip(s.spatial, taps, strict=True):
-            mapping |= {a.var: self._at(a) * m, tap.var: i}
+            mapping |= {a.var: self._from(a), tap.var: i}
         ranges = {**self.ranges, **dict.fromkeys(taps, (0, t - 1))}
         # A tile may reach past the last place; what lies there belongs to no result.
         own = [
-            lt(self._at(a) * m + i, as_expr(a.extent) + (t - m))
+            lt(self._from(a) + i * self.steps[a], as_expr(a.extent) + (t - m) * self.steps[a])
             for (a, _), i in zip(s.spatial, taps, strict=True)
         ]
         value = substitute(s.value, mapping)
@@ -214,14 +257,14 @@ class _Writer:
     def _mostly_inside(self) -> bool:
         """Whether enough tiles touch no edge for code of their own."""
         share = 1.0
-        for n in self.counts[len(self.s.batch) :]:
+        for n in self.rows.values():
             if isinstance(n, int):
                 share *= max(0, n - 2) / n
         return share > 0.3
 
     # -------------------------------------------------------------- product
 
-    def _product(self) -> tuple[Block, str]:
+    def _product(self) -> tuple[Block, Recording]:
         """The product of one block and one panel: reads ``v`` and ``u``, writes ``p``."""
         cube = [Axis(Var(f"x{k}"), self.t) for k in range(self.dims)]
         row, column = Axis(Var("row"), self.plan.block), Axis(Var("col"), self.plan.nr)
@@ -233,16 +276,26 @@ class _Writer:
         total = Reduce("sum", (over,), a * b)
         stage = Compute(self.p, (*cube, row, column), total)
         group = ComputeGroup("product", (self.v, self.u), (self.p,), (stage,))
+        nests = to_func(group)
+        if self.recorded is None:
+            done = self._schedule(nests)
+        else:
+            done = Schedule(nests.func).replay(self.recorded)
+        plan = tuple((f.name, int(getattr(self.plan, f.name))) for f in fields(Plan))
+        recording = Recording(tuple(done.steps), method=METHOD, plan=plan)
+        return tuple(_serial(stmt) for stmt in done.func.body), recording
+
+    def _schedule(self, nests: Nests) -> Schedule:
+        """The product as the recipe shapes it, for weights that may come from afar."""
         choices = Choices({"mr": self.plan.mr, "nr": self.plan.nr, "rows_first": 0})
-        done = tile(to_func(group), self.target, choices)
+        done = tile(nests, self.target, choices)
         count = product(self.u.shape)
         assert isinstance(count, int)
         if count * 4 > self.target.l2_bytes // 2:
             # The recipe may have cut the loop.
-            name = over.var.name
-            inner = name if name in done.loop_names() else f"{name}_i"
+            inner = "k" if "k" in done.loop_names() else "k_i"
             done.do("prefetch", inner, self.u.name, PREFETCH_BYTES // (self.plan.nr * 4))
-        return tuple(_serial(stmt) for stmt in done.func.body), str(done)
+        return done
 
     # -------------------------------------------------------------- output
 
@@ -263,7 +316,7 @@ class _Writer:
                 here[s.column.var] = column
                 checks: list[Expr] = []
                 for (a, _), i in zip(s.spatial, index, strict=True):
-                    place = self._at(a) * m + i
+                    place = self._from(a) + i * self.steps[a]
                     here[a.var] = place
                     ranges = {**self.ranges, **dict.fromkeys(symbols(i), (0, m - 1))}
                     check = simplify(lt(place, as_expr(a.extent)), ranges)
@@ -293,7 +346,7 @@ class _Writer:
 
     def parts(self) -> tuple[tuple[Part, ...], tuple[Buffer, ...]]:
         """The kernels in order, and the buffers between them."""
-        product_, steps = self._product()
+        product_, recording = self._product()
         made = Var("made")
         output = (*self._places(self.first + made), *self._output(made))
         each = (Alloc(self.p), *product_, For(made, self.plan.block, output))
@@ -303,7 +356,7 @@ class _Writer:
             panels = For(self.panel, self.panels, each)
             body = (self._start(), Alloc(self.v), For(given, self.plan.block, read), panels)
             whole = For(self.block, self.blocks, body, "parallel")
-            return (self._part(self.name, (whole,), steps),), ()
+            return (self._part(self.name, (whole,), recording),), ()
         # Every tile of every block by itself: there may be fewer blocks than threads.
         shared = Var("shared")
         number, block = shared % self.plan.block, shared // self.plan.block
@@ -315,19 +368,19 @@ class _Writer:
         work = substitute_block((self._start(), *each), split)
         second = For(shared, dim(count * self.panels), work, "parallel")
         parts = (
-            self._part(f"{self.name}_in", (every,), ""),
-            self._part(self.name, (second,), steps),
+            replace(self._part(f"{self.name}_in", (every,), recording), steps=""),
+            self._part(self.name, (second,), recording),
         )
         return parts, (self.v,)
 
-    def _part(self, name: str, body: Block, steps: str) -> Part:
+    def _part(self, name: str, body: Block, recording: Recording) -> Part:
         read = list(dict.fromkeys(x.buffer for x in block_loads(body)))
         written = list(dict.fromkeys(s.buffer for s in stores(body)))
         buffers = [b for b in dict.fromkeys((*read, *written)) if b.scope == "global"]
         packings = (self._packing(),) if self.u in buffers else ()
         params: list[Buffer | Var] = list(buffers)
         func = Func(name, (*params, *free_symbols(list(body), params)), body)
-        return Part(simplify_func(func), packings, steps)
+        return Part(simplify_func(func), packings, str(recording), recording)
 
     def _packing(self) -> Packing:
         """The transform of the weights: panels of columns, then a matrix along every tap axis."""
@@ -377,3 +430,22 @@ def rewrite(
 ) -> tuple[tuple[Part, ...], tuple[Buffer, ...]]:
     """The kernels of a convolution in Winograd's form, in order, and the buffers between them."""
     return _Writer(name, s, plan, target).parts()
+
+
+def replay(
+    recording: Recording, name: str, s: Sliding, target: Target
+) -> tuple[tuple[Part, ...], tuple[Buffer, ...]]:
+    """The kernels that a recording of this method is of, by its plan and its steps.
+
+    Raises:
+        ArtifactError: it is no recording of this method (TW-E0522).
+        ScheduleError: a step does not apply: it is another convolution.
+    """
+    if recording.method != METHOD or {n for n, _ in recording.plan} != {
+        f.name for f in fields(Plan)
+    }:
+        raise ArtifactError(f"{recording.method or 'a schedule'} is no {METHOD}", code="TW-E0522")
+    given = dict(recording.plan)
+    by_panels = bool(given.pop("by_panels"))
+    plan = Plan(**given, by_panels=by_panels)
+    return _Writer(name, s, plan, target, recording.steps).parts()

@@ -14,10 +14,11 @@ from functools import lru_cache
 from ..schedule.recipes.choices import Choices
 from ..schedule.recipes.tile import size
 from ..target import Target
-from ..tensor.simplify import bounds, ceildiv, product
+from ..tensor.ir import as_expr
+from ..tensor.simplify import bounds, dim, product
 from ..tensor.winograd import LinearProgram, filtering, linear_program
 from .sliding import Sliding
-from .winograd import Plan
+from .winograd import Plan, tiles_along
 
 FMA_PORTS = 2
 """Vector multiply-adds, and vector loads, that a core starts in a cycle."""
@@ -126,7 +127,11 @@ def _sizes(s: Sliding, m: int) -> _Sizes | None:
     cube = (m + r - 1) ** dims
     if cube > MOST_CUBE or m + r - 1 > 6:
         return None
-    tiles = product([*(a.extent for a in s.batch), *(ceildiv(a.extent, m) for a, _ in s.spatial)])
+    along = [
+        dim(as_expr(tiles_along(a.extent, step, m)) * step)
+        for (a, _), step in zip(s.spatial, s.steps, strict=True)
+    ]
+    tiles = product([*(a.extent for a in s.batch), *along])
     least, _ = bounds(tiles)
     matrices = filtering(m, r)
     return _Sizes(
@@ -146,8 +151,10 @@ def _places(s: Sliding, step: int) -> int:
     count = 1
     for a in s.batch:
         count *= bounds(a.extent)[0] or 1
-    for a, _ in s.spatial:
-        count *= -(-size(a.extent) // step)
+    for (a, _), apart in zip(s.spatial, s.steps, strict=True):
+        count *= (
+            size(a.extent) if step == 1 else apart * size(tiles_along(size(a.extent), apart, step))
+        )
     return count
 
 
@@ -228,10 +235,10 @@ def direct_cost(s: Sliding, target: Target) -> float:
     places = _places(s, 1)
     vectors = -(-size(s.column.extent) // lanes)
     depth = float(size(s.channel.extent))
-    for a, tap in s.spatial:
+    for (a, tap), step in zip(s.spatial, s.steps, strict=True):
         n, taps = size(a.extent), size(tap.extent)
         # Taps outside the image are not multiplied: as many as the tile reaches over the edges.
-        depth *= max(1.0, taps - (taps - 1) * (taps + 1) / 4 / n)
+        depth *= max(1.0, taps - step * (taps - 1) * (taps + 1) / 4 / n)
     nbytes = depth * vectors * lanes * 4
     waits = nbytes / FAR_BYTES / 2 if nbytes > target.l2_bytes // 2 else 0.0
     frames = places * vectors / 32 * STEP_CYCLES

@@ -10,20 +10,23 @@ import numpy as np
 import pytest
 
 from tilewright import dtype as dt
+from tilewright.errors import ArtifactError, ScheduleError
 from tilewright.graph.build import GraphBuilder
 from tilewright.graph.interpret import interpret as interpret_graph
 from tilewright.graph.ir import Graph, TensorType, Value
 from tilewright.lower import kernels
 from tilewright.lower.inline import lower_body
 from tilewright.lower.kernels import KernelTable
-from tilewright.lower.sliding import find_sliding
-from tilewright.lower.winograd import Plan
+from tilewright.lower.sliding import Sliding, find_sliding
+from tilewright.lower.winograd import Plan, replay, rewrite
 from tilewright.lower.winograd_plan import plan_winograd
+from tilewright.schedule.recording import Recording
 from tilewright.target import Target, Threads
 from tilewright.tensor.ir import Dim, symbol
 from tilewright.tensor.parse import parse_func
 from tilewright.tensor.text import text
 
+from ..schedule.groups import AVX512
 from .bodies import TARGET, body, f32, random_inputs, run_code
 
 N = symbol("N")
@@ -121,6 +124,14 @@ CASES: list[tuple[str, Callable[[], Graph], Plan, dict[str, int]]] = [
     ("two results", lambda: conv((1, 7, 7, 8), 16, epilogue="bias relu kept"),
      Plan(4, 4, 4, 16, True), {}),
     ("5x5", lambda: conv((1, 7, 8, 4), 8, (5, 5), (2, 2), (2, 2)), Plan(2, 4, 4, 8, False), {}),
+    ("dilated", lambda: conv((1, 12, 16, 4), 8, lo=(2, 2), hi=(2, 2), dilations=(2, 2)),
+     Plan(4, 4, 4, 8, False), {}),
+    ("dilated, odd sizes", lambda: conv((2, 11, 13, 5), 11, lo=(3, 2), hi=(3, 1),
+     dilations=(3, 2), epilogue="bias relu"), Plan(4, 5, 5, 8, True), {}),
+    ("dilated beyond the image", lambda: conv((1, 7, 9, 4), 8, lo=(8, 8), hi=(8, 8),
+     dilations=(8, 8)), Plan(2, 4, 4, 8, False), {}),
+    ("dilated, symbolic", lambda: conv((N, H, W, 4), 8, lo=(2, 4), hi=(2, 4), dilations=(2, 4)),
+     Plan(4, 4, 4, 8, False), {"N": 2, "H": 13, "W": 7}),
     ("one axis", lambda: conv((2, 11, 6), 8, (3,), (1,), (1,)), Plan(4, 3, 3, 8, False), {}),
 ]  # fmt: skip
 
@@ -154,11 +165,63 @@ def test_upsampling_before_a_convolution_is_read_in_place(
     assert worst(body(make), Plan(4, 4, 4, 8, False), monkeypatch) < 1e-5
 
 
-def matched(graph: Graph, constants: tuple[str, ...] = CONSTANTS) -> bool:
+def sliding(graph: Graph, constants: tuple[str, ...] = CONSTANTS) -> Sliding | None:
     lowered = lower_body("group", graph)
     pairs = zip(lowered.group.inputs, lowered.inputs, strict=True)
     fixed = frozenset(b.name for b, v in pairs if v.name in constants)
-    return find_sliding(lowered.group, fixed) is not None
+    return find_sliding(lowered.group, fixed)
+
+
+def matched(graph: Graph, constants: tuple[str, ...] = CONSTANTS) -> bool:
+    return sliding(graph, constants) is not None
+
+
+FAR = ("weights from afar", lambda: conv((1, 14, 14, 256), 256), Plan(4, 8, 8, 32, True), {})
+
+
+@pytest.mark.parametrize(
+    ("graph", "plan"), [c[1:3] for c in [*CASES, FAR]], ids=[c[0] for c in [*CASES, FAR]]
+)
+def test_a_recording_replays_exactly(graph: Callable[[], Graph], plan: Plan) -> None:
+    found = sliding(graph())
+    assert found is not None
+    made, scratch = rewrite("conv", found, plan, AVX512)
+    for part in made:
+        recording = Recording.from_json(part.recording.json())
+        assert recording == part.recording
+        again, between = replay(recording, "conv", found, AVX512)
+        assert [text(p.func) for p in again] == [text(p.func) for p in made]
+        assert [p.packings for p in again] == [p.packings for p in made]
+        assert between == scratch
+
+
+def test_recorded_steps_shape_the_product_and_not_the_recipe(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = sliding(FAR[1]())
+    assert found is not None
+    made, _ = rewrite("conv", found, FAR[2], AVX512)
+    assert made[-1].steps.startswith("# winograd(m=4, block=8, mr=8, nr=32, by_panels=1)\ns.split(")
+    assert "s.prefetch('k" in made[-1].steps
+
+    def no_recipe(*_: object) -> None:
+        raise AssertionError("the recipe was asked")
+
+    monkeypatch.setattr("tilewright.lower.winograd.tile", no_recipe)
+    again, _ = replay(made[-1].recording, "conv", found, AVX512)
+    assert text(again[-1].func) == text(made[-1].func)
+
+
+def test_a_recording_of_another_method_does_not_apply() -> None:
+    found = sliding(CASES[0][1]())
+    assert found is not None
+    (made,), _ = rewrite("conv", found, CASES[0][2], TARGET)
+    with pytest.raises(ScheduleError, match="winograd"):
+        made.recording.replay(made.func)
+    with pytest.raises(ArtifactError, match="TW-E0522"):
+        replay(Recording(made.recording.steps), "conv", found, TARGET)
+    with pytest.raises(ArtifactError, match="TW-E0522"):
+        replay(replace(made.recording, plan=(("m", 4),)), "conv", found, TARGET)
 
 
 def test_only_dense_convolutions_of_stride_1_with_known_weights_match() -> None:
@@ -167,7 +230,6 @@ def test_only_dense_convolutions_of_stride_1_with_known_weights_match() -> None:
     assert matched(conv(x, 16, epilogue="bias residual relu"))
     assert not matched(conv(x, 16), constants=())
     assert not matched(conv(x, 16, strides=(2, 2)))
-    assert not matched(conv(x, 16, dilations=(2, 2), lo=(2, 2), hi=(2, 2)))
     assert not matched(conv(x, 16, groups=2))
     assert not matched(conv(x, 16, (1, 1), (0, 0), (0, 0)))
 
