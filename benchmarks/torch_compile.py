@@ -8,8 +8,9 @@ Each model runs in a process of its own with empty caches for both. Compiling is
 from a backend that does nothing else, which goes first and so loads what the others need). Outputs
 are compared with eager ones before anything is timed. Times are of calls in turns; ``ratio`` is our
 time over Inductor's, the median over blocks and of the two minima, so below 1 is faster; ``faster``
-is Inductor's compilation over ours, with the capture and without it. Needs what export_models.py
-needs, and a C++ compiler for Inductor.
+is Inductor's compilation over ours, with the capture and without it. Dynamo is told to trace
+recurrent layers, which it leaves to eager mode by default (both would then be timed in eager mode).
+Needs what export_models.py needs, and a C++ compiler for Inductor.
 """
 
 # mypy: disable-error-code="misc, no-any-return"
@@ -35,6 +36,7 @@ from typing import Any
 import torch
 from export_models import Model, declare_operators, ids  # type: ignore[import-not-found]
 from torch import nn
+from torch._dynamo import config as dynamo
 
 from tilewright.benchmarking.measure import interleave, ratio
 
@@ -227,6 +229,7 @@ def main() -> int:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")  # torch and the models warn of their own internals.
+    dynamo.allow_rnn = True
     declared = declare_operators()
     with torch.no_grad():
         sys.exit(main())
