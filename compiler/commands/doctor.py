@@ -67,10 +67,11 @@ def _facts(options: Options) -> Iterator[tuple[str, str]]:
     backend = load_backend(api.backend_of(options.target))
     packages = ", ".join(f"{name} {metadata.version(name)}" for name in _PACKAGES)
     frontends = sorted({name for f in FRONTENDS.values() for name in f.packages})
-    tools = ", ".join(f"{name} {version}" for name, version in backend.versions.items())
+    tools = {n: version for n, version in backend.versions.items() if n not in _PACKAGES}
+    others = "".join(f", {name} {version}" for name, version in tools.items())
     yield "tilewright", __version__
     yield "python", f"{platform.python_version()} on {platform.platform()}"
-    yield "packages", f"{packages} ({tools})"
+    yield "packages", f"{packages}{others}"
     yield "frontends", ", ".join(f"{name} {_version(name)}" for name in frontends)
     try:
         yield from _target_facts(backend.resolve(options.target))
