@@ -291,7 +291,9 @@ class KernelTable:
         results = set(group.outputs)
         made = []
         for p in parts:
-            kernel = Kernel(p.func, p.packings, f"winograd {plan}", p.steps, text(group))
+            kernel = Kernel(
+                p.func, p.packings, f"winograd {plan}", p.steps, text(group), p.recording
+            )
             # Convolutions that differ in what follows them transform their inputs alike.
             is_last = not results.isdisjoint(p.func.params)
             made.append(self._add(kernel) if is_last else self._share(kernel))

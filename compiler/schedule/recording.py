@@ -1,7 +1,8 @@
 """Recordings: the steps that made a kernel, as plain data, Python or JSON, and their replay.
 
 A kernel is one schedule of its plain function, or two of which a condition on the sizes chooses
-one. Replaying a recording on the same plain function gives the same kernel.
+one. Replaying a recording on the same plain function gives the same kernel. A method that writes
+loops of its own (lower/winograd.py) records by which plan, and replays such a recording itself.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from ..tensor.ir import Expr, Func, If, Var
 from ..tensor.parse import parse_expr
 from ..tensor.text import text
 from .loops import rename_loops
-from .nest import simplify_func
+from .nest import fail, simplify_func
 from .pack import Packing
 from .schedule import STEPS, Schedule, Steps
 
@@ -31,22 +32,33 @@ class Recording:
         when: the condition under which they hold, as text over the kernel's symbols; empty where
             there is one version only.
         otherwise: the steps of the other version.
+        method: what wrote the loops that the steps are for; empty where they are the plain
+            function's.
+        plan: by which it did, as names and numbers.
     """
 
     steps: Steps
     when: str = ""
     otherwise: Steps = ()
+    method: str = ""
+    plan: tuple[tuple[str, int], ...] = ()
 
     def __str__(self) -> str:
         """The steps as Python, on a Schedule called ``s``; those of the other version on ``t``."""
         first = _python("s", self.steps)
+        if self.method:
+            plan = ", ".join(f"{name}={value}" for name, value in self.plan)
+            return f"# {self.method}({plan})\n{first}"
         if not self.when:
             return first
         return f"# if {self.when}\n{first}\n# else\n{_python('t', self.otherwise)}"
 
     def json(self) -> str:
         """The recording as a JSON object."""
-        return json.dumps({"steps": self.steps, "when": self.when, "otherwise": self.otherwise})
+        found = {"steps": self.steps, "when": self.when, "otherwise": self.otherwise}
+        if self.method:
+            found |= {"method": self.method, "plan": dict(self.plan)}
+        return json.dumps(found)
 
     @classmethod
     def from_json(cls, source: str) -> Recording:
@@ -57,8 +69,14 @@ class Recording:
         """
         try:
             found = json.loads(source)
-            made = cls(_steps(found["steps"]), str(found["when"]), _steps(found["otherwise"]))
-        except (ValueError, KeyError, TypeError) as error:
+            made = cls(
+                _steps(found["steps"]),
+                str(found["when"]),
+                _steps(found["otherwise"]),
+                str(found.get("method", "")),
+                tuple((str(k), int(v)) for k, v in found.get("plan", {}).items()),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(
                 f"not the text of a schedule: {type(error).__name__}: {error}", code="TW-E0522"
             ) from error
@@ -74,8 +92,11 @@ class Recording:
         """The kernel and its packings, from the plain function that was scheduled.
 
         Raises:
-            ScheduleError: a step does not apply: it is another function.
+            ScheduleError: a step does not apply, or a method wrote other loops: it is another
+                function.
         """
+        if self.method:
+            raise fail(self.method, func, "this schedule is of loops that the method writes")
         first = Schedule(func).replay(self.steps)
         if not self.when:
             return first.finish(), tuple(first.packings)
