@@ -27,6 +27,9 @@ normal inputs and 3x3 weights of as many columns as channels:
 
 The bounds that tests hold it to are 2e-6 and 4e-5. An infinity or a nan in the input reaches all
 places of the tiles that read it, not only those under the taps.
+
+A convolution whose taps lie d elements apart is d * d of this kind, of every d-th row and column
+each: their tiles are computed together.
 """
 
 from __future__ import annotations
@@ -113,6 +116,12 @@ class Part:
     func: Func
     packings: tuple[Packing, ...]
     steps: str
+    recording: Recording
+
+
+def tiles_along(extent: Dim, step: int, m: int) -> Dim:
+    """How many tiles of m places there are along an axis, of each of its ``step`` images."""
+    return ceildiv(ceildiv(extent, step), m)
 
 
 class _Writer:
@@ -132,7 +141,9 @@ class _Writer:
         self.lanes = target.lanes(32)
         self.dims = len(s.spatial)
         self.counts: list[Dim] = [a.extent for a in s.batch]
-        self.counts += [ceildiv(a.extent, plan.m) for a, _ in s.spatial]
+        self.steps = dict(zip((a for a, _ in s.spatial), s.steps, strict=True))
+        self.rows = {a: tiles_along(a.extent, step, plan.m) for a, step in self.steps.items()}
+        self.counts += [dim(as_expr(self.rows[a]) * step) for a, step in self.steps.items()]
         self.tiles = product(self.counts)
         self.blocks = ceildiv(self.tiles, plan.block)
         self.panels = -(-self.columns // plan.nr)
@@ -150,6 +161,10 @@ class _Writer:
             self._at(a): (0, dim(as_expr(n) - 1))
             for a, n in zip((*s.batch, *(a for a, _ in s.spatial)), self.counts, strict=True)
         }
+        for a, step in self.steps.items():
+            if step > 1:
+                last = (as_expr(self.rows[a]) - 1) * (plan.m * step) + (step - 1)
+                self.ranges[Var(f"from_{a.var.name}")] = (0, dim(last))
 
     # -------------------------------------------------------------- where a tile lies
 
@@ -157,14 +172,27 @@ class _Writer:
         """The position of the tile along an axis, counted in tiles."""
         return Var(f"at_{a.var.name}")
 
+    def _from(self, a: Axis) -> Expr:
+        """The first place of the tile along an axis; the others follow step by step."""
+        return self._at(a) * self.plan.m if self.steps[a] == 1 else Var(f"from_{a.var.name}")
+
     def _places(self, number: Expr) -> list[Stmt]:
-        """Binds the position of a tile along every axis."""
+        """Binds the position of a tile along every axis.
+
+        Where taps lie some elements apart, places that far apart make an image of their own: the
+        tiles of the first one come before those of the next.
+        """
         axes = [*self.s.batch, *(a for a, _ in self.s.spatial)]
         found: list[Stmt] = []
         for k in range(len(axes) - 1, -1, -1):
             count = as_expr(self.counts[k])
             found.insert(0, Let(self._at(axes[k]), number if k == 0 else number % count))
             number = number // count
+        for a, step in self.steps.items():
+            if step > 1:
+                rows = as_expr(self.rows[a])
+                image, tile_ = self._at(a) // rows, self._at(a) % rows
+                found.append(Let(Var(f"from_{a.var.name}"), image + tile_ * (self.plan.m * step)))
         return found
 
     def _start(self) -> Let:
@@ -185,11 +213,11 @@ class _Writer:
         taps = [Var(f"in_{tap.var.name}") for _, tap in s.spatial]
         mapping: dict[Expr, Expr] = {a.var: self._at(a) for a in s.batch}
         for (a, tap), i in zip(s.spatial, taps, strict=True):
-            mapping |= {a.var: self._at(a) * m, tap.var: i}
+            mapping |= {a.var: self._from(a), tap.var: i}
         ranges = {**self.ranges, **dict.fromkeys(taps, (0, t - 1))}
         # A tile may reach past the last place; what lies there belongs to no result.
         own = [
-            lt(self._at(a) * m + i, as_expr(a.extent) + (t - m))
+            lt(self._from(a) + i * self.steps[a], as_expr(a.extent) + (t - m) * self.steps[a])
             for (a, _), i in zip(s.spatial, taps, strict=True)
         ]
         value = substitute(s.value, mapping)
@@ -229,7 +257,7 @@ class _Writer:
     def _mostly_inside(self) -> bool:
         """Whether enough tiles touch no edge for code of their own."""
         share = 1.0
-        for n in self.counts[len(self.s.batch) :]:
+        for n in self.rows.values():
             if isinstance(n, int):
                 share *= max(0, n - 2) / n
         return share > 0.3
@@ -288,7 +316,7 @@ class _Writer:
                 here[s.column.var] = column
                 checks: list[Expr] = []
                 for (a, _), i in zip(s.spatial, index, strict=True):
-                    place = self._at(a) * m + i
+                    place = self._from(a) + i * self.steps[a]
                     here[a.var] = place
                     ranges = {**self.ranges, **dict.fromkeys(symbols(i), (0, m - 1))}
                     check = simplify(lt(place, as_expr(a.extent)), ranges)

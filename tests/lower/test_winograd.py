@@ -124,6 +124,14 @@ CASES: list[tuple[str, Callable[[], Graph], Plan, dict[str, int]]] = [
     ("two results", lambda: conv((1, 7, 7, 8), 16, epilogue="bias relu kept"),
      Plan(4, 4, 4, 16, True), {}),
     ("5x5", lambda: conv((1, 7, 8, 4), 8, (5, 5), (2, 2), (2, 2)), Plan(2, 4, 4, 8, False), {}),
+    ("dilated", lambda: conv((1, 12, 16, 4), 8, lo=(2, 2), hi=(2, 2), dilations=(2, 2)),
+     Plan(4, 4, 4, 8, False), {}),
+    ("dilated, odd sizes", lambda: conv((2, 11, 13, 5), 11, lo=(3, 2), hi=(3, 1),
+     dilations=(3, 2), epilogue="bias relu"), Plan(4, 5, 5, 8, True), {}),
+    ("dilated beyond the image", lambda: conv((1, 7, 9, 4), 8, lo=(8, 8), hi=(8, 8),
+     dilations=(8, 8)), Plan(2, 4, 4, 8, False), {}),
+    ("dilated, symbolic", lambda: conv((N, H, W, 4), 8, lo=(2, 4), hi=(2, 4), dilations=(2, 4)),
+     Plan(4, 4, 4, 8, False), {"N": 2, "H": 13, "W": 7}),
     ("one axis", lambda: conv((2, 11, 6), 8, (3,), (1,), (1,)), Plan(4, 3, 3, 8, False), {}),
 ]  # fmt: skip
 
