@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Protocol
 
 import numpy as np
@@ -25,9 +26,13 @@ from tilewright.tensor.ir import Func
 from .data import agree, make_data
 from .loaded import Loaded
 from .task import Task
-from .timing import pair
+from .timing import pair, seconds_of
 
 SIMULATOR = "{backend}-sim"
+
+_HOPELESS, _LONG_SECONDS = 20.0, 0.05
+"""A candidate is not called again whose first call takes so many times as long as the untuned
+schedule's, and so long: the others would hold the search."""
 
 
 class Lowered(Protocol):
@@ -75,11 +80,13 @@ class Candidate:
         given: the answers that made it.
         lowered: its program.
         objects: its code.
+        seconds: how long that took.
     """
 
     given: Mapping[str, int]
     lowered: Lowered
     objects: tuple[bytes, ...]
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +100,7 @@ class Measured:
         rounds: how many pairs of blocks were timed.
         kind: "measured" or "modelled".
         note: where the results differ.
+        took: seconds of all of it: making data, loading, calling.
     """
 
     agrees: bool
@@ -101,6 +109,7 @@ class Measured:
     rounds: int
     kind: str
     note: str = ""
+    took: float = 0.0
 
 
 def build(task: Task, lower: Lower, given: Mapping[str, int]) -> Candidate:
@@ -109,10 +118,11 @@ def build(task: Task, lower: Lower, given: Mapping[str, int]) -> Candidate:
     Raises:
         TilewrightError: no code can be made of it.
     """
+    began = perf_counter()
     made = lower(task.group, task.fixed, task.target, task.math, given)
     unit = Unit(made.program, made.kernels, task.target)
     objects = load_backend(task.target.backend).compile(unit, NO_CACHE)
-    return Candidate(given, made, objects)
+    return Candidate(given, made, objects, perf_counter() - began)
 
 
 def is_modelled(target: Target) -> bool:
@@ -136,23 +146,27 @@ def measure(
         return _model(task, base, candidate, make_data(task))
     data, ours = _held_base(task, base, threads)
     with _load(task, candidate, data, threads) as other:
-        ours.call()
-        other.call()
+        first, second = seconds_of(ours.call), seconds_of(other.call)
         difference = agree(ours.outputs(), other.outputs(), task.group.outputs)
         if difference:
             return Measured(False, 0.0, 0.0, 0, "measured", difference)
+        if second > _HOPELESS * first and second > _LONG_SECONDS:
+            return Measured(True, second / first, first, 1, "measured")
         found = pair(ours.call, other.call, seconds)
         return Measured(True, found.ratio, found.seconds, found.rounds, "measured")
 
 
 def time_base(task: Task, base: Candidate, threads: int, seconds: float) -> Measured:
     """The time of the untuned schedule alone."""
+    began = perf_counter()
     if is_modelled(task.target):
         data = make_data(task)
-        return Measured(True, 1.0, _modelled_seconds(task, base, data), 1, "modelled")
+        modelled = _modelled_seconds(task, base, data)
+        return Measured(True, 1.0, modelled, 1, "modelled", took=perf_counter() - began)
     _, ours = _held_base(task, base, threads)
     found = pair(ours.call, ours.call, seconds)
-    return Measured(True, 1.0, found.seconds, found.rounds, "measured")
+    took = perf_counter() - began
+    return Measured(True, 1.0, found.seconds, found.rounds, "measured", took=took)
 
 
 _HELD: dict[tuple[str, str, int], tuple[dict[str, np.ndarray], Loaded]] = {}

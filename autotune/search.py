@@ -35,7 +35,11 @@ BUILD_SECONDS = 30.0
 GLANCE_SECONDS = 0.04
 LOOK_SECONDS = 0.25
 """How long a candidate is timed, and one that seems to be the best so far."""
-_MODEL_SECONDS = 120.0
+FIRST_SECONDS, _MODEL_SECONDS = 15.0, 120.0
+"""How long the first timing of an untuned schedule may take, and any by a model."""
+PATIENCE_SECONDS, _BUILD_PATIENCE, _MEASURE_PATIENCE = 2.0, 10.0, 4.0
+"""How much longer than the untuned schedule a candidate may take: so many times as long to build,
+to load and to measure, and these seconds more. Then the job is ended, and the search goes on."""
 _UNTUNED_SHARE = 0.4
 """How much of the time may go into timing kernels untuned."""
 
@@ -96,12 +100,23 @@ class Found:
 
 @dataclass
 class _State:
-    """A kernel while it is searched."""
+    """A kernel while it is searched.
+
+    Attributes:
+        found: what is known of it. base: its untuned schedule.
+        proposer: says what to try next.
+        untuned: features of the untuned schedule, where a ranking learns.
+        build_limit, measure_limit: seconds after which a candidate's job is ended.
+        stale: how many candidates in a row were no better. flying: how many are on their way.
+        exhausted: whether nothing is left to try.
+    """
 
     found: Found
     base: Candidate
     proposer: Proposer
     untuned: list[float]
+    build_limit: float
+    measure_limit: float
     stale: int = 0
     flying: int = 0
     exhausted: bool = False
@@ -186,9 +201,8 @@ class Search:
             try:
                 base: Candidate = builds[f.task.key].result(left)
                 seconds = min(GLANCE_SECONDS, left)
-                timing = self.workers.measure(
-                    self._patience(f.task, 0.0), time_base, f.task, base, self.threads, seconds
-                )
+                limit = _MODEL_SECONDS if is_modelled(f.task.target) else FIRST_SECONDS
+                timing = self.workers.measure(limit, time_base, f.task, base, self.threads, seconds)
                 measured: Measured = timing.result(left)
             except TimeoutError:
                 f.note = "no time was left for it"
@@ -219,7 +233,7 @@ class Search:
             )
         )  # fmt: skip
         if proposer.space.size > 1:
-            self._states.append(_State(f, base, proposer, untuned))
+            self._states.append(_State(f, base, proposer, untuned, *limits(base, measured)))
         else:
             f.note = "there is nothing to choose"
         self.tell(Step(task, "untuned", 1.0, 1.0, self.trials, f.seconds))
@@ -241,7 +255,8 @@ class Search:
                 state.exhausted = True
                 continue
             state.flying += 1
-            self._flying[self._build(state.found.task, given)] = (state, given, 0.0)
+            building = self._build(state.found.task, given, state.build_limit)
+            self._flying[building] = (state, given, 0.0)
 
     def _collect(self) -> None:
         """Takes what is done, and sends what is built on to be measured."""
@@ -327,20 +342,26 @@ class Search:
 
     # -------------------------------------------------------------- jobs
 
-    def _build(self, task: Task, given: Answers) -> Future[Any]:
-        return self.workers.build(BUILD_SECONDS, build, task, self.lower, given)
+    def _build(self, task: Task, given: Answers, limit: float = BUILD_SECONDS) -> Future[Any]:
+        return self.workers.build(min(limit, BUILD_SECONDS), build, task, self.lower, given)
 
     def _measure(self, state: _State, candidate: Candidate, seconds: float) -> None:
-        task = state.found.task
         future = self.workers.measure(
-            self._patience(task, state.found.seconds), measure, task, state.base, candidate,
+            state.measure_limit + seconds, measure, state.found.task, state.base, candidate,
             self.threads, seconds,
         )  # fmt: skip
         self._flying[future] = (state, candidate, seconds)
 
-    def _patience(self, task: Task, seconds: float) -> float:
-        """How long a measurement may take before its candidate counts as one that hangs."""
-        return _MODEL_SECONDS if is_modelled(task.target) else 15.0 + 400 * seconds
+
+def limits(base: Candidate, measured: Measured) -> tuple[float, float]:
+    """How long building and measuring a candidate may take, by how long the untuned schedule did.
+
+    Where a model compares schedules, simulating one may take many times as long as another.
+    """
+    built = PATIENCE_SECONDS + _BUILD_PATIENCE * base.seconds
+    if measured.kind == "modelled":
+        return built, _MODEL_SECONDS
+    return built, PATIENCE_SECONDS + _MEASURE_PATIENCE * measured.took
 
 
 def setting_of(task: Task, threads: int) -> str:

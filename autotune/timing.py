@@ -68,7 +68,12 @@ def _ratio(times: tuple[list[float], list[float]]) -> float:
 def _seconds(call: Callable[[], object]) -> float:
     """The seconds of the faster of two calls after the first."""
     call()
-    return max(1e-8, min(_block(call, 1), _block(call, 1)))
+    return max(1e-8, min(seconds_of(call), seconds_of(call)))
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    """The seconds of one call."""
+    return _block(call, 1)
 
 
 def _block(call: Callable[[], object], count: int) -> float:

@@ -7,17 +7,18 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
+from tilewright import dtype as dt
 from tilewright.autotune.task import Task
 from tilewright.errors import ScheduleError
 from tilewright.lower.alone import Alone, lower_alone
 from tilewright.target import Target
 from tilewright.tensor.compute import ComputeGroup
-from tilewright.tensor.ir import Dim
+from tilewright.tensor.ir import Axis, Cast, Const, Dim, Reduce, Var
 
 from ..schedule.groups import AVX512, matmul
 
 WEIGHTS = frozenset({"x1", "x2"})
-CRASH, HANG, WRONG, REFUSE = 3, 4, 5, 7
+CRASH, HANG, WRONG, SLOW, REFUSE = 3, 4, 5, 6, 7
 """Heights of tiles that the bad ways to lower do not survive."""
 
 
@@ -47,4 +48,11 @@ def lower_badly(
             bias = next(b for b in group.inputs if b.name == "x2")
             doubled = replace(stage, expr=stage.expr + bias[stage.axes[1].var])
             group = replace(group, stages=(doubled,))
+        case 6:
+            # The same values, and a long sum of almost nothing.
+            (stage,) = group.stages
+            many = Axis(Var("many"), 1 << 20)
+            little = Cast(many.var, dt.f32) * Const(1e-30, dt.f32)
+            longer = replace(stage, expr=stage.expr + Reduce("sum", (many,), little))
+            group = replace(group, stages=(longer,))
     return lower_alone(group, fixed, target, math, given)

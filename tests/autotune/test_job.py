@@ -19,7 +19,7 @@ from tilewright.tensor.compute import Compute, ComputeGroup
 from tilewright.tensor.ir import Axis, Buffer, Var, symbol
 
 from ..schedule.groups import conv, softmax
-from .groups import REFUSE, WRONG, lower_badly, product
+from .groups import REFUSE, SLOW, WRONG, lower_badly, product
 
 NATIVE = load_backend("cpu").resolve("native")
 GIVEN = [{}, {"mr": 2, "nr": 16}, {"rows_first": 0}, {"fission": 1}, {"recipe": 1}]
@@ -53,6 +53,15 @@ def test_wrong_values_are_found() -> None:
     assert not found.agrees
     assert "y0: differs by" in found.note
     assert found.ratio == 0
+
+
+def test_a_candidate_that_is_very_slow_is_called_once() -> None:
+    task = product(NATIVE)
+    base = build(task, lower_badly, {})
+    found = measure(task, base, build(task, lower_badly, {"mr": SLOW}), 1, 10.0)
+    assert found.agrees
+    assert found.ratio > 20
+    assert found.rounds == 1
 
 
 def test_a_schedule_that_cannot_be_built_is_refused() -> None:

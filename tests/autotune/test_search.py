@@ -24,6 +24,8 @@ from ..schedule.groups import softmax
 from .groups import CRASH, HANG, REFUSE, WRONG, lower_badly, product
 
 NATIVE = load_backend("cpu").resolve("native")
+BUILT, TOOK = 0.5, 0.25
+"""Seconds that building and timing an untuned schedule take in a landscape."""
 
 
 @dataclass
@@ -43,19 +45,23 @@ class Landscape:
     measured: list[str] = field(default_factory=list)
     builders: int = 1
     closed: bool = False
+    limits: set[tuple[str, float]] = field(default_factory=set)
 
     def build(self, timeout: float, function: Any, *arguments: Any) -> Future[Any]:
         assert function is build
         task, lower, given = arguments
         made = lower(task.group, task.fixed, task.target, task.math, given)
-        return _done(lambda: Candidate(given, made, ()))
+        if given:
+            self.limits.add(("build", timeout))
+        return _done(lambda: Candidate(given, made, (), BUILT))
 
     def measure(self, timeout: float, function: Any, *arguments: Any) -> Future[Any]:
         task = arguments[0]
         seconds = self.seconds[task.title]
         if function is time_base:
-            return _done(lambda: Measured(True, 1.0, seconds, 5, "measured"))
+            return _done(lambda: Measured(True, 1.0, seconds, 5, "measured", took=TOOK))
         assert function is measure
+        self.limits.add(("measure", timeout - arguments[-1]))
         self.measured.append(task.title)
         if len(self.measured) >= self.most and self.search is not None:
             self.search.deadline = 0.0
@@ -144,6 +150,13 @@ def test_a_budget_that_is_over_measures_nothing() -> None:
     assert workers.closed
 
 
+def test_a_candidate_may_take_some_times_as_long_as_the_untuned_schedule_and_no_longer() -> None:
+    workers = Landscape(by_height, {"product": 1.0}, 10)
+    with open_records(None) as records:
+        run([product()], workers, records)
+    assert workers.limits == {("build", 2 + 10 * BUILT), ("measure", 2 + 4 * TOOK)}
+
+
 def test_every_step_is_told() -> None:
     steps: list[Step] = []
     workers = Landscape(by_height, {"product": 1.0}, 10)
@@ -201,7 +214,6 @@ def test_there_may_be_nothing_to_choose() -> None:
 def test_a_bad_candidate_is_recorded_and_the_search_goes_on(
     mr: int, status: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tilewright.autotune.search.BUILD_SECONDS", 3.0)
     task = product(NATIVE)
     seen: list[Step] = []
     with open_records(None) as records:
