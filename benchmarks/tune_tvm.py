@@ -7,12 +7,18 @@ MODEL.onnx needs MODEL.npz beside it with its inputs as ``in_NAME``, as export_m
 ``pip install apache-tvm apache-tvm-ffi==0.1.14.post0 xgboost psutil cloudpickle onnx`` (the newest
 apache-tvm-ffi crashes there); by default this Python, if it has TVM.
 
-Both searches have the same wall-clock budget: ours with all that it does, TVM's from when its
-imports are done. Then the models are called in turns in blocks; both libraries generate code for
-this CPU. For each model: milliseconds of a call (the median), and the least of them, untuned and
-tuned, where TVM's untuned model is what it makes without records; ``gain``: how many times as fast
-tuning made it. ``TVM/ours`` is the time of TVM's tuned model over that of ours, the median over
-blocks; above 1, ours is faster. Then how many schedules both tried, and whether results agree.
+Both searches have the same wall-clock budget: ours with all that it does, TVM's from when it has
+imported what it needs, extracted its kernels and started its processes. By its defaults TVM would
+find nothing in a minute: its scheduler of kernels writes the first record when each kernel had its
+turn, of 64 schedules bred from 512, and each turn imports instructions of other targets for 8
+seconds. So tvm_worker.py hands it kernels one by one, the one with most operations first, and
+fewer schedules of smaller populations at a time. ``--log`` shows what became of its time.
+
+Then the models are called in turns in blocks; both libraries generate code for this CPU. For each
+model: milliseconds of a call (the median), and the least of them, untuned and tuned, where TVM's
+untuned model is what it makes without records; ``gain``: how many times as fast tuning made it.
+``TVM/ours`` is the time of TVM's tuned model over that of ours, the median over blocks; above 1,
+ours is faster. Then how many schedules both tried, and whether results agree.
 """
 
 from __future__ import annotations
@@ -31,6 +37,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
+from threading import Thread
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -39,8 +46,12 @@ import numpy as np
 import tilewright as tw
 
 WORKER = Path(__file__).with_name("tvm_worker.py")
-EACH = 16
-"""Schedules of a kernel that TVM tries in a row: by its default, 64, it would see few kernels."""
+EACH = (8, 16)
+"""Schedules of a kernel that TVM tries in a row, for budgets below LONG_BUDGET and from there.
+
+By its default, 64, it would see few kernels.
+"""
+LONG_BUDGET = 200.0
 LONG = 0.5
 """Seconds of a call beyond which it is made three times and no more."""
 TOLERANCE = 2e-3
@@ -99,19 +110,31 @@ def wait_for_answer(process: subprocess.Popen[str]) -> Any:
     raise RuntimeError(f"TVM's process ended with {process.wait()}")
 
 
-def tune_in_tvm(command: list[str], environment: Mapping[str, str], budget: float) -> None:
+def tune_in_tvm(
+    command: list[str], environment: Mapping[str, str], budget: float, log: Path
+) -> None:
     """Lets TVM search for so many seconds and then ends it, with all processes of its own."""
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True,
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True,
+            stderr=file,
+        )  # fmt: skip
     try:
         wait_for_answer(process)
+        # TVM writes to its standard output, too: full, it would stand still.
+        Thread(target=drain, args=(process,), daemon=True).start()
         time.sleep(budget)
     finally:
         for child in (*children_of(process.pid), process.pid):
             kill(child)
         process.wait()
+
+
+def drain(process: subprocess.Popen[str]) -> None:
+    """Reads what a process still writes, and forgets it."""
+    assert process.stdout is not None
+    for _ in process.stdout:
+        pass
 
 
 def children_of(parent: int) -> list[int]:
@@ -181,7 +204,10 @@ def compare(model: Path, given: argparse.Namespace, folder: Path) -> None:
     cpu = llvm.get_host_cpu_name()
     base = [given.tvm_python, str(WORKER)]
     place = [str(model), str(folder), cpu, str(given.threads)]
-    tune_in_tvm([*base, "tune", *place, str(EACH)], environment, given.budget)
+    each = EACH[given.budget >= LONG_BUDGET]
+    tune_in_tvm([*base, "tune", *place, str(each)], environment, given.budget, folder / "log")
+    if given.log:
+        print(turns_in(folder / "log"), file=sys.stderr)
     tried = tune_ours(model, folder / "records.db", given.budget, given.threads)
     untuned = tw.compile(model, threads=given.threads)
     tuned = tw.compile(model, threads=given.threads, records=folder / "records.db")
@@ -199,8 +225,15 @@ def compare(model: Path, given: argparse.Namespace, folder: Path) -> None:
         found = in_turns(timers, given.seconds)
     finally:
         theirs.close()
-    measured = sum(1 for _ in (folder / "database_tuning_record.json").open())
+    with (folder / "database_tuning_record.json").open() as lines:
+        measured = sum(1 for _ in lines)
     report(model.stem, found, difference, (tried, measured))
+
+
+def turns_in(log: Path) -> str:
+    """What tvm_worker.py said of its turns."""
+    lines = log.read_text(errors="replace").splitlines()
+    return "\n".join(line[1:] for line in lines if line.startswith("@"))
 
 
 def largest_difference(ours: tuple[Any, ...], theirs: Any) -> float:
@@ -231,6 +264,7 @@ def main() -> int:
     parser.add_argument("--budget", type=float, default=60.0, help="seconds of each search")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=20.0, help="of measurement for each model")
+    parser.add_argument("--log", action="store_true", help="show which kernels TVM tuned, and when")
     given = parser.parse_args()
     if given.tvm_python is None:
         if find_spec("tvm") is None:
