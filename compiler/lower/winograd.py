@@ -111,12 +111,13 @@ class Part:
         func: the function. packings: what it takes packed.
         steps: what shaped its product, as text; empty where it has none.
         recording: the plan and those steps; ``replay`` makes all kernels of the rewrite again.
+            None where another rewrite made it.
     """
 
     func: Func
     packings: tuple[Packing, ...]
     steps: str
-    recording: Recording
+    recording: Recording | None = None
 
 
 def tiles_along(extent: Dim, step: int, m: int) -> Dim:
