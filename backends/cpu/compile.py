@@ -9,6 +9,8 @@ import llvmlite.binding as llvm
 from tilewright.errors import InternalError
 from tilewright.target import Target
 
+from .pages import forget_pages
+
 
 def machine_for(target: Target, *, opt: int = 1) -> llvm.TargetMachine:
     """LLVM's code generator for a target, with the small code model."""
@@ -36,6 +38,7 @@ def _initialize() -> None:
     llvm.set_option("tilewright", "-disable-lsr")
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
+    forget_pages("libllvmlite")
 
 
 @cache

@@ -1,0 +1,39 @@
+"""Pages of a library are given back, and come back as they were."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tilewright.backends.cpu.compile import compile_object
+from tilewright.backends.cpu.pages import forget_pages
+from tilewright.backends.cpu.target import resolve_target
+
+TEXT = "define i64 @f(i64 %x) {\n %y = mul i64 %x, 3\n ret i64 %y\n}"
+
+
+def resident(library: str) -> int:
+    """The kilobytes of a library that are in memory."""
+    total, mine = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if re.match(r"[0-9a-f]+-", line):
+            mine = library in line
+        elif mine and line.startswith("Rss:"):
+            total += int(line.split()[1])
+    return total
+
+
+def test_llvm_works_as_before_once_its_pages_are_gone() -> None:
+    target = resolve_target("x86-64-v2")
+    before = compile_object(TEXT, target)
+    held = resident("libllvmlite")
+    forget_pages("libllvmlite")
+    assert resident("libllvmlite") < held / 2
+    assert compile_object(TEXT, target) == before
+
+
+def test_a_library_that_is_not_there_is_nothing_to_forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tilewright.backends.cpu.pages._SMAPS", Path("/nowhere/smaps"))
+    forget_pages("libllvmlite")
