@@ -14,8 +14,9 @@ import torch
 from torch._C import DispatchKey
 from torch._decomp import global_decomposition_table
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.utils import _pytree as pytree
 
-from tilewright.errors import ModelError
+from tilewright.errors import Gap, ModelError, UnsupportedError
 
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _INSTALLED = tuple(
@@ -33,6 +34,7 @@ def export(
         dynamic_shapes: as ``torch.export.export`` takes it.
 
     Raises:
+        UnsupportedError: a tensor that is given is not a dense array of numbers (TW-E0200).
         ModelError: what the module does depends on data (TW-E0163), or torch does not take it for
             another reason (TW-E0161); with the user's line where there is one.
     """
@@ -44,6 +46,7 @@ def export(
         args = tuple(example_inputs)
     else:
         args = (example_inputs,)
+    _refuse_what_is_not_dense(type(module).__name__, args, kwargs)
     try:
         with recurrent_shapes():
             return torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes)
@@ -52,6 +55,31 @@ def export(
 
 
 # ------------------------------------------------------------------ what went wrong
+
+
+def _refuse_what_is_not_dense(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Names the inputs of kinds that torch.export fails on without saying which they are.
+
+    Raises:
+        UnsupportedError: there is one (TW-E0200).
+    """
+    found, _ = pytree.tree_flatten_with_path((args, dict(kwargs)))
+    gaps = []
+    for (_, *path), given in found:
+        if not isinstance(given, torch.Tensor):
+            continue
+        kind = ""
+        if given.is_nested:
+            kind = "nested tensors; pad them, and give their lengths"
+        elif given.is_quantized:
+            kind = f"quantized tensors ({given.dtype}); give integers, scale and zero point apart"
+        elif given.layout is not torch.strided:
+            kind = f"tensors of layout {given.layout}"
+        if kind:
+            place = pytree.keystr(tuple(path))
+            gaps.append(Gap(f"the example input {place}: {kind}", (f"input {place}",)))
+    if gaps:
+        raise UnsupportedError(gaps, code="TW-E0200", model=name)
 
 
 def _refusal(name: str, error: Exception) -> ModelError:

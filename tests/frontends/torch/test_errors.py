@@ -105,6 +105,56 @@ def test_sparse_parameters_are_refused() -> None:
         tw.compile(module, (torch.ones(3, 3),))
 
 
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: torch.eye(3).to_sparse(), "layout torch.sparse_coo"),
+        (lambda: torch.eye(3).to_sparse_csr(), "layout torch.sparse_csr"),
+        (lambda: torch.quantize_per_tensor(torch.eye(3), 0.1, 0, torch.qint8), "torch.qint8"),
+        (lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), "nested tensors"),
+    ],
+    ids=["sparse", "compressed", "quantized", "nested"],
+)
+def test_inputs_that_are_not_dense_are_named(make: Callable[[], Any], said: str) -> None:
+    module = Apply(lambda x, others: x + others["y"].to_dense())
+    with pytest.raises(UnsupportedError, match=rf"TW-E0200[\s\S]*\[1\]\['y'\]: .*{said}"):
+        tw.compile(module, (torch.ones(3, 3), {"y": make()}))
+
+
+@pytest.mark.parametrize(
+    ("function", "operator"),
+    [
+        (lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8).dequantize(), "quantize"),
+        (lambda x: torch.view_as_real(torch.fft.fft(x)), "_fft_r2c"),
+        (lambda x: x.to_sparse().to_dense(), "_to_sparse"),
+    ],
+    ids=["quantized", "complex", "sparse"],
+)
+def test_operators_that_make_other_tensors_are_named_with_their_line(
+    function: Callable[[Any], Any], operator: str
+) -> None:
+    with pytest.raises(UnsupportedError) as caught:
+        tw.compile(Apply(function), (torch.ones(3, 3),))
+    assert caught.value.code == "TW-E0200"
+    assert f"aten.{operator}" in str(caught.value) and __file__ in str(caught.value)
+
+
+def test_a_write_into_a_view_of_an_input_is_refused_with_its_line() -> None:
+    def write(x: Any) -> Any:
+        x[0].add_(1)
+        return x.sum()
+
+    with pytest.raises(UnsupportedError) as caught:
+        tw.compile(Apply(write), (torch.ones(3, 3),))
+    assert "a write to the input" in str(caught.value) and __file__ in str(caught.value)
+
+
+def test_an_output_that_is_its_input_is_equal_to_it() -> None:
+    x = torch.randn(3, 4)
+    same, flat = tw.compile(Apply(lambda x: (x, x.view(-1))), (x,))(x)
+    assert torch.equal(same, x) and torch.equal(flat, x.view(-1))
+
+
 # ------------------------------------------------------------------ calling
 
 
