@@ -102,18 +102,20 @@ def stack(layers: int, seed: int) -> ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
-def _spin() -> None:
-    with contextlib.suppress(OSError):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+def _spin(pinned: bool) -> None:
+    if pinned:
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     x = 1
     while True:
         x = x * 5 % 1000003
 
 
 @contextlib.contextmanager
-def busy() -> Iterator[None]:
-    """Another process that keeps the last CPU busy."""
-    process = multiprocessing.get_context("spawn").Process(target=_spin, daemon=True)
+def busy(*, pinned: bool = True) -> Iterator[None]:
+    """Another process that keeps a CPU busy: the last one, or any."""
+    spawn = multiprocessing.get_context("spawn")
+    process = spawn.Process(target=_spin, args=(pinned,), daemon=True)
     process.start()
     try:
         yield

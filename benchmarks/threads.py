@@ -1,12 +1,14 @@
 """What does a second thread bring, and what does a busy machine cost, here and in ONNX Runtime?
 
     python benchmarks/threads.py [MODEL ...] [--threads 2] [--time-budget 20] [--hogs 1]
-                                 [--json FILE]
+                                 [--compare onnxruntime] [--json FILE]
 
-MODEL is an ONNX file or a network of the zoo. One thread and several take turns in one process:
-``speed-up`` is the time of one over that of several. Then as many other processes as ``--hogs``
-says keep the CPUs busy: ``busy`` is the time of several threads with them over that without. Both
-are medians with 95 % intervals of the ratio.
+MODEL is an ONNX file or a network of the zoo. Every engine, with one thread and with several, has
+a process of its own, and all take turns: ``speed-up`` is the time of one thread over that of
+several. Then as many other processes as ``--hogs`` says keep the CPUs busy, wherever the system
+puts them, while the engines with several threads take turns again: ``busy`` is their time then
+over that without. Both are medians with 95 % intervals. ``x busy`` is a peer's time over ours
+while the machine is busy.
 """
 
 from __future__ import annotations
@@ -14,21 +16,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Callable
+import tempfile
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 from gate_power import busy  # type: ignore[import-not-found]
 
 import tilewright
-from tilewright.benchmarking.measure import Timing, interleave, precise
+from tilewright.benchmarking.engine import Engine
+from tilewright.benchmarking.measure import precise, take_turns
+from tilewright.benchmarking.report import OURS
 from tilewright.benchmarking.significance import Interval, paired_ratio, unpaired_ratio
-from tilewright.commands.arrays import choose_dims, random_inputs
-from tilewright.peers import as_file, open_peer
-
-PEER = "onnxruntime"
+from tilewright.commands.arrays import choose_dims, random_inputs, write_arrays
+from tilewright.commands.bench import parse_peers
+from tilewright.peers import as_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class Answer:
         milliseconds: of several threads on a quiet machine.
         speed_up: the time of one thread over that of several.
         busy: the time of several threads on a busy machine over that on a quiet one.
+        ratio: its time over ours while the machine is busy.
     """
 
     model: str
@@ -47,36 +50,49 @@ class Answer:
     milliseconds: float
     speed_up: Interval
     busy: Interval
+    ratio: Interval
 
 
-def measure(model: str, threads: int, seconds: float, hogs: int) -> list[Answer]:
-    """Both engines on one model."""
-    exes = [tilewright.compile(model, threads=n) for n in (1, threads)]
-    sizes = choose_dims(exes[0].inputs, {}, exes[0].program.conditions)
-    feed = random_inputs(exes[0].inputs, sizes, 0)
-    arrays = list(feed.values())
-    answers = []
-    with as_file(model) as path, ExitStack() as stack:
-        peers = [open_peer(PEER, path, n) for n in (1, threads)]
-        engines: dict[str, list[Callable[[], object]]] = {
-            "tilewright": [partial(exe, *arrays) for exe in exes],
-            PEER: [partial(peer.run, feed) for peer in peers],
-        }
-        quiet = {e: interleave(c, seconds, enough=precise(0.01, 1)) for e, c in engines.items()}
-        for _ in range(hogs):
-            stack.enter_context(busy())
-        loaded: dict[str, list[Timing]] = {
-            e: interleave([c[1]], seconds, enough=precise(0.02, 0)) for e, c in engines.items()
-        }
-    for engine, (one, several) in quiet.items():
-        slower = unpaired_ratio(loaded[engine][0].blocks, several.blocks)
-        speed_up = paired_ratio(one.blocks, several.blocks)
-        answers.append(Answer(model, engine, several.median * 1e3, speed_up, slower))
-    return answers
+def measure(model: str, chosen: argparse.Namespace) -> list[Answer]:
+    """All engines on one model."""
+    names = (OURS, *chosen.compare)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tilewright-")))
+        path = stack.enter_context(as_file(model))
+        exe = tilewright.compile(model)
+        sizes = choose_dims(exe.inputs, {}, exe.program.conditions)
+        feed, compiled = folder / "inputs.npz", folder / "model.tw"
+        write_arrays(feed, random_inputs(exe.inputs, sizes, 0))
+        exe.save(compiled)
+        del exe
+        engines = [
+            stack.enter_context(Engine(n, compiled if n == OURS else path, count, [feed]))
+            for count in (1, chosen.threads)
+            for n in names
+        ]
+        for engine in engines:
+            engine.ready()
+        blocks = [e.block for e in engines]
+        quiet = take_turns(blocks, chosen.time_budget, enough=precise(0.01, len(engines) - 1))
+        one, several = quiet[: len(names)], quiet[len(names) :]
+        for _ in range(chosen.hogs):
+            stack.enter_context(busy(pinned=False))
+        loaded = take_turns(
+            blocks[len(names) :], chosen.time_budget, enough=precise(0.02, len(chosen.compare))
+        )
+    return [
+        Answer(
+            model, name, several[k].median * 1e3,
+            paired_ratio(one[k].blocks, several[k].blocks),
+            unpaired_ratio(loaded[k].blocks, several[k].blocks),
+            paired_ratio(loaded[k].blocks, loaded[0].blocks),
+        )
+        for k, name in enumerate(names)
+    ]  # fmt: skip
 
 
 def main() -> None:
-    """Prints two lines for each model."""
+    """Prints a line for each model and engine."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -84,18 +100,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--time-budget", type=float, default=20.0, help="for each measurement")
     parser.add_argument("--hogs", type=int, default=1)
+    parser.add_argument("--compare", type=parse_peers, default=("onnxruntime",))
     parser.add_argument("--json", type=Path, help="file for all figures")
     chosen = parser.parse_args()
     print(f"load {os.getloadavg()[0]:.1f}, {len(os.sched_getaffinity(0))} CPUs; "
           f"{chosen.threads} threads, {chosen.hogs} other processes when busy")  # fmt: skip
-    print(f"{'model':22} {'engine':12} {'ms':>9} {'speed-up':>22} {'busy':>22}")
+    print(f"{'model':18} {'engine':12} {'ms':>9} {'speed-up':>21} {'busy':>21} {'x busy':>21}")
     found = []
     for model in chosen.models:
-        for a in measure(model, chosen.threads, chosen.time_budget, chosen.hogs):
+        for a in measure(model, chosen):
             found.append(a)
             print(
-                f"{Path(model).stem:22} {a.engine:12} {a.milliseconds:9.3f} {a.speed_up!s:>22}"
-                f" {a.busy!s:>22}",
+                f"{Path(model).stem:18} {a.engine:12} {a.milliseconds:9.3f} {a.speed_up!s:>21}"
+                f" {a.busy!s:>21} {a.ratio!s:>21}",
                 flush=True,
             )
     if chosen.json:
