@@ -202,6 +202,16 @@ def test_products_are_shared_by_their_time(shape: tuple[int, int, int], shared: 
     assert any(x.kind == "parallel" for x in loops(done.func.body)) == shared
 
 
+@pytest.mark.parametrize(("columns", "width"), [(1024, 64), (256, 128)])
+def test_a_row_times_what_comes_from_beyond_l2_takes_narrow_panels(
+    columns: int, width: int
+) -> None:
+    group = matmul(1, 512, columns)
+    done = schedule(to_func(group, frozenset(("x1",))), AVX512)
+    (packing,) = done.packings
+    assert packing.packed.shape[-1] == width
+
+
 def test_what_comes_from_beyond_l2_is_asked_for_before_its_tile() -> None:
     far, near, weights = matmul(8192, 256, 64), matmul(512, 256, 64), matmul(128, 256, 640)
     names = [

@@ -180,7 +180,8 @@ def plan(nests: Nests, target: Target, choices: Choices) -> Tile:
         and any(a.var in symbols_of(load) for a in main.reduce)
         and can_pack(nests, main, load)
     )
-    costs = tile_costs(row, column, target, contraction)
+    streamed = any(_bytes_of(load) > target.l2_bytes // 2 for load in packed)
+    costs = tile_costs(row, column, target, contraction, streamed)
     mr, nr = min(costs, key=costs.__getitem__)
     choices.weigh(("mr", "nr"), costs)
     mr = choices.pick("mr", mr, tuple(range(1, 15)))
@@ -195,13 +196,17 @@ def symbols_of(load: Load) -> frozenset[Var]:
 
 
 def tile_costs(
-    row: Axis | None, column: Axis, target: Target, contraction: bool
+    row: Axis | None, column: Axis, target: Target, contraction: bool, streamed: bool = False
 ) -> dict[tuple[int, int], float]:
     """The padded work per useful work of each tile, weighed by how well it hides latency.
 
     Accumulators, one row of column vectors and a broadcast must fit the registers. About 12
     accumulators are needed to hide the latency of an FMA, and loads (MR broadcasts and V vectors
     for MR * V multiply-adds) must not be the limit. Of equal tiles the first is to be taken.
+
+    Args:
+        streamed: whether the columns' operand comes from beyond L2: a single row then waits for
+            it however wide its tile is, and narrow panels are shared more evenly.
     """
     lanes = target.lanes(32)
     registers = target.vector_registers
@@ -223,6 +228,8 @@ def tile_costs(
             # Loads for each multiply-add: at 0.42 (6x4 vectors) they hide, then they show.
             pressure = (mr + v) / accumulators
             load_limit = max(1.0, pressure) * (1.0 + 0.5 * max(0.0, pressure - 0.42) + 0.2 / mr)
+            if streamed and m == 1:
+                hide, load_limit = min(1.0, accumulators / 4), 1.0
             tall = 1.0 + 0.01 * max(0, mr - 9)
             cost = width * height * load_limit * tall / hide
             if not contraction:
@@ -423,8 +430,13 @@ def _operand_bytes(t: Tile, of_columns: bool) -> int:
     for load in loads(t.main.body):
         used = symbols_of(load)
         if (column in used) == of_columns and used & own:
-            most = max(most, size_product(load.buffer.shape) * load.dtype.bytes)
+            most = max(most, _bytes_of(load))
     return most
+
+
+def _bytes_of(load: Load) -> int:
+    """How large the buffer is that is read."""
+    return size_product(load.buffer.shape) * load.dtype.bytes
 
 
 def size_product(dims: tuple[Dim, ...]) -> int:
@@ -541,7 +553,7 @@ def _prefetch_rows(
         first, second = (
             tuple(simplify(substitute(i, {p: Const(k)})) for i in here[0].indices) for k in (0, 1)
         )
-        far = size_product(load.buffer.shape) * load.dtype.bytes > target.l2_bytes // 2
+        far = _bytes_of(load) > target.l2_bytes // 2
         if turns > 1 and first != second:
             continue
         if choices.pick("rows_ahead", int(far), (0, 1)):
