@@ -127,7 +127,7 @@ def lower_body(name: str, body: Graph) -> LoweredGroup:
         sources = tuple(names[v] for v in node.inputs)
         stages += compute(sources, tuple(results), node.attrs)
     stages = [_fold_scalars(s, scalars) for s in stages]
-    kept = _unique_axes(inline(stages, {names[v] for v in outputs}))
+    kept = _unique_axes(_common_axes(inline(stages, {names[v] for v in outputs})))
     used = {load.buffer for s in kept for load in loads_of(s.expr)}
     live = [(v, b) for v, b in inputs if b in used]
     group = ComputeGroup(
@@ -276,6 +276,23 @@ def rename_reduce_axes(e: Expr, names: Mapping[Expr, Expr]) -> Expr:
             inner: dict[Expr, Expr] = {a.var: names[a.var] for a in r.axes if a.var in names}
             mapping[r] = Reduce(r.op, axes, substitute(r.body, inner))
     return substitute(e, mapping)
+
+
+def _common_axes(stages: list[Compute]) -> list[Compute]:
+    """Gives stages over equal axes the names of the last one's, by which recipes join them.
+
+    What users state has names of its own.
+    """
+    last = stages[-1].axes if stages else ()
+    result = []
+    for s in stages:
+        pairs = list(zip(s.axes, last, strict=False))
+        mapping: dict[Expr, Expr] = {a.var: b.var for a, b in pairs if a.var is not b.var}
+        equal = len(s.axes) == len(last) and all(same_dim(a.extent, b.extent) for a, b in pairs)
+        if mapping and equal:
+            s = Compute(s.output, last, _substitute_free(s.expr, mapping))
+        result.append(s)
+    return result
 
 
 def _unique_axes(stages: list[Compute]) -> list[Compute]:

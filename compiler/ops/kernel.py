@@ -17,7 +17,7 @@ from ..graph.ir import TensorType
 from ..tensor.check import check, check_group
 from ..tensor.compute import Compute, ComputeGroup
 from ..tensor.interpret import interpret_group
-from ..tensor.ir import Axis, Block, Buffer, Dim, Expr, Func, Var, as_expr, le
+from ..tensor.ir import Axis, Block, Buffer, Dim, Expr, Func, Load, Reduce, Var, as_expr, le
 from ..tensor.parse import parse_func, parse_group
 from ..tensor.simplify import dim, prove, same_dim, substitute, symbols
 from ..tensor.solve import solve, sources
@@ -31,6 +31,7 @@ from ..tensor.walk import (
     replace_buffers,
     replace_loads,
     substitute_block,
+    visit,
 )
 from .op import (
     Arrays,
@@ -147,6 +148,42 @@ def sizes(group: ComputeGroup, shapes: Sequence[Sequence[int]]) -> dict[str, int
     """The symbols' values at shapes of the ranks that the group's inputs have."""
     found = sources([b.shape for b in group.inputs])
     return {s.name: n for s, n in solve(found, shapes, {})}
+
+
+@lru_cache(maxsize=256)
+def readings(stages: str) -> tuple[int, ...]:
+    """In how many places the stages read each operand; 0 where one of them reads elements again.
+
+    Elements are read again by what does not use each axis around it: the rows of a product, for
+    every column. A sum that is the same for all columns is computed once.
+    """
+    group = group_of(stages)
+    found: dict[Buffer, int] = {}
+    again: set[Buffer] = set()
+    for stage in reversed(group.stages):
+        # What one stage computes for another is computed again wherever that reads it again.
+        repeated = stage.output in again
+        start = (stage.expr, frozenset(a.var for a in stage.axes))
+        pending: list[tuple[Expr, frozenset[Var]]] = [start]
+        seen: set[tuple[Expr, frozenset[Var]]] = set()
+        while pending:
+            here = e, around = pending.pop()
+            if here in seen:
+                continue
+            seen.add(here)
+            if isinstance(e, Reduce):
+                around = (around | {a.var for a in e.axes}) & e.body.variables
+            if isinstance(e, Load):
+                found[e.buffer] = found.get(e.buffer, 0) + 1
+                if repeated or not around <= e.variables:
+                    again.add(e.buffer)
+            pending += [(x, around) for x in e.operands]
+    return tuple(0 if b in again else found.get(b, 0) for b in group.inputs)
+
+
+def has_sums(stages: str) -> bool:
+    """Whether any of the stages reduces."""
+    return any(isinstance(e, Reduce) for s in group_of(stages).stages for e in visit(s.expr))
 
 
 # ------------------------------------------------------------------ stages and loops of a node

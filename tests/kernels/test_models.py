@@ -19,6 +19,7 @@ import tilewright as tw
 from tilewright.graph.interpret import interpret
 from tilewright.graph.passes import run_passes
 from tilewright.kernels import ScheduledKernel
+from tilewright.ops.kernel import readings
 from tilewright.ops.op import OpError
 
 
@@ -104,6 +105,90 @@ def test_a_traced_call_that_does_not_fit_names_the_line() -> None:
 
     with pytest.raises(tw.UnsupportedError, match=r"TW-E0240.*\n.*test_models.py"):
         f(numbers(3, 4))
+
+
+# ------------------------------------------------------------------ neighbours
+
+
+@tw.kernel
+def softmax(X: tw.f32["N", "C"]):
+    e = tw.compute(lambda i, c: np.exp(X[i, c] - tw.max(lambda k: X[i, k])))
+    return tw.compute(lambda i, c: e[i, c] / tw.sum(lambda k: e[i, k]))
+
+
+@tw.kernel
+def smooth(X: tw.f32["N", "C"]):
+    return tw.compute(
+        lambda i, c: (np.where(i > 0, X[i - 1, c], 0.0) + X[i, c]) / 2.0, shape=X.shape
+    )
+
+
+def kernels_of(f: Any) -> set[int]:
+    """How many kernels each program of a traced function has."""
+    return {exe.text("loops").count("def ") for exe in f.executables}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "before", "after", "wanted", "count"),
+    [
+        (plain, None, lambda y: np.maximum(y * 2 + 1, 0), lambda a, b: np.maximum(a @ b * 2 + 1, 0),
+         1),
+        (plain, lambda x: x * 2, None, lambda a, b: (a * 2) @ b, 2),
+        (softmax, lambda x: x * 0.5 + 1, lambda y: y * 3, None, 1),
+        (softmax, np.tanh, None, None, 2),
+        (smooth, lambda x: abs(x) * 2, lambda y: np.exp(-y), None, 1),
+    ],
+    ids=["after a product", "before a product", "around a softmax", "costly, read twice",
+         "around an average"],
+)  # fmt: skip
+def test_neighbours_join_a_kernel_that_recipes_schedule(
+    kernel: Any, before: Any, after: Any, wanted: Any, count: int
+) -> None:
+    before, after = before or (lambda x: x), after or (lambda y: y)
+    takes_two = len(kernel.operands) == 2
+
+    @tw.jit
+    def f(*given: Any) -> Any:
+        return after(kernel(before(given[0]), *given[1:]))
+
+    for m, k, n in ((5, 7, 33), (1, 1, 1), (40, 20, 16)):
+        given = [numbers(m, k) / 4, numbers(k, n, seed=1) / 4][: 1 + takes_two]
+        alone = kernel(before(given[0]), *given[1:])
+        exact = after(alone) if wanted is None else wanted(*given)
+        np.testing.assert_allclose(f(*given), exact, rtol=2e-6, atol=1e-6)
+    assert kernels_of(f) == {count}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "wanted"),
+    [(plain, (0, 0)), (softmax, (2,)), (smooth, (2,)), (extremes, (2,))],
+    ids=["product", "softmax", "average", "extremes"],
+)
+def test_readings_are_counted_and_none_where_elements_are_read_again(
+    kernel: Any, wanted: tuple[int, ...]
+) -> None:
+    assert readings(str(kernel)) == wanted
+
+
+def test_a_stage_that_another_reads_again_reads_again() -> None:
+    @tw.kernel
+    def doubled(A: tw.f32["M", "K"], B: tw.f32["K", "N"]):
+        twice = tw.compute(lambda i, k: A[i, k] * 2)
+        return tw.compute(lambda i, j: tw.sum(lambda k: twice[i, k] * B[k, j]))
+
+    assert readings(str(doubled)) == (0, 0)
+
+
+def test_a_value_that_others_read_too_stays_outside() -> None:
+    @tw.jit
+    def f(x: Any) -> Any:
+        y = abs(x)
+        return softmax(y), y
+
+    x = numbers(5, 9) / 4
+    found, y = f(x)
+    np.testing.assert_array_equal(y, abs(x))
+    np.testing.assert_allclose(found, softmax(abs(x)), rtol=1e-6)
 
 
 # ------------------------------------------------------------------ ONNX

@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ...ops import OPS
-from ...ops.op import axes_attr, ints_attr, same_shape
+from ...ops.kernel import has_sums, readings
+from ...ops.op import axes_attr, ints_attr, same_shape, str_attr
 from ...tensor.ir import Dim
 from ..ir import Graph, Node, Value
 from .convolutions import (
@@ -31,7 +32,9 @@ from .convolutions import (
 )
 from .in_place import InPlace
 
-GroupKind = Literal["contraction", "row", "elementwise", "window", "reduce", "alone", "control"]
+GroupKind = Literal[
+    "contraction", "row", "elementwise", "window", "reduce", "kernel", "alone", "control"
+]
 Position = tuple[int, int]
 Shape = tuple[Dim, ...]
 
@@ -44,12 +47,13 @@ MAX_ANCHOR_OUTPUTS = 2
 
 MOVEMENT = frozenset({"transpose", "slice", "broadcast_to"})
 
-_ANCHORS = frozenset({"contraction", "window", "reduce"})
+_ANCHORS = frozenset({"contraction", "window", "reduce", "kernel"})
 _PREFERENCE: dict[GroupKind, int] = {
     "contraction": 3,
     "window": 2,
     "reduce": 2,
     "row": 2,
+    "kernel": 2,
 }
 
 
@@ -195,6 +199,8 @@ class _Partitioner:
                 self._place_reduce(index, node)
             case "window":
                 self._start("window", index, self._read(index, ()))
+            case "irregular" if node.op == "kernel" and len(node.outputs) == 1:
+                self._place_kernel(index, node)
             case "control":
                 self._start("control", index, self._read(index, ())).sealed = True
             case _:
@@ -342,7 +348,7 @@ class _Partitioner:
                 return same_shape(shape, group.domain)
             case "row":
                 return self._accepts_row(group, node)
-            case "contraction" | "window" | "reduce":
+            case "contraction" | "window" | "reduce" | "kernel":
                 return same_shape(shape, group.domain) and self._outputs_left(group, node)
         return False
 
@@ -474,6 +480,26 @@ class _Partitioner:
         group = self._start("elementwise", index, self._read(index, absorbing))
         if node.op == "concat":
             self._merge_producers(group, index, node)
+
+    def _place_kernel(self, index: int, node: Node) -> None:
+        """A user's expression of one result, which recipes schedule: an anchor for what follows.
+
+        Elementwise nodes that only it reads join where that computes no element again, or but few
+        times cheaply.
+        """
+        stages = str_attr(node.attrs, "stages")
+        kind: GroupKind = "kernel" if has_sums(stages) else "elementwise"
+        group = self._start(kind, index, self._read(index, ()))
+        for value, places in zip(node.inputs, readings(stages), strict=True):
+            other = self._group_of(value)
+            if other is None or other is group or other.kind != "elementwise":
+                continue
+            if not same_shape(other.domain, value.shape) or any(
+                OPS[self.nodes[m].op].kind != "elementwise" for m in other.members
+            ):
+                continue
+            if places == 1 or (1 < places <= MOST_CHEAP and self._is_cheap(other)):
+                self._merge(group, other, {index}, index)
 
     def _place_contraction(self, index: int, node: Node) -> None:
         absorbing = []
