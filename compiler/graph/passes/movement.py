@@ -113,16 +113,26 @@ def concat(rules: Rules, node: Node) -> Value | None:
     filled = [v for v in parts if v.shape[axis] != 0] or parts[:1]
     if len(filled) == 1:
         return filled[0]
-    for count in range(len(filled) - 1, 1, -1):
-        begun = rules.find("concat", filled[:count], node.attrs)
-        if begun is not None and any(n.op != "concat" for n in rules.readers.get(begun[0], ())):
-            # It has another reader now, and must not join this one again.
-            rules.uses[begun[0]] = rules.uses.get(begun[0], 0) + 2
-            filled = [begun[0], *filled[count:]]
-            break
+    begun: Value | None = None
+    # Each of them may itself read one before it, so the longest comes last.
+    while (longer := _begun(rules, filled, node)) is not None:
+        begun, count = longer
+        filled = [begun, *filled[count:]]
+    if begun is not None:
+        # It has another reader now, and must not join this one again.
+        rules.uses[begun] = rules.uses.get(begun, 0) + 2
     if filled == list(node.inputs):
         return None
     return rules.make("concat", filled, node.attrs, like=node)
+
+
+def _begun(rules: Rules, parts: list[Value], node: Node) -> tuple[Value, int] | None:
+    """A concat of the first of the parts, of as many as there are, which others read as well."""
+    for count in range(len(parts) - 1, 1, -1):
+        found = rules.find("concat", parts[:count], node.attrs)
+        if found is not None and any(n.op != "concat" for n in rules.readers_of(found[0])):
+            return found[0], count
+    return None
 
 
 def no_padding(rules: Rules, node: Node) -> Value | None:

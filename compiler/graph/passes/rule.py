@@ -28,6 +28,7 @@ class Rules(Rewriter):
     """
 
     def __init__(self, source: Graph) -> None:
+        self._stands_for: dict[Value, list[Value]] = {}
         super().__init__(source)
         self.results = frozenset(source.outputs)
         self.readers: dict[Value, list[Node]] = {}
@@ -42,6 +43,19 @@ class Rules(Rewriter):
         self, op: str, inputs: Sequence[Value], attrs: Mapping[str, Attr], *, like: Node
     ) -> Value:
         """A simplest value equal to the node's; its origin and name are those of ``like``."""
+
+    def replace(self, old: Value, new: Value) -> None:
+        """Lets ``new`` stand for ``old``; its readers are found by it, too."""
+        super().replace(old, new)
+        if old is not new:
+            self._stands_for.setdefault(new, []).append(old)
+
+    def readers_of(self, value: Value) -> list[Node]:
+        """The old nodes that read a value, or an old one that it stands for."""
+        found = list(self.readers.get(value, ()))
+        for old in self._stands_for.get(value, ()):
+            found += self.readers.get(old, ())
+        return found
 
     def behind(self, value: Value, op: str) -> Node | None:
         """The node behind a value, if it is of this op."""
