@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tilewright import dtype as dt
-from tilewright.tensor import ir
+from tilewright.tensor import expr
 from tilewright.tensor.ir import (
     Axis,
     Binary,
@@ -80,19 +80,19 @@ def test_a_sweep_keeps_the_living_and_drops_the_dead(monkeypatch: pytest.MonkeyP
     chain: Expr = Var("chain")
     for k in range(2000):
         chain = chain + k
-    before = len(ir._TABLE)
+    before = len(expr._TABLE)
     del chain
     gc.collect()
-    monkeypatch.setattr(ir, "_swept_at", [0])
+    monkeypatch.setattr(expr, "_swept_at", [0])
     trigger = Var("one more")
-    assert len(ir._TABLE) <= before - 1900
+    assert len(expr._TABLE) <= before - 1900
     assert trigger is Var("one more")
     assert all(a is b for a, b in zip(held, one_of_each(), strict=True))
 
 
 def test_threads_get_the_same_objects(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ir, "_LEAST_SWEPT", 64)
-    monkeypatch.setattr(ir, "_swept_at", [64])
+    monkeypatch.setattr(expr, "_LEAST_SWEPT", 64)
+    monkeypatch.setattr(expr, "_swept_at", [64])
 
     def build(_: int) -> list[Expr]:
         x: Expr = Var("x")
