@@ -18,7 +18,8 @@ import numpy as np
 from ...errors import InternalError
 from ...target import Target
 from ..ir import Graph, Node, Value
-from .partition import Group, Partition, Position, partition
+from .groups import Group, Partition, Position
+from .partition import partition
 
 SMALL_CONSTANT = 16
 """The most elements of an integer constant that a body holds itself (floats: one)."""

@@ -12,7 +12,7 @@ from tilewright import dtype as dt
 from tilewright.graph.build import GraphBuilder
 from tilewright.graph.ir import Graph, Node, TensorType, Value
 from tilewright.graph.passes.fuse import fuse
-from tilewright.graph.passes.partition import MAX_INPUTS, MAX_NODES
+from tilewright.graph.passes.groups import MAX_INPUTS, MAX_NODES
 from tilewright.tensor.ir import Dim, symbol
 
 Check = Callable[..., Graph]
