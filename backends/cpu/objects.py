@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import accumulate
 
 import llvmlite
@@ -22,6 +25,10 @@ KERNELS_TOGETHER = 4
 """Kernels of one object: LLVM takes 2 ms for a module however small it is, as long as for 60
 lines of it, and linking is per object, too. More together would be looked up in vain more often,
 since one that differs is enough."""
+
+_TURN_SECONDS = 1e-4
+_TURNS = threading.RLock()
+"""Held while turns are quick, so that how long they were before is put back in order."""
 
 
 def llvm_text(unit: Unit) -> str:
@@ -42,24 +49,48 @@ def compile_unit(unit: Unit, cache: Cache, progress: Progress | None = None) -> 
     Each is looked up by its own text. With the pool's, a model is loaded without LLVM. While texts
     are written here, another thread has LLVM compile the ones before them, which needs no Python.
     """
-    total = len(unit.kernels) + 1
-    worker = ThreadPoolExecutor(1)
-    try:
-        pending: list[tuple[int, Future[bytes]]] = []
-        for count, text in _texts(unit):
-            pending.append((count, worker.submit(_object, text, unit.target, cache)))
-            if progress is not None:
-                progress(sum(n for n, future in pending if future.done()), total)
-        objects: list[bytes] = []
-        for done, (_, future) in zip(accumulate(n for n, _ in pending), pending, strict=True):
-            objects.append(future.result())
-            if progress is not None:
-                progress(done, total)
-    finally:
-        worker.shutdown(cancel_futures=True)
+    with _quick_turns(), ThreadPoolExecutor(1) as worker:
+        try:
+            objects = _compile_texts(unit, cache, worker, progress)
+        except BaseException:
+            worker.shutdown(cancel_futures=True)
+            raise
     if runs_here(unit.target):
         objects.append(pool_object(cache))
     return tuple(objects)
+
+
+def _compile_texts(
+    unit: Unit, cache: Cache, worker: ThreadPoolExecutor, progress: Progress | None
+) -> list[bytes]:
+    total = len(unit.kernels) + 1
+    pending: list[tuple[int, Future[bytes]]] = []
+    for count, text in _texts(unit):
+        pending.append((count, worker.submit(_object, text, unit.target, cache)))
+        if progress is not None:
+            progress(sum(n for n, future in pending if future.done()), total)
+    objects: list[bytes] = []
+    for done, (_, future) in zip(accumulate(n for n, _ in pending), pending, strict=True):
+        objects.append(future.result())
+        if progress is not None:
+            progress(done, total)
+    return objects
+
+
+@contextmanager
+def _quick_turns() -> Iterator[None]:
+    """Lets a thread that comes back from LLVM or a file have the interpreter soon.
+
+    It does so some twenty times for an object, and Python would let it wait 5 ms each time: longer
+    than LLVM takes.
+    """
+    with _TURNS:
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(min(before, _TURN_SECONDS))
+        try:
+            yield
+        finally:
+            sys.setswitchinterval(before)
 
 
 def _texts(unit: Unit) -> Iterator[tuple[int, str]]:
