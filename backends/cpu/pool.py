@@ -9,15 +9,18 @@ afresh). A region is one job:
 The caller publishes the job, works on it like everybody else, and returns when every chunk is
 done. It never waits for a worker to come: on a busy machine it finishes the job alone.
 
-Why this is right. The word ``work`` packs two 32-bit counts, ``slots`` (workers that may still
-join, high half) and ``remaining`` (chunks not yet claimed, low half).
+Why this is right. The word ``work`` packs three counts: ``slots`` (workers that may still join,
+the highest 16 bits), and the ends of the chunks not yet claimed, ``end`` and ``front`` (24 bits
+each): they are front, front + 1, ..., end - 1.
 
-- A chunk is claimed by a compare-and-swap that takes one off ``remaining``, never below 0. The
+- A chunk is claimed by a compare-and-swap that moves one of the ends by one, never past the other.
+  The caller and every second worker take the first chunk, the others the last one: who works on
+  the first rows of one job does so in the next, whose operands are then in its own cache. The
   descriptor (fn, env, n, chunks) is read only after a claim succeeded. A job cannot end
   before each claimed chunk is reported in ``completed``, and the next job is not published before
   this one ended; so whoever holds an unreported chunk reads the descriptor of the job that the
   chunk belongs to, and env is alive. A worker reports once, after its last chunk.
-- A worker that comes late sees ``remaining`` 0 and touches nothing. One that read ``work``
+- A worker that comes late sees ``front`` at ``end`` and touches nothing. One that read ``work``
   during an old job and swaps during a new one fails, or, if the two words happen to be equal,
   holds a good chunk of the new job, whose descriptor it then reads.
 - The swap acquires what the publisher released by storing ``work`` (later swaps are
@@ -29,9 +32,9 @@ join, high half) and ``remaining`` (chunks not yet claimed, low half).
   it slept. One of the two sees the other. Were a wake-up lost, the caller would still finish.
   ``waiting`` and ``completed`` are the same pattern with the roles exchanged.
 - A range of many iterations is cut in 16 slices for each hand, which differ by at most one. Three
-  quarters of them are claimed four by four, the last quarter one by one: hands that are not
-  equally fast finish nearly together, and there are few claims. A shorter range is cut in four
-  chunks for each hand, or one for each iteration.
+  quarters of them are claimed four by four, the quarter in the middle, where the hands from both
+  ends meet, one by one: hands that are not equally fast finish nearly together, and there are few
+  claims. A shorter range is cut in four chunks for each hand, or one for each iteration.
 - The caller holds ``busy`` from before publishing until after the end. Who finds it taken
   (another Python thread, or a region inside a region) runs its range inline.
 
@@ -54,12 +57,13 @@ TEXT = """\
 ; What each field means, and why the orderings suffice: see the module's docstring.
 %context = type { ptr, ptr, i64 }
 %pool = type {
-  i64, [56 x i8],                    ; 0: work: slots << 32 | remaining
+  i64, [56 x i8],                    ; 0: work: slots << 48 | end << 24 | front
   i32, [60 x i8],                    ; 2: epoch (futex), raised at each job
   i32, [60 x i8],                    ; 4: sleepers
   i32, i32, [56 x i8],               ; 6: completed (futex)   7: waiting
   i32, i32, i32, [52 x i8],          ; 9: busy   10: workers   11: full (no more threads to get)
-  ptr, ptr, i64, i32, i32, [32 x i8] ; 13: fn   14: env   15: n   16: chunks   17: coarse
+  ptr, ptr, i64, i32, i32,           ; 13: fn   14: env   15: n   16: chunks   17: coarse
+  i32, [28 x i8]                     ; 18: workers that have begun
 }
 
 @name = private constant [11 x i8] c"tilewright\\00"
@@ -73,6 +77,7 @@ declare void @llvm.x86.sse2.pause()
 declare i64 @llvm.readcyclecounter()
 declare i64 @llvm.umin.i64(i64, i64)
 declare i64 @llvm.smin.i64(i64, i64)
+declare i64 @llvm.usub.sat.i64(i64, i64)
 
 ; Sleeps while *word == value (or until a spurious wake-up: callers look again).
 define internal void @futex_wait(ptr %word, i32 %value) {
@@ -87,35 +92,40 @@ define internal void @futex_wake(ptr %word, i32 %count) {
   ret void
 }
 
-; Claims a chunk. %slot is 0, or 1 << 32 for a worker that is joining and must find a slot.
-; Returns how many chunks remained before (so at least 1), or 0 if there is nothing to claim.
-define internal i64 @claim(ptr %pool, i64 %slot) {
+; Claims a chunk: the first one, or the last one if %last. %slot is 0, or 1 << 48 for a worker that
+; is joining and must find a slot. Returns 1 more than the chunk's number, or 0 if there is none.
+define internal i64 @claim(ptr %pool, i64 %slot, i1 %last) {
 entry:
   %first = load atomic i64, ptr %pool monotonic, align 64
   br label %try
 try:
   %w = phi i64 [ %first, %entry ], [ %seen, %swap ]
-  %remaining = and i64 %w, 4294967295
-  %left = icmp ne i64 %remaining, 0
+  %front = and i64 %w, 16777215
+  %shifted = lshr i64 %w, 24
+  %end = and i64 %shifted, 16777215
+  %left = icmp ult i64 %front, %end
   %free = icmp uge i64 %w, %slot
   %may = and i1 %left, %free
   br i1 %may, label %swap, label %none
 swap:
   %minus = sub i64 %w, %slot
-  %new = sub i64 %minus, 1
+  %step = select i1 %last, i64 -16777216, i64 1
+  %new = add i64 %minus, %step
   %pair = cmpxchg ptr %pool, i64 %w, i64 %new acquire monotonic, align 64
   %seen = extractvalue { i64, i1 } %pair, 0
   %ok = extractvalue { i64, i1 } %pair, 1
   br i1 %ok, label %got, label %try
 got:
-  ret i64 %remaining
+  %after.front = add i64 %front, 1
+  %number = select i1 %last, i64 %end, i64 %after.front
+  ret i64 %number
 none:
   ret i64 0
 }
 
 ; Works on the job that the claimed chunk belongs to until no chunk remains, then reports.
 ; Returns the new value of completed.
-define internal i32 @share(ptr %pool, i64 %claimed) {
+define internal i32 @share(ptr %pool, i64 %claimed, i1 %last) {
 entry:
   %fn.p = getelementptr %pool, ptr %pool, i64 0, i32 13
   %env.p = getelementptr %pool, ptr %pool, i64 0, i32 14
@@ -129,20 +139,28 @@ entry:
   %chunks = zext i32 %chunks32 to i64
   %coarse32 = load i32, ptr %coarse.p
   %coarse = zext i32 %coarse32 to i64
-  ; Each of the coarse chunks is four slices, so there are three more of these for each.
+  ; Each of the coarse chunks is four slices, so there are three more of these for each. They are
+  ; the first and the last chunks; the fine ones lie between.
   %more.slices = mul i64 %coarse, 3
   %slices = add i64 %chunks, %more.slices
   %size = udiv i64 %n, %slices
   %longer = urem i64 %n, %slices
+  %coarse.last = lshr i64 %coarse, 1
+  %coarse.first = sub i64 %coarse, %coarse.last
+  %fine.end = sub i64 %chunks, %coarse.last
   br label %run
 run:
-  %left = phi i64 [ %claimed, %entry ], [ %next, %run ]
+  %one.more = phi i64 [ %claimed, %entry ], [ %next, %run ]
   %count = phi i32 [ 0, %entry ], [ %count1, %run ]
-  %index = sub i64 %chunks, %left
-  %before = call i64 @llvm.umin.i64(i64 %index, i64 %coarse)
-  %before.more = mul i64 %before, 3
+  %index = sub i64 %one.more, 1
+  %before = call i64 @llvm.umin.i64(i64 %index, i64 %coarse.first)
+  %behind = call i64 @llvm.usub.sat.i64(i64 %index, i64 %fine.end)
+  %before.all = add i64 %before, %behind
+  %before.more = mul i64 %before.all, 3
   %slice = add i64 %index, %before.more
-  %is.coarse = icmp ult i64 %index, %coarse
+  %is.first = icmp ult i64 %index, %coarse.first
+  %is.last = icmp uge i64 %index, %fine.end
+  %is.coarse = or i1 %is.first, %is.last
   %count.slices = select i1 %is.coarse, i64 4, i64 1
   %slice.end = add i64 %slice, %count.slices
   %begin.whole = mul i64 %slice, %size
@@ -153,7 +171,7 @@ run:
   %end = add i64 %end.whole, %end.extra
   call void %fn(ptr %env, i64 %begin, i64 %end)
   %count1 = add i32 %count, 1
-  %next = call i64 @claim(ptr %pool, i64 0)
+  %next = call i64 @claim(ptr %pool, i64 0, i1 %last)
   %more = icmp ne i64 %next, 0
   br i1 %more, label %run, label %report
 report:
@@ -170,14 +188,18 @@ entry:
   %sleepers.p = getelementptr %pool, ptr %pool, i64 0, i32 4
   %completed.p = getelementptr %pool, ptr %pool, i64 0, i32 6
   %waiting.p = getelementptr %pool, ptr %pool, i64 0, i32 7
+  %begun.p = getelementptr %pool, ptr %pool, i64 0, i32 18
+  %number = atomicrmw add ptr %begun.p, i32 1 monotonic, align 4
+  %odd = and i32 %number, 1
+  %last = icmp eq i32 %odd, 0
   br label %look
 look:
   %epoch = load atomic i32, ptr %epoch.p seq_cst, align 64
-  %claimed = call i64 @claim(ptr %pool, i64 4294967296)
+  %claimed = call i64 @claim(ptr %pool, i64 281474976710656, i1 %last)
   %got = icmp ne i64 %claimed, 0
   br i1 %got, label %work, label %idle
 work:
-  %done = call i32 @share(ptr %pool, i64 %claimed)
+  %done = call i32 @share(ptr %pool, i64 %claimed, i1 %last)
   %waiting = load atomic i32, ptr %waiting.p seq_cst, align 4
   %asleep = icmp ne i32 %waiting, 0
   br i1 %asleep, label %rouse, label %look
@@ -265,8 +287,9 @@ entry:
   store i32 %coarse, ptr %coarse.p
   store atomic i32 0, ptr %completed.p monotonic, align 64
   %slots = zext i32 %helpers to i64
-  %high = shl i64 %slots, 32
-  %low = zext i32 %chunks to i64
+  %high = shl i64 %slots, 48
+  %end = zext i32 %chunks to i64
+  %low = shl i64 %end, 24
   %word = or i64 %high, %low
   store atomic i64 %word, ptr %pool release, align 64
   %e = atomicrmw add ptr %epoch.p, i32 1 seq_cst, align 64
@@ -277,11 +300,11 @@ wake:
   call void @futex_wake(ptr %epoch.p, i32 %helpers)
   br label %own
 own:
-  %claimed = call i64 @claim(ptr %pool, i64 0)
+  %claimed = call i64 @claim(ptr %pool, i64 0, i1 false)
   %got = icmp ne i64 %claimed, 0
   br i1 %got, label %work, label %join
 work:
-  %mine = call i32 @share(ptr %pool, i64 %claimed)
+  %mine = call i32 @share(ptr %pool, i64 %claimed, i1 false)
   %all = icmp eq i32 %mine, %chunks
   br i1 %all, label %out, label %join
 join:
