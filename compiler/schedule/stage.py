@@ -25,7 +25,7 @@ from ..tensor.ir import (
     le,
     lt,
 )
-from ..tensor.simplify import dim, prove, simplify
+from ..tensor.simplify import dim, prove, simplify, symbols
 from ..tensor.walk import block_loads, loads, map_block, rewrite_block, substitute
 from .nest import edit_loop, fail, find_loop, loop_range, loops
 from .place import declared, ranges_to, region_of, resize
@@ -64,8 +64,8 @@ def cache_read(func: Func, buffer: str, loop: str, name: str, scope: Scope = "sh
     (old,) = found
     around = {**(ranges_to(func.body, loop) or {}), target.var: loop_range(target)}
     region = region_of(func, old, target, around, step)
-    if not all(isinstance(d, int) for d in region.extent):
-        raise fail(step, func, f"what is read of {buffer!r} has no constant size")
+    if any(v in around for d in region.extent for v in symbols(as_expr(d))):
+        raise fail(step, func, f"what is read of {buffer!r} varies in size")
     copy = Buffer(name, old.dtype, region.extent, scope)
     axes = tuple(Var(f"{name}_{k}") for k in range(len(region.extent)))
     place = tuple(simplify(s + v, around) for s, v in zip(region.start, axes, strict=True))

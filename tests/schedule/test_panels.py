@@ -7,14 +7,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import tilewright as tw
+from tilewright import dtype as dt
+from tilewright.graph.build import GraphBuilder
+from tilewright.graph.ir import TensorType
 from tilewright.lower.nests import to_func
 from tilewright.schedule.nests import Nests
 from tilewright.schedule.recipes import schedule
 from tilewright.schedule.recipes.choices import Choices
+from tilewright.schedule.recording import Recording
 from tilewright.tensor.check import check
 from tilewright.tensor.compute import ComputeGroup
 from tilewright.tensor.interpret import interpret, interpret_group
-from tilewright.tensor.ir import For
+from tilewright.tensor.ir import For, If, symbol
 from tilewright.tensor.text import text
 
 from .groups import AVX512, matmul
@@ -83,3 +88,31 @@ def test_the_copy_computes_the_product(answers: dict[str, int]) -> None:
     expected = interpret_group(group, given)
     interpret(done.func, given)
     np.testing.assert_array_equal(given["y0"], expected["y0"])
+
+
+M, K, N = map(symbol, "MKN")
+
+
+def test_sizes_that_are_not_known_choose_whether_panels_are_copied() -> None:
+    done = schedule(nests_of(matmul(M, K, N)), AVX512)
+    (outer,) = done.func.body
+    assert isinstance(outer, If)
+    assert "512 <= N and 64 <= K and K <= 2048 and 48 <= M" in text(done.func)
+    assert "panel: local[f32, K, 64]" in text(done.func)
+    again = Recording.from_json(done.recording.json())
+    assert again == done.recording
+    assert text(again.replay(nests_of(matmul(M, K, N)).func)[0]) == text(done.func)
+
+
+@pytest.mark.parametrize(
+    ("m", "k", "n"), [(50, 65, 520), (50, 63, 520), (7, 65, 520), (3, 65, 520), (50, 65, 500)]
+)
+def test_every_version_computes_the_product(m: int, k: int, n: int) -> None:
+    b = GraphBuilder("product")
+    x, w = b.input("x", TensorType(dt.f32, (M, K))), b.input("w", TensorType(dt.f32, (K, N)))
+    b.output(b.add("matmul", x, w), "y")
+    made = tw.compile(b.finish(), threads=2, cache=False)
+    rng = np.random.default_rng(0)
+    left, right = (rng.integers(-4, 5, size).astype(np.float32) for size in ((m, k), (k, n)))
+    (found,) = made(left, right)
+    np.testing.assert_array_equal(found, left @ right)

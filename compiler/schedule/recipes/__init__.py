@@ -19,7 +19,7 @@ from .elementwise import elementwise
 from .panels import copy_panels, far_factor
 from .plain import plain
 from .rows import rows
-from .tile import can_tile, load_strides, loads, plan, tile
+from .tile import Tile, can_tile, load_strides, loads, plan, tile
 
 RECIPES: Mapping[str, Callable[[Nests, Target, Choices], Schedule]] = {
     "elementwise": elementwise,
@@ -158,22 +158,31 @@ def can_rows(nests: Nests, longest: int | None = 1 << 16) -> bool:
 
 
 def _tile(nests: Nests, target: Target, choices: Choices) -> Scheduled:
-    """The tile recipe; with a second version of one-row tiles where the rows may be too few."""
+    """The tile recipe; with a version that copies panels of a factor where sizes make it pay."""
     t = plan(nests, target, choices)
     far = far_factor(t)
-    if far is not None and not choices.pick("copy_panels", 1, (0, 1)):
-        far = None
-    s = tile(nests, target, choices, far is not None)
-    if far is not None:
-        copy_panels(s, far)
+    if far is None or not choices.pick("copy_panels", 1, (0, 1)):
+        return _tall_or_low(nests, target, choices, t)
+    factor, conditions = far
+    s = tile(nests, target, choices, copied=True)
+    copy_panels(s, factor)
+    if not conditions:
+        return _single(s, "tile")
+    near = _tall_or_low(nests, target, choices.but(mr=t.mr, nr=t.nr), t)
+    return _either(conjunction(conditions), s, near, "tile")
+
+
+def _tall_or_low(nests: Nests, target: Target, choices: Choices, t: Tile) -> Scheduled:
+    """The tile recipe; with a second version of one-row tiles where the rows may be too few."""
+    s = tile(nests, target, choices)
     if t.row is None:
         return _single(s, "tile")
     least, _ = bounds(t.row.extent)
     if t.mr == 1 or (least is not None and least >= t.mr):
         return _single(s, "tile")
-    low = tile(nests, target, choices.but(mr=1, nr=t.nr))
+    low = _single(tile(nests, target, choices.but(mr=1, nr=t.nr)), "tile")
     if isinstance(t.row.extent, int):
-        return _single(low, "tile")
+        return low
     return _either(le(t.mr, t.row.extent), s, low, "tile")
 
 
@@ -186,9 +195,9 @@ def _chain(nests: Nests, target: Target, choices: Choices) -> Scheduled:
         conditions = [c for c in (le(t.mr, as_expr(t.row.extent)), t.fits) if prove(c) is not True]
     if not conditions:
         return _single(s, "chain")
-    low = chain(nests, target, choices.but(mr=1, nr=t.nr))
+    low = _single(chain(nests, target, choices.but(mr=1, nr=t.nr)), "chain")
     if any(prove(c) is False for c in conditions):
-        return _single(low, "chain")
+        return low
     return _either(conjunction(conditions), s, low, "chain")
 
 
@@ -197,7 +206,8 @@ def _single(s: Schedule, recipe: str) -> Scheduled:
     return Scheduled(s.finish(), tuple(s.packings), recipe, record(s))
 
 
-def _either(cond: Expr, tall: Schedule, low: Schedule, recipe: str) -> Scheduled:
+def _either(cond: Expr, tall: Schedule, low: Scheduled, recipe: str) -> Scheduled:
     """Both versions in one kernel: the first where the condition holds."""
-    func = either(cond, tall, low)
-    return Scheduled(func, tuple(tall.packings), recipe, record_either(cond, tall, low))
+    func = either(cond, tall, low.func)
+    recording = record_either(cond, tall, low.recording)
+    return Scheduled(func, tuple(tall.packings), recipe, recording)

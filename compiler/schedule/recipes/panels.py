@@ -7,8 +7,8 @@ all row tiles below it costs a hundredth of them.
 
 from __future__ import annotations
 
-from ...tensor.ir import For, Load
-from ..nests import Reduction
+from ...tensor.ir import Expr, For, Load, as_expr, le
+from ...tensor.simplify import prove, same_dim
 from ..schedule import Schedule
 from .tile import Tile, load_strides, loads
 
@@ -21,15 +21,32 @@ PANEL_BYTES = 1 << 19
 """The most stack that a panel takes, and about half of what L2 holds beside it."""
 
 
-def far_factor(t: Tile) -> Load | None:
-    """The factor whose panels are to be copied, of a product with enough rows below each."""
-    row = t.row
-    if row is None or row.var.name in t.shared or not isinstance(row.extent, int):
+def far_factor(t: Tile) -> tuple[Load, list[Expr]] | None:
+    """The factor whose panels may be copied, and the conditions on sizes under which it pays."""
+    main = t.main
+    if t.row is None or t.row.var.name in t.shared or len(main.reduce) != 1:
         return None
-    if row.extent < LEAST_TILES * t.mr:
-        return None
-    far = [x for x in loads(t.main.body) if _is_far(t.main, t.column.var.name, t.nr, x)]
-    return far[0] if len(far) == 1 and far[0] not in t.packed else None
+    (along,) = main.reduce
+    own = main.spatial[main.axes.index(t.column.var.name)].var
+    others = [a.var for a in main.spatial if a.var is not own]
+    found: list[tuple[Load, list[Expr]]] = []
+    for load in loads(main.body):
+        strides, nbytes = load_strides(main, load) or {}, load.dtype.bytes
+        if not same_dim(strides.get(own, 0), 1):
+            continue
+        if load in t.packed or any(v in i.variables for v in others for i in load.indices):
+            continue
+        extent = as_expr(along.extent)
+        conditions = [
+            le(FAR_BYTES // nbytes, as_expr(strides.get(along.var, 0))),
+            le(LEAST_ROWS, extent),
+            le(extent, PANEL_BYTES // (t.nr * nbytes)),
+            le(LEAST_TILES * t.mr, as_expr(t.row.extent)),
+        ]
+        proved = [prove(c) for c in conditions]
+        if False not in proved:
+            found.append((load, [c for c, p in zip(conditions, proved, strict=True) if not p]))
+    return found[0] if len(found) == 1 else None
 
 
 def copy_panels(s: Schedule, factor: Load) -> None:
@@ -42,23 +59,3 @@ def copy_panels(s: Schedule, factor: Load) -> None:
     outermost = next(x.var.name for x in s.func.body if isinstance(x, For))
     s.do("cache_read", factor.buffer.name, outermost, "panel", "local")
     s.do("set_kind", f"panel_{len(factor.buffer.shape) - 1}", "vector")
-
-
-def _is_far(main: Reduction, column: str, nr: int, load: Load) -> bool:
-    """Whether a factor is read by columns along rows that lie far apart, and by no row of ours."""
-    if len(main.reduce) != 1 or column not in main.axes:
-        return False
-    (along,) = main.reduce
-    own = main.spatial[main.axes.index(column)].var
-    strides = load_strides(main, load)
-    if strides is None or not isinstance(along.extent, int):
-        return False
-    step, rows, nbytes = strides.get(along.var, 0), along.extent, load.dtype.bytes
-    others = [a.var for a in main.spatial if a.var is not own]
-    return (
-        strides.get(own, 0) == 1
-        and isinstance(step, int)
-        and step * nbytes >= FAR_BYTES
-        and LEAST_ROWS <= rows <= PANEL_BYTES // (nr * nbytes)
-        and not any(v in i.variables for v in others for i in load.indices)
-    )
