@@ -176,7 +176,12 @@ def matched(graph: Graph, constants: tuple[str, ...] = CONSTANTS) -> bool:
     return sliding(graph, constants) is not None
 
 
-FAR = ("weights from afar", lambda: conv((1, 14, 14, 256), 256), Plan(4, 8, 8, 32, True), {})
+FAR: tuple[str, Callable[[], Graph], Plan, dict[str, int]] = (
+    "weights from afar",
+    lambda: conv((1, 14, 14, 256), 256),
+    Plan(4, 8, 8, 32, True),
+    {},
+)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +192,7 @@ def test_a_recording_replays_exactly(graph: Callable[[], Graph], plan: Plan) -> 
     assert found is not None
     made, scratch = rewrite("conv", found, plan, AVX512)
     for part in made:
+        assert part.recording is not None
         recording = Recording.from_json(part.recording.json())
         assert recording == part.recording
         again, between = replay(recording, "conv", found, AVX512)
@@ -208,6 +214,7 @@ def test_recorded_steps_shape_the_product_and_not_the_recipe(
         raise AssertionError("the recipe was asked")
 
     monkeypatch.setattr("tilewright.lower.winograd.tile", no_recipe)
+    assert made[-1].recording is not None
     again, _ = replay(made[-1].recording, "conv", found, AVX512)
     assert text(again[-1].func) == text(made[-1].func)
 
@@ -216,12 +223,14 @@ def test_a_recording_of_another_method_does_not_apply() -> None:
     found = sliding(CASES[0][1]())
     assert found is not None
     (made,), _ = rewrite("conv", found, CASES[0][2], TARGET)
+    recording = made.recording
+    assert recording is not None
     with pytest.raises(ScheduleError, match="winograd"):
-        made.recording.replay(made.func)
+        recording.replay(made.func)
     with pytest.raises(ArtifactError, match="TW-E0522"):
-        replay(Recording(made.recording.steps), "conv", found, TARGET)
+        replay(Recording(recording.steps), "conv", found, TARGET)
     with pytest.raises(ArtifactError, match="TW-E0522"):
-        replay(replace(made.recording, plan=(("m", 4),)), "conv", found, TARGET)
+        replay(replace(recording, plan=(("m", 4),)), "conv", found, TARGET)
 
 
 def test_only_dense_convolutions_of_stride_1_with_known_weights_match() -> None:
