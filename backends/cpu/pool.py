@@ -9,18 +9,20 @@ afresh). A region is one job:
 The caller publishes the job, works on it like everybody else, and returns when every chunk is
 done. It never waits for a worker to come: on a busy machine it finishes the job alone.
 
-Why this is right. The word ``work`` packs three counts: ``slots`` (workers that may still join,
-the highest 16 bits), and the ends of the chunks not yet claimed, ``end`` and ``front`` (24 bits
-each): they are front, front + 1, ..., end - 1.
+Why this is right. The word ``work`` packs ``slots`` (workers that may still join, the highest 12
+bits) and the chunks not yet claimed, as two ranges of 13 bits for each of their ends: those left
+of the first half, and those left of the second half.
 
-- A chunk is claimed by a compare-and-swap that moves one of the ends by one, never past the other.
-  The caller and every second worker take the first chunk, the others the last one: who works on
-  the first rows of one job does so in the next, whose operands are then in its own cache. The
-  descriptor (fn, env, n, chunks) is read only after a claim succeeded. A job cannot end
+- A chunk is claimed by a compare-and-swap that moves one end of a range by one, never past the
+  other. The caller and every second worker go through the first half, chunk after chunk as they
+  lie, the others through the second one; who has finished a half takes the last chunk of the
+  other. So who works on the first rows of one job does so in the next one, too, whose operands
+  are then in its own cache. The descriptor
+  (fn, env, n, chunks) is read only after a claim succeeded. A job cannot end
   before each claimed chunk is reported in ``completed``, and the next job is not published before
   this one ended; so whoever holds an unreported chunk reads the descriptor of the job that the
   chunk belongs to, and env is alive. A worker reports once, after its last chunk.
-- A worker that comes late sees ``front`` at ``end`` and touches nothing. One that read ``work``
+- A worker that comes late sees two empty ranges and touches nothing. One that read ``work``
   during an old job and swaps during a new one fails, or, if the two words happen to be equal,
   holds a good chunk of the new job, whose descriptor it then reads.
 - The swap acquires what the publisher released by storing ``work`` (later swaps are
@@ -32,9 +34,9 @@ each): they are front, front + 1, ..., end - 1.
   it slept. One of the two sees the other. Were a wake-up lost, the caller would still finish.
   ``waiting`` and ``completed`` are the same pattern with the roles exchanged.
 - A range of many iterations is cut in 16 slices for each hand, which differ by at most one. Three
-  quarters of them are claimed four by four, the quarter in the middle, where the hands from both
-  ends meet, one by one: hands that are not equally fast finish nearly together, and there are few
-  claims. A shorter range is cut in four chunks for each hand, or one for each iteration.
+  quarters of each half are claimed four by four, its last quarter one by one: hands that are not
+  equally fast finish nearly together, and there are few claims. A shorter range is cut in four
+  chunks for each hand, or one for each iteration.
 - The caller holds ``busy`` from before publishing until after the end. Who finds it taken
   (another Python thread, or a region inside a region) runs its range inline.
 
@@ -57,7 +59,7 @@ TEXT = """\
 ; What each field means, and why the orderings suffice: see the module's docstring.
 %context = type { ptr, ptr, i64 }
 %pool = type {
-  i64, [56 x i8],                    ; 0: work: slots << 48 | end << 24 | front
+  i64, [56 x i8],                    ; 0: work: slots, and four ends of chunks
   i32, [60 x i8],                    ; 2: epoch (futex), raised at each job
   i32, [60 x i8],                    ; 4: sleepers
   i32, i32, [56 x i8],               ; 6: completed (futex)   7: waiting
@@ -77,7 +79,6 @@ declare void @llvm.x86.sse2.pause()
 declare i64 @llvm.readcyclecounter()
 declare i64 @llvm.umin.i64(i64, i64)
 declare i64 @llvm.smin.i64(i64, i64)
-declare i64 @llvm.usub.sat.i64(i64, i64)
 
 ; Sleeps while *word == value (or until a spurious wake-up: callers look again).
 define internal void @futex_wait(ptr %word, i32 %value) {
@@ -92,32 +93,44 @@ define internal void @futex_wake(ptr %word, i32 %count) {
   ret void
 }
 
-; Claims a chunk: the first one, or the last one if %last. %slot is 0, or 1 << 48 for a worker that
-; is joining and must find a slot. Returns 1 more than the chunk's number, or 0 if there is none.
-define internal i64 @claim(ptr %pool, i64 %slot, i1 %last) {
+; Claims a chunk: the next one of the half that is the caller's own (the second one if %second), or
+; the last one that is left of the other. %slot is 0, or 1 << 52 for a worker that is joining and
+; must find a slot. Returns 1 more than the chunk's number, or 0 if there is none.
+define internal i64 @claim(ptr %pool, i64 %slot, i1 %second) {
 entry:
   %first = load atomic i64, ptr %pool monotonic, align 64
   br label %try
 try:
   %w = phi i64 [ %first, %entry ], [ %seen, %swap ]
-  %front = and i64 %w, 16777215
-  %shifted = lshr i64 %w, 24
-  %end = and i64 %shifted, 16777215
-  %left = icmp ult i64 %front, %end
+  %w1 = lshr i64 %w, 13
+  %w2 = lshr i64 %w, 26
+  %w3 = lshr i64 %w, 39
+  %begin0 = and i64 %w, 8191
+  %end0 = and i64 %w1, 8191
+  %begin1 = and i64 %w2, 8191
+  %end1 = and i64 %w3, 8191
+  %has0 = icmp ult i64 %begin0, %end0
+  %has1 = icmp ult i64 %begin1, %end1
+  %left = or i1 %has0, %has1
   %free = icmp uge i64 %w, %slot
   %may = and i1 %left, %free
   br i1 %may, label %swap, label %none
 swap:
+  %own = select i1 %second, i1 %has1, i1 %has0
+  %forward = select i1 %second, i64 67108864, i64 1
+  %backward = select i1 %second, i64 -8192, i64 -549755813888
+  %step = select i1 %own, i64 %forward, i64 %backward
   %minus = sub i64 %w, %slot
-  %step = select i1 %last, i64 -16777216, i64 1
   %new = add i64 %minus, %step
   %pair = cmpxchg ptr %pool, i64 %w, i64 %new acquire monotonic, align 64
   %seen = extractvalue { i64, i1 } %pair, 0
   %ok = extractvalue { i64, i1 } %pair, 1
   br i1 %ok, label %got, label %try
 got:
-  %after.front = add i64 %front, 1
-  %number = select i1 %last, i64 %end, i64 %after.front
+  %begin = select i1 %second, i64 %begin1, i64 %begin0
+  %after.begin = add i64 %begin, 1
+  %other.end = select i1 %second, i64 %end0, i64 %end1
+  %number = select i1 %own, i64 %after.begin, i64 %other.end
   ret i64 %number
 none:
   ret i64 0
@@ -125,7 +138,7 @@ none:
 
 ; Works on the job that the claimed chunk belongs to until no chunk remains, then reports.
 ; Returns the new value of completed.
-define internal i32 @share(ptr %pool, i64 %claimed, i1 %last) {
+define internal i32 @share(ptr %pool, i64 %claimed, i1 %second) {
 entry:
   %fn.p = getelementptr %pool, ptr %pool, i64 0, i32 13
   %env.p = getelementptr %pool, ptr %pool, i64 0, i32 14
@@ -140,27 +153,32 @@ entry:
   %coarse32 = load i32, ptr %coarse.p
   %coarse = zext i32 %coarse32 to i64
   ; Each of the coarse chunks is four slices, so there are three more of these for each. They are
-  ; the first and the last chunks; the fine ones lie between.
+  ; the first ones of each half.
   %more.slices = mul i64 %coarse, 3
   %slices = add i64 %chunks, %more.slices
   %size = udiv i64 %n, %slices
   %longer = urem i64 %n, %slices
-  %coarse.last = lshr i64 %coarse, 1
-  %coarse.first = sub i64 %coarse, %coarse.last
-  %fine.end = sub i64 %chunks, %coarse.last
+  %half.less = lshr i64 %chunks, 1
+  %half = sub i64 %chunks, %half.less
+  %coarse1 = lshr i64 %coarse, 1
+  %coarse0 = sub i64 %coarse, %coarse1
+  %more0 = mul i64 %coarse0, 3
+  %half.slice = add i64 %half, %more0
   br label %run
 run:
   %one.more = phi i64 [ %claimed, %entry ], [ %next, %run ]
   %count = phi i32 [ 0, %entry ], [ %count1, %run ]
   %index = sub i64 %one.more, 1
-  %before = call i64 @llvm.umin.i64(i64 %index, i64 %coarse.first)
-  %behind = call i64 @llvm.usub.sat.i64(i64 %index, i64 %fine.end)
-  %before.all = add i64 %before, %behind
-  %before.more = mul i64 %before.all, 3
-  %slice = add i64 %index, %before.more
-  %is.first = icmp ult i64 %index, %coarse.first
-  %is.last = icmp uge i64 %index, %fine.end
-  %is.coarse = or i1 %is.first, %is.last
+  %is.second = icmp uge i64 %index, %half
+  %start = select i1 %is.second, i64 %half, i64 0
+  %start.slice = select i1 %is.second, i64 %half.slice, i64 0
+  %start.coarse = select i1 %is.second, i64 %coarse1, i64 %coarse0
+  %local = sub i64 %index, %start
+  %before = call i64 @llvm.umin.i64(i64 %local, i64 %start.coarse)
+  %before.more = mul i64 %before, 3
+  %local.slice = add i64 %local, %before.more
+  %slice = add i64 %start.slice, %local.slice
+  %is.coarse = icmp ult i64 %local, %start.coarse
   %count.slices = select i1 %is.coarse, i64 4, i64 1
   %slice.end = add i64 %slice, %count.slices
   %begin.whole = mul i64 %slice, %size
@@ -171,7 +189,7 @@ run:
   %end = add i64 %end.whole, %end.extra
   call void %fn(ptr %env, i64 %begin, i64 %end)
   %count1 = add i32 %count, 1
-  %next = call i64 @claim(ptr %pool, i64 0, i1 %last)
+  %next = call i64 @claim(ptr %pool, i64 0, i1 %second)
   %more = icmp ne i64 %next, 0
   br i1 %more, label %run, label %report
 report:
@@ -191,15 +209,15 @@ entry:
   %begun.p = getelementptr %pool, ptr %pool, i64 0, i32 18
   %number = atomicrmw add ptr %begun.p, i32 1 monotonic, align 4
   %odd = and i32 %number, 1
-  %last = icmp eq i32 %odd, 0
+  %second = icmp eq i32 %odd, 0
   br label %look
 look:
   %epoch = load atomic i32, ptr %epoch.p seq_cst, align 64
-  %claimed = call i64 @claim(ptr %pool, i64 281474976710656, i1 %last)
+  %claimed = call i64 @claim(ptr %pool, i64 4503599627370496, i1 %second)
   %got = icmp ne i64 %claimed, 0
   br i1 %got, label %work, label %idle
 work:
-  %done = call i32 @share(ptr %pool, i64 %claimed, i1 %last)
+  %done = call i32 @share(ptr %pool, i64 %claimed, i1 %second)
   %waiting = load atomic i32, ptr %waiting.p seq_cst, align 4
   %asleep = icmp ne i32 %waiting, 0
   br i1 %asleep, label %rouse, label %look
@@ -287,9 +305,15 @@ entry:
   store i32 %coarse, ptr %coarse.p
   store atomic i32 0, ptr %completed.p monotonic, align 64
   %slots = zext i32 %helpers to i64
-  %high = shl i64 %slots, 48
-  %end = zext i32 %chunks to i64
-  %low = shl i64 %end, 24
+  %high = shl i64 %slots, 52
+  %all64 = zext i32 %chunks to i64
+  %half.less = lshr i64 %all64, 1
+  %half = sub i64 %all64, %half.less
+  %end0 = shl i64 %half, 13
+  %begin1 = shl i64 %half, 26
+  %end1 = shl i64 %all64, 39
+  %ends = or i64 %end0, %end1
+  %low = or i64 %ends, %begin1
   %word = or i64 %high, %low
   store atomic i64 %word, ptr %pool release, align 64
   %e = atomicrmw add ptr %epoch.p, i32 1 seq_cst, align 64
