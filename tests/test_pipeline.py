@@ -40,6 +40,27 @@ def test_what_is_built_runs(built: Built) -> None:
     np.testing.assert_allclose(exe(x)[0], np.tanh(x @ WEIGHT), rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [dt.f32, dt.i64], ids=str)
+def test_forty_steps_that_each_use_the_last_twice_are_compiled_as_they_are_shared(
+    dtype: dt.DType,
+) -> None:
+    # Spelt out, x = x * x + y would be 2**40 terms.
+    b = GraphBuilder("steps")
+    x, y = (b.input(n, TensorType(dtype, (100,))) for n in "xy")
+    value = x
+    for _ in range(40):
+        value = b.add("add", b.add("mul", value, value), y)
+    b.output(value, "z")
+    made = build(b.finish(), BACKEND.resolve("native"), BACKEND, NO_CACHE, Log())
+    entry = BACKEND.load(made.artifact.target, made.artifact.objects, NO_CACHE, 1)
+    start = np.linspace(-0.5, 0.5, 100) if dtype.is_float else np.arange(100)
+    given = start.astype(dtype.numpy), np.full(100, -0.25 if dtype.is_float else 3, dtype.numpy)
+    expected = given[0]
+    for _ in range(40):
+        expected = expected * expected + given[1]
+    np.testing.assert_allclose(Executable(made.artifact, entry)(*given)[0], expected, rtol=1e-4)
+
+
 def test_constants_are_one_aligned_block_that_nobody_writes(built: Built) -> None:
     constants = built.artifact.constants
     assert not constants.flags.writeable

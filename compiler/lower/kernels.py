@@ -43,7 +43,7 @@ class Kernel:
         packings: operands to pack on constants before the first call.
         recipe: the recipe that shaped it.
         steps: the schedule as text.
-        compute: the group it computes, as text.
+        computed: what it computes, before a schedule: a group, or a function that is its loops.
         recording: the steps as data; None where they are not all of it.
     """
 
@@ -51,8 +51,16 @@ class Kernel:
     packings: tuple[Packing, ...]
     recipe: str
     steps: str
-    compute: str
+    computed: ComputeGroup | Func
     recording: Recording | None = None
+
+    @property
+    def compute(self) -> str:
+        """What it computes, as text.
+
+        Written only when asked for: what values share is spelt out wherever it is used.
+        """
+        return text(self.computed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +209,7 @@ class KernelTable:
         nests = to_func(_called(copy_rows(held, to), self._name("copy")))
         done = schedule(nests, self.target)
         # A text of the group would say that it fills all of the rows.
-        made = Kernel(done.func, (), done.recipe, str(done.recording), text(nests.func))
+        made = Kernel(done.func, (), done.recipe, str(done.recording), nests.func)
         return (*wide[-len(kernels) :], self._add(made)), (*scratch, held)
 
     def compile(
@@ -291,9 +299,7 @@ class KernelTable:
         results = set(group.outputs)
         made = []
         for p in parts:
-            kernel = Kernel(
-                p.func, p.packings, f"winograd {plan}", p.steps, text(group), p.recording
-            )
+            kernel = Kernel(p.func, p.packings, f"winograd {plan}", p.steps, group, p.recording)
             # Convolutions that differ in what follows them transform their inputs alike.
             is_last = not results.isdisjoint(p.func.params)
             made.append(self._add(kernel) if is_last else self._share(kernel))
@@ -309,7 +315,7 @@ class KernelTable:
     ) -> tuple[Kernel, ...]:
         """The kernel of a chain of convolutions, some rows at a time."""
         p = write_bands(self._name(title), links, rows, fixed, self.target)
-        kernel = Kernel(p.func, p.packings, f"bands of {rows} rows", p.steps, text(group))
+        kernel = Kernel(p.func, p.packings, f"bands of {rows} rows", p.steps, group)
         return (self._add(kernel),)
 
     def _piece(
@@ -327,7 +333,7 @@ class KernelTable:
             why = f" (plain: {error})"
         func = simplify_func(element_by_element(_called(merged, self._name(title))))
         (func,) = spread_loops(func, self.target)
-        return self._add(Kernel(func, (), f"unscheduled{why}", "", text(merged)))
+        return self._add(Kernel(func, (), f"unscheduled{why}", "", merged))
 
     def _kernel(
         self,
@@ -350,7 +356,7 @@ class KernelTable:
                 done.packings,
                 done.recipe + why,
                 str(done.recording),
-                text(group),
+                group,
                 done.recording,
             )
         )
@@ -390,8 +396,7 @@ class KernelTable:
             func = Func(name, (*params, *free_symbols(list(block), params)), block)
             func = simplify_func(func)
             self._plain[key] = tuple(
-                self._add(Kernel(f, (), "loops", "", text(func)))
-                for f in spread_loops(func, self.target)
+                self._add(Kernel(f, (), "loops", "", func)) for f in spread_loops(func, self.target)
             )
         used = {v: n for v, n in values.items() if v in node.inputs}
         named = tuple((n, v) for v, n in used.items())

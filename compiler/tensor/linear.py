@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache, reduce
+from hashlib import sha256
 from operator import mul
 
 from .ir import Binary, Call, Const, Expr, Load, Unary, Var, binary
@@ -12,6 +13,9 @@ Monomial = tuple[Expr, ...]
 
 Linear = dict[Monomial, int]
 """Coefficients by monomial; none is 0."""
+
+_LONGEST = 4096
+"""Characters of a printed form that decides the order of two atoms; digests decide beyond."""
 
 
 def fold_ints(op: str, a: int, b: int) -> int:
@@ -81,7 +85,11 @@ def _spell(e: Expr) -> str:
             head = e.name
         case _:
             head = type(e).__name__
-    return f"{head}({','.join(map(_spell, e.operands))}):{e.dtype}"
+    spelt = f"{head}({','.join(map(_spell, e.operands))}):{e.dtype}"
+    if len(spelt) <= _LONGEST:
+        return spelt
+    # What is shared would be spelt out at each use: ``x = x * x`` is twice as long each step.
+    return f"{head}({sha256(spelt.encode()).hexdigest()}):{e.dtype}"
 
 
 def add_terms(into: Linear, other: Linear, scale: int = 1) -> None:
