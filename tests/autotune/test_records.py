@@ -7,6 +7,9 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,7 @@ from tilewright.autotune.trial import About, Status, Trial, Verdict
 from tilewright.errors import ArtifactError, OutputError
 
 ONE, TWO = "threads=1", "threads=2"
+NOBODY = 65534
 
 
 def trial(
@@ -203,19 +207,34 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         open_records(tmp_path / "missing" / "records.db")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
-def test_a_read_only_folder_is_read_and_not_written(file: Path) -> None:
-    with open_records(file) as records:
-        records.add(trial(2, 0.5))
-    file.chmod(0o444)
-    file.parent.chmod(0o555)
+@contextmanager
+def as_a_user() -> Iterator[None]:
+    """For whom a folder may be read-only, as none is for root."""
+    was = os.geteuid()
+    if was == 0:
+        os.seteuid(NOBODY)
     try:
-        with read_records(file) as records:
-            assert len(records.trials()) == 1
-        with pytest.raises(OutputError, match="TW-E0601"):
-            open_records(file)
+        yield
     finally:
-        file.parent.chmod(0o755)
+        os.seteuid(was)
+
+
+def test_a_read_only_folder_is_read_and_not_written() -> None:
+    # Others may not enter the folder that pytest makes for root.
+    with tempfile.TemporaryDirectory() as made:
+        file = Path(made, "records.db")
+        with open_records(file) as records:
+            records.add(trial(2, 0.5))
+        file.chmod(0o444)
+        file.parent.chmod(0o555)
+        try:
+            with as_a_user():
+                with read_records(file) as records:
+                    assert len(records.trials()) == 1
+                with pytest.raises(OutputError, match="TW-E0601"):
+                    open_records(file)
+        finally:
+            file.parent.chmod(0o755)
 
 
 def fill(records: Records) -> tuple[int, str]:
