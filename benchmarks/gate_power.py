@@ -41,10 +41,10 @@ from tilewright.benchmarking.gate import (
     Comparison,
     Verdict,
     judge,
-    narrow,
+    settled,
     side_by_side,
 )
-from tilewright.benchmarking.measure import interleave, precise
+from tilewright.benchmarking.measure import interleave
 from tilewright.benchmarking.session import BLOCK_SECONDS, compare_files
 from tilewright.benchmarking.significance import rate_below
 
@@ -165,14 +165,14 @@ def simulate(question: Question, recorded: Sequence[Blocks], trials: int) -> Ans
     """Puts recorded times through the gate, the new ones longer by the question's layers."""
     generator = np.random.default_rng(question.layers)
     factor = question.layers / LAYERS
-    known = precise(narrow(question.threshold), 1)
+    enough = settled(question.threshold)
 
     def compare() -> Comparison:
         new, old = recorded[generator.integers(len(recorded))]
         start = int(generator.integers(len(new)))
         new, old = factor * np.roll(new, -start), np.roll(old, -start)
         count = min(ROUNDS, len(new))
-        while count < len(new) and not known([new[:count].tolist(), old[:count].tolist()]):
+        while count < len(new) and not enough([new[:count].tolist(), old[:count].tolist()]):
             count = min(int(count * 1.25) + 1, len(new))
         return side_by_side(new[:count].tolist(), old[:count].tolist())
 

@@ -7,10 +7,10 @@ code in the other order, finds the same. So what is as slow as the threshold is 
 estimate falls short by what the interval leaves, and equal code alarms only if two estimates are
 wrong by more than half of the threshold and the intervals' half-widths, in the same direction.
 
-Comparisons go on until their interval is narrow, a fifth of the threshold to either side, which
-does not depend on where it lies, so that going on does not raise false alarms. A narrow interval
-always decides: it exceeds half of the threshold or lies below the threshold. A wider one that does
-neither is too noisy to judge.
+Comparisons go on until their interval is narrow, a tenth of the threshold to either side, and says
+something: it lies below the threshold, or exceeds half of it and the rank test agrees. Equal code
+ends at the first narrow interval, so that going on raises no false alarms. What says nothing when
+the time is over is too noisy to judge.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from .measure import Enough, precise
 from .significance import Interval, holm, paired_ratio, slower, unpaired_ratio
 
 THRESHOLD = 0.05
+NARROW = 0.1
+"""The relative half-width of an interval that is narrow, as a share of the threshold."""
 ALPHA = 0.01
 ROUNDS = 30
 """How many rounds a comparison has at least before it may end early."""
@@ -112,9 +115,26 @@ def between_runs(
     return Comparison(Interval(low, found.estimate, high), slower(a, b), len(a), "stored")
 
 
-def narrow(threshold: float) -> float:
-    """The relative half-width of an interval that decides, whatever the ratio is."""
-    return threshold / 5
+def settled(threshold: float, *, old_first: bool = False) -> Enough:
+    """What ends a comparison: its interval is narrow, and what it says stands.
+
+    The rank test is to agree by far, as it must where many models are tested.
+
+    Args:
+        threshold: the slow-down that is to be found.
+        old_first: whether the old code is the first contender.
+    """
+    known = precise(threshold * NARROW, 1)
+
+    def enough(blocks: Sequence[Sequence[float]]) -> bool:
+        if not known(blocks):
+            return False
+        theirs, ours = blocks[:2] if old_first else blocks[1::-1]
+        found = side_by_side(ours, theirs)
+        certain = found.is_slower(threshold) and found.probability < ALPHA / 100
+        return certain or found.stays_below(threshold)
+
+    return enough
 
 
 def judge(

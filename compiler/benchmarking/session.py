@@ -19,7 +19,7 @@ from tilewright.version import __version__
 
 from .baseline import Baseline, Entry
 from .footprint import peak_memory
-from .gate import ROUNDS, THRESHOLD, Comparison, between_runs, narrow, side_by_side
+from .gate import NARROW, ROUNDS, THRESHOLD, Comparison, between_runs, settled, side_by_side
 from .measure import PRECISION, interleave, precise
 from .report import OURS, Row
 from .significance import paired_ratio
@@ -216,11 +216,10 @@ def compare_files(
     files = (old, new) if old_first else (new, old)
     loaded = [api.load(f, threads=threads) for f in files]
     calls = [_ours(exe, feed) for exe in loaded]
-    known = precise(narrow(threshold), 1)
     first, second = interleave(
         calls,
         seconds,
-        enough=known,
+        enough=settled(threshold, old_first=old_first),
         earliest=ROUNDS,
         block_seconds=BLOCK_SECONDS,
         clock=time.thread_time if threads == 1 else None,
@@ -312,7 +311,7 @@ def compare_with_stored(
     meter = Meter(resolve_target())
     try:
         calls = [_ours(exe, case.feed), calibration(meter)]
-        known = precise(narrow(threshold), 1)
+        known = precise(threshold * NARROW, 1)
         ours, fixed = interleave(calls, seconds, enough=known, earliest=ROUNDS)
     finally:
         meter.close()
