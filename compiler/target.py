@@ -52,6 +52,9 @@ class Target:
         scales: where the machine chooses the length of its vectors: the least and the largest
             length that the code is right for, in units of LLVM's vscale; 0 stands for any.
         threads: of a machine that runs blocks of threads; None for one of vector registers.
+        ports: vector multiply-adds, and vector loads, that a core starts in a cycle.
+        near_rate, far_rate: bytes a cycle that a core gets from its L2 cache, and from beyond:
+            constants come from there whenever a model has more of them than the caches hold.
     """
 
     name: str
@@ -74,6 +77,9 @@ class Target:
     attributes: str = "nounwind"
     scales: tuple[int, int] = (0, 0)
     threads: Threads | None = None
+    ports: int = 2
+    near_rate: int = 40
+    far_rate: int = 8
 
     @property
     def architecture(self) -> str:

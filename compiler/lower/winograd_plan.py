@@ -20,14 +20,8 @@ from ..tensor.winograd import LinearProgram, filtering, linear_program
 from .sliding import Sliding
 from .winograd import Plan, tiles_along
 
-FMA_PORTS = 2
-"""Vector multiply-adds, and vector loads, that a core starts in a cycle."""
-
-NEAR_BYTES = 40
-BUSY_BYTES = 16
-FAR_BYTES = 8
-"""Bytes a cycle that a core gets from its L2 cache, when too much is in it, and from beyond:
-weights come from there whenever a network has more of them than the caches hold."""
+BUSY = 0.4
+"""The part of its rate that an L2 cache keeps with too much in it."""
 
 STEP_CYCLES = 20
 """What starting and ending the loop of one register tile costs."""
@@ -89,7 +83,7 @@ def plan_winograd(s: Sliding, target: Target, choices: Choices | None = None) ->
     choices = choices or Choices()
     costs: dict[Plan, float] = {}
     for m in (2, 4):
-        work = _sizes(s, m)
+        work = _sizes(s, m, target)
         if work is not None:
             costs |= {p: winograd_cost(work, p, target) for p in _plans(work, target)}
     if not costs:
@@ -117,7 +111,7 @@ def _chosen(costs: dict[Plan, float], choices: Choices) -> Plan:
     return plan
 
 
-def _sizes(s: Sliding, m: int) -> _Sizes | None:
+def _sizes(s: Sliding, m: int, target: Target) -> _Sizes | None:
     """The numbers of a convolution; None where it has no such form."""
     taps = {tap.extent for _, tap in s.spatial}
     r = taps.pop()
@@ -141,8 +135,8 @@ def _sizes(s: Sliding, m: int) -> _Sizes | None:
         _places(s, m),
         size(s.channel.extent),
         s.column.extent,
-        _transform_cycles(linear_program(matrices.inputs), dims),
-        _transform_cycles(linear_program(matrices.outputs), dims),
+        _transform_cycles(linear_program(matrices.inputs), dims, target.ports),
+        _transform_cycles(linear_program(matrices.outputs), dims, target.ports),
     )
 
 
@@ -159,14 +153,14 @@ def _places(s: Sliding, step: int) -> int:
 
 
 @lru_cache
-def _transform_cycles(program: LinearProgram, dims: int) -> float:
+def _transform_cycles(program: LinearProgram, dims: int, ports: int) -> float:
     """The cycles of one tile's transform for one vector of channels."""
     operations = sum(len(step) for step in program.steps)
     done, left = len(program.outputs), program.inputs
     total = 0.0
     for d in range(dims):
         total += operations * int(done**d) * int(left ** (dims - 1 - d))
-    return total / FMA_PORTS + (int(left**dims) + int(done**dims)) * 1.5
+    return total / ports + (int(left**dims) + int(done**dims)) * 1.5
 
 
 def _plans(work: _Sizes, target: Target) -> Iterator[Plan]:
@@ -199,15 +193,15 @@ def winograd_cost(work: _Sizes, plan: Plan, target: Target) -> float:
     v, panels = plan.nr // lanes, -(-work.columns // plan.nr)
     blocks = -(-work.tiles // plan.block)
     # One register tile: its multiply-adds, or its loads where they are more, and its frame.
-    tile = plan.mr * v * work.channels / FMA_PORTS
+    tile = plan.mr * v * work.channels / target.ports
     tile *= max(1.0, (plan.mr + v) / (plan.mr * v)) * max(1.0, 12 / (plan.mr * v))
     tile += STEP_CYCLES + plan.mr * v
     panel = work.channels * plan.nr * 4
     far = panels * cube * panel > target.l2_bytes // 2
     # The first tile of rows waits for the weights; the others find them near.
-    first = max(tile, panel / (FAR_BYTES if far else NEAR_BYTES))
-    later = max(tile, panel / FAR_BYTES / 3) if far else first
-    again = max(tile, panel / NEAR_BYTES if panel > target.l1_bytes // 2 else 0.0)
+    first = max(tile, panel / (target.far_rate if far else target.near_rate))
+    later = max(tile, panel / target.far_rate / 3) if far else first
+    again = max(tile, panel / target.near_rate if panel > target.l1_bytes // 2 else 0.0)
     passes = 1 if plan.by_panels else blocks
     steps = blocks * -(-plan.block // plan.mr)
     total = panels * cube * (first + (passes - 1) * later + (steps - passes) * again)
@@ -215,9 +209,9 @@ def winograd_cost(work: _Sizes, plan: Plan, target: Target) -> float:
     block_bytes = cube * plan.block * work.channels * 4
     held = block_bytes * (blocks if plan.by_panels else 1)
     near = held + cube * plan.block * plan.nr * 4 <= target.l2_bytes * 3 // 4
-    total += panels * blocks * block_bytes / (NEAR_BYTES if near else BUSY_BYTES)
+    total += panels * blocks * block_bytes / (target.near_rate * (1.0 if near else BUSY))
     if plan.by_panels and not near:
-        total += 2 * held / FAR_BYTES / 3
+        total += 2 * held / target.far_rate / 3
     vectors = -(-work.channels // lanes) * work.given + -(-work.columns // lanes) * work.made
     total += blocks * plan.block * vectors
     return total * _imbalance(blocks * (panels if plan.by_panels else 1))
@@ -240,6 +234,6 @@ def direct_cost(s: Sliding, target: Target) -> float:
         # Taps outside the image are not multiplied: as many as the tile reaches over the edges.
         depth *= max(1.0, taps - step * (taps - 1) * (taps + 1) / 4 / n)
     nbytes = depth * vectors * lanes * 4
-    waits = nbytes / FAR_BYTES / 2 if nbytes > target.l2_bytes // 2 else 0.0
+    waits = nbytes / target.far_rate / 2 if nbytes > target.l2_bytes // 2 else 0.0
     frames = places * vectors / 32 * STEP_CYCLES
-    return places * vectors * depth / FMA_PORTS * 1.1 + waits + frames
+    return places * vectors * depth / target.ports * 1.1 + waits + frames

@@ -33,7 +33,7 @@ from ..target import Target, Threads
 from . import text
 from .program import Program
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 _MAGIC = b"\x89TILEW\r\n"
 _PROLOGUE = struct.Struct("<8sQQQ32s")
