@@ -53,16 +53,16 @@ class Kernel:
         return self.of_roof is not None and self.of_roof < ENOUGH
 
 
-def kind_of(sources: Sequence[str]) -> str:
-    """What a kernel computes, by the operators that it was made of."""
+def kind_of(sources: Sequence[str], launches: int) -> str:
+    """What a call of a kernel computes, by the operators that all its calls were made of."""
     operators = [s.partition(":")[0] for s in sources]
-    convolutions = operators.count("Conv") + operators.count("ConvTranspose")
-    products = sum(operators.count(p) for p in PRODUCTS)
+    convolutions = (operators.count("Conv") + operators.count("ConvTranspose")) / launches
+    products = sum(operators.count(p) for p in PRODUCTS) / launches
     if convolutions > 1:
         return "several convolutions"
     if convolutions:
         return "convolution"
-    if products and ("Softmax" in operators or products > 1):
+    if products > 1 or (products and "Softmax" in operators):
         return "attention"
     return "product" if products else "rows, elements, movement"
 
@@ -82,7 +82,7 @@ def kernels_of(model: str, threads: int) -> list[Kernel]:
 def _kernel(told: Mapping[str, Any], total: float) -> Kernel:
     return Kernel(
         told["name"],
-        kind_of(told["source nodes"]),
+        kind_of(told["source nodes"], int(told["launches"])),
         int(told["launches"]),
         told["measured seconds"] / total,
         told["of roofline"],
