@@ -177,8 +177,9 @@ def calls_of(executable: tw.Executable, arrays: list[np.ndarray]) -> Timer:
 
 def in_turns(timers: Mapping[str, Timer], seconds: float) -> dict[str, Timed]:
     """Calls each in blocks, one after the other, every second round backwards."""
-    once = {name: timer(2)[1] for name, timer in timers.items()}
-    result = {n: Timed(timer(3), []) for n, timer in timers.items() if once[n] > LONG}
+    first = {name: timer(2) for name, timer in timers.items()}
+    once = {name: calls[1] for name, calls in first.items()}
+    result = {n: Timed(first[n] + timers[n](1), []) for n in timers if once[n] > LONG}
     short = [n for n in timers if n not in result]
     result |= {n: Timed([], []) for n in short}
     end, rounds = time.perf_counter() + seconds, 0
