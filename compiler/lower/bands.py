@@ -25,7 +25,8 @@ from ..schedule.loops import rename_loops
 from ..schedule.nest import simplify_func
 from ..schedule.pack import Packing
 from ..schedule.recipes.choices import Choices
-from ..schedule.recipes.tile import can_tile, tile
+from ..schedule.recipes.tile import tile
+from ..schedule.recipes.tile_plan import can_tile
 from ..target import Target
 from ..tensor.compute import Compute, ComputeGroup
 from ..tensor.ir import (

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ..schedule.recipes.choices import Choices
-from ..schedule.recipes.tile import size
+from ..schedule.recipes.tile_plan import size
 from ..target import Target
 from ..tensor.ir import as_expr
 from ..tensor.simplify import bounds, dim, product

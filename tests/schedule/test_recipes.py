@@ -16,7 +16,7 @@ from tilewright.lower.nests import to_func
 from tilewright.lower.pack import pack_array
 from tilewright.schedule.nest import loops
 from tilewright.schedule.recipes import kind_of, schedule
-from tilewright.schedule.recipes.tile import nested
+from tilewright.schedule.recipes.tile_plan import nested
 from tilewright.target import Target
 from tilewright.tensor.check import check
 from tilewright.tensor.compute import ComputeGroup

@@ -19,7 +19,8 @@ from .elementwise import elementwise
 from .panels import copy_panels, far_factor
 from .plain import plain
 from .rows import rows
-from .tile import Tile, can_tile, load_strides, loads, plan, tile
+from .tile import tile
+from .tile_plan import Tile, can_tile, load_strides, loads, plan
 
 RECIPES: Mapping[str, Callable[[Nests, Target, Choices], Schedule]] = {
     "elementwise": elementwise,

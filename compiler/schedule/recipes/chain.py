@@ -20,7 +20,8 @@ from ..nests import MapStage, Nests, Reduction
 from ..schedule import Schedule
 from .choices import Choices
 from .elementwise import fuse_all, share, vectorise
-from .tile import load_strides, loads, shape_reduction, symbols_of, tile_costs
+from .tile import shape_reduction
+from .tile_plan import load_strides, loads, symbols_of, tile_costs
 
 SCRATCH_BYTES = 1 << 20
 """The most stack that the scratch of one block may take."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from ...tensor.ir import Expr, For, Load, as_expr, le
 from ...tensor.simplify import prove, same_dim
 from ..schedule import Schedule
-from .tile import Tile, load_strides, loads
+from .tile_plan import Tile, load_strides, loads
 
 FAR_BYTES = 2048
 """How far rows lie apart for a copy to pay: several of them share no page."""

@@ -24,7 +24,7 @@ from ...schedule import Schedule
 from ..chain import can_chain, plan_chain
 from ..choices import Choices
 from ..elementwise import fuse_all
-from ..tile import loads, symbols_of
+from ..tile_plan import loads, symbols_of
 
 WARPS = 4
 SHARED_BYTES = 46 << 10

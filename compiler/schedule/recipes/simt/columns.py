@@ -13,7 +13,7 @@ from ...nests import Nests
 from ...schedule import Schedule
 from ..choices import Choices
 from ..elementwise import fuse_all
-from ..tile import load_strides, loads, size
+from ..tile_plan import load_strides, loads, size
 
 COLUMNS = 32
 LEAST_ROWS = 32

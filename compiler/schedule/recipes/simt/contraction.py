@@ -19,7 +19,7 @@ from ...nests import Nests, Reduction
 from ...schedule import Schedule
 from ..choices import Choices
 from ..elementwise import fuse_all
-from ..tile import load_strides, loads, size, symbols_of
+from ..tile_plan import load_strides, loads, size, symbols_of
 from .flatten import flatten, neighbours
 
 MOST_SHARED_BYTES = 48 << 10

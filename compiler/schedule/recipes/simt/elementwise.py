@@ -19,7 +19,7 @@ from ...nests import Nests
 from ...schedule import Schedule
 from ..choices import Choices
 from ..elementwise import fuse_all
-from ..tile import size
+from ..tile_plan import size
 
 THREADS = 256
 VECTOR_BYTES = 16

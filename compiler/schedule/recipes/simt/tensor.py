@@ -15,7 +15,7 @@ from ...nests import Nests
 from ...schedule import Schedule
 from ..choices import Choices
 from ..elementwise import fuse_all
-from ..tile import size
+from ..tile_plan import size
 from .contraction import MOST_SHARED_BYTES, Contraction, begin, contiguous, copy, end, plan
 
 ROWS, COLUMNS = 16, 8
