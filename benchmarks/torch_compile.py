@@ -42,7 +42,7 @@ from tilewright.benchmarking.measure import interleave, ratio
 
 TOLERANCE = 1e-4
 LOCK = Path(tempfile.gettempdir()) / "tilewright-benchmark.lock"
-OTHERS = importlib.import_module("frontends").COMPARED  # benchmarks/frontends.py, of its folder
+OTHERS = importlib.import_module("frontends").MODELS  # benchmarks/frontends.py, of its folder
 
 
 class DecodeStep(nn.Module):
