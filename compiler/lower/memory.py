@@ -86,7 +86,12 @@ def plan_memory(program: Program) -> Program:
     Raises:
         UnsupportedError: the size of a buffer depends on data and has no upper bound.
     """
-    placed, total = place(lifetimes(program))
+    return planned(program, lifetimes(program))
+
+
+def planned(program: Program, buffers: Sequence[Lifetime]) -> Program:
+    """Returns the program with its arena buffers placed, whose lifetimes are known."""
+    placed, total = place(buffers)
     steps = _rewrite(program.steps, lambda t: _placed(t, placed))
     return replace(program, steps=steps, arena_bytes=total)
 
@@ -97,8 +102,13 @@ def least_arena(program: Program) -> Dim:
     Args:
         program: not planned yet. Where sizes are symbolic, those of each unit count by themselves.
     """
+    return most_live(lifetimes(program))
+
+
+def most_live(buffers: Sequence[Lifetime]) -> Dim:
+    """The most bytes of some buffers that are live at one step."""
     spans: dict[Dim, list[tuple[int, int, int]]] = {}
-    for b in lifetimes(program):
+    for b in buffers:
         count, unit = _factored(b.size)
         spans.setdefault(unit, []).append((count, b.first, b.last))
     total: Expr = Const(0)

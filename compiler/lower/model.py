@@ -32,7 +32,7 @@ from ..tensor.ir import Buffer, Dim, Expr, Load, Var, as_expr
 from ..tensor.simplify import dim, product, substitute, symbols
 from .inline import loads_of
 from .kernels import Answers, Decided, Kernel, KernelTable
-from .memory import least_arena, plan_memory, unplaced
+from .memory import lifetimes, most_live, planned, unplaced
 from .mixing import LARGE_BYTES, Runner
 from .pack import pack_array
 from .parts import Part, find_parts
@@ -400,12 +400,13 @@ def lower_graph(
         conditions=graph.conditions,
     )
     table = work.table
+    buffers = lifetimes(program)
     return Lowered(
-        plan_memory(program),
+        planned(program, buffers),
         table.kernels,
         tuple(work.entries),
         tuple(table.decided),
-        least_arena(program),
+        most_live(buffers),
     )
 
 

@@ -174,15 +174,16 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The places that were read, each once for every reading."""
+    """The pieces that were read, by their start, each once for every reading."""
     found: list[int] = []
-    read = os.pread
+    read = os.preadv
 
-    def counted(descriptor: int, count: int, start: int) -> bytes:
-        found.append(start)
-        return read(descriptor, count, start)
+    def counted(descriptor: int, buffers: list[memoryview], start: int) -> int:
+        if start % (4 << 20) == 0:
+            found.append(start)
+        return read(descriptor, buffers, start)
 
-    monkeypatch.setattr("tilewright.runtime.cache.os.pread", counted)
+    monkeypatch.setattr("tilewright.runtime.cache.os.preadv", counted)
     return found
 
 

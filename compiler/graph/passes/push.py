@@ -59,6 +59,8 @@ class Pusher(Rewriter):
     Attributes:
         owner: the old node (by index) on whose behalf each new node stands.
         links: pairs of old nodes between which a turned value passes.
+        asked: whether it mattered which nodes the plan gathers.
+        exact: whether all constants hold the right numbers.
     """
 
     def __init__(self, source: Graph, plan: Plan) -> None:
@@ -74,6 +76,8 @@ class Pusher(Rewriter):
         self._readers: dict[Value, list[Node]] = {}
         self._results = set(source.outputs)
         self.index = 0
+        self.asked = False
+        self.exact = True
         for node in source.nodes:
             for value in dict.fromkeys(node.inputs):
                 self._readers.setdefault(value, []).append(node)
@@ -209,6 +213,7 @@ class Pusher(Rewriter):
         sizes, order = self._mixed[node.inputs[0]]
         data = self.constants[adopted.inputs[1]]
         if self.plan.trial:
+            self.exact = False
             mixed = np.broadcast_to(np.zeros((), data.dtype), data.shape)
         else:
             mixed = _permuted_rows(data, sizes, order)
@@ -372,6 +377,7 @@ def _reshape(pusher: Pusher, node: Node) -> bool:
         assert found is not None
     apart = found.order != tuple(range(len(found.order)))
     gather = pusher.plan.gather
+    pusher.asked |= apart
     if apart and gather is not None and pusher.index not in gather:
         return False
     base = pusher.permuted(turned.base, found.order, node)
