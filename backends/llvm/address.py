@@ -13,67 +13,15 @@ from tilewright import dtype as dt
 from tilewright.tensor.ir import Binary, Const, Dim, Expr, Unary, Var, as_expr
 
 from .builder import Bound, Builder, Pointer, Value
+from .index import Form, Index, Monomial, Terms
 from .types import vector
 
-Monomial = tuple[Value, ...]
 # More carried pointers than this in one loop would spill: further ones add counter * step.
 _CARRIED_POINTERS = 12
 # Products of sizes and loop counters are kept apart up to this many factors.
 _LONGEST_PRODUCT = 4
 _I32_MAX = (1 << 31) - 1
 _BEYOND = 1 << 63
-
-
-class Index:
-    """An i64 value ``const + stride * lane + sum(coefficient * product of values)``."""
-
-    __slots__ = ("_affine", "const", "is_const", "stride", "terms")
-
-    def __init__(
-        self,
-        const: int,
-        stride: int = 0,
-        terms: tuple[tuple[Monomial, int], ...] = (),
-        affine: bool | None = None,
-    ) -> None:
-        self.const = const
-        self.stride = stride
-        self.terms = terms
-        self.is_const = not terms and not stride
-        self._affine = affine
-
-    @property
-    def is_uniform(self) -> bool:
-        """Whether it is the same in every lane."""
-        return not self.stride and self.is_affine
-
-    @property
-    def is_affine(self) -> bool:
-        """Whether lanes differ by a constant step only."""
-        found = self._affine
-        if found is None:
-            found = self._affine = all(v.lanes == 1 for m, _ in self.terms for v in m)
-        return found
-
-
-class Form:
-    """A flat sum of products of atoms, found once for an expression.
-
-    Attributes:
-        varying: what it was last a sum of besides constants and lanes; ``sum`` that sum's terms,
-            the same object for all rows and chunks of a tile; ``affine`` whether no term of it
-            differs between lanes.
-    """
-
-    __slots__ = ("affine", "const", "products", "sum", "terms", "varying")
-
-    def __init__(self, linear: dict[tuple[Expr, ...], int]) -> None:
-        self.const = linear.get((), 0)
-        self.terms = tuple([(c, f) for f, c in linear.items() if f])
-        self.products = tuple([(c, f[0], f[1:]) for c, f in self.terms])
-        self.varying: list[tuple[int, tuple[tuple[Monomial, int], ...]]] = []
-        self.sum: tuple[tuple[Monomial, int], ...] = ()
-        self.affine = True
 
 
 def _wrap(value: int) -> int:
@@ -191,7 +139,7 @@ class Addresser(Builder):
     def evaluate(self, form: Form) -> Index:
         """The sum that a form is in the current bindings."""
         const, stride = form.const, 0
-        varying: list[tuple[int, tuple[tuple[Monomial, int], ...]]] = []
+        varying: list[tuple[int, Terms]] = []
         env = self.env
         for c, first, others in form.products:
             found = env.get(first) if type(first) is Var else None
@@ -324,7 +272,7 @@ class Addresser(Builder):
         items = ", ".join(f"i64 {const + i * stride}" for i in range(self.width))
         return Value(f"<{items}>", vector("i64", self.width), dt.i64, self.width, 0)
 
-    def _sum(self, const: int, terms: tuple[tuple[Monomial, int], ...]) -> Value:
+    def _sum(self, const: int, terms: Terms) -> Value:
         """A scalar sum, outer levels first so that each partial sum is as invariant as can be."""
         ordered = terms if len(terms) < 2 else sorted(terms, key=_level_of)
         total: Value | None = None
@@ -518,9 +466,7 @@ class Addresser(Builder):
             self.scopes[found.level].keys.append(key)
         return self.offset(found, at.const * size)
 
-    def _locate_terms(
-        self, base: Pointer, size: int, unordered: tuple[tuple[Monomial, int], ...]
-    ) -> Pointer:
+    def _locate_terms(self, base: Pointer, size: int, unordered: Terms) -> Pointer:
         pointer = base
         terms = unordered if len(unordered) < 2 else sorted(unordered, key=_level_of)
         position = 0
@@ -537,7 +483,7 @@ class Addresser(Builder):
         self,
         pointer: Pointer,
         level: int,
-        terms: tuple[tuple[Monomial, int], ...] | list[tuple[Monomial, int]],
+        terms: Terms | list[tuple[Monomial, int]],
         size: int,
     ) -> Pointer:
         scope = self.scopes[level]
@@ -563,8 +509,8 @@ class Addresser(Builder):
 
 
 def _sum_of(
-    parts: list[tuple[int, tuple[tuple[Monomial, int], ...]]],
-) -> tuple[tuple[Monomial, int], ...]:
+    parts: list[tuple[int, Terms]],
+) -> Terms:
     """The terms of a sum of multiples."""
     total: dict[Monomial, int] = {}
     for c, terms in parts:

@@ -10,9 +10,9 @@ from tilewright.dtype import DType
 from tilewright.tensor.ir import Block, Buffer, Dim, For, If, Store, Var, as_expr
 from tilewright.tensor.walk import statements
 
-from .address import Index
 from .builder import Value
 from .expressions import Expressions
+from .index import Index
 from .machine import Machine
 from .registers import Cells
 

@@ -41,9 +41,9 @@ from tilewright.tensor.walk import (
     statements,
 )
 
-from .address import Index
 from .builder import Pointer, Value
 from .control import Lane, loop_range
+from .index import Index
 from .machine import Machine, machine_of
 from .memory import ZEROS, ZEROS_BYTES
 from .statements import Statements

@@ -24,8 +24,8 @@ from tilewright.tensor.ir import (
 from tilewright.tensor.simplify import prove
 from tilewright.tensor.walk import children, loads
 
-from .address import Index
 from .builder import Value
+from .index import Index
 from .machine import Machine
 from .memory import Memory
 

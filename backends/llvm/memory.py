@@ -8,9 +8,9 @@ from tilewright.errors import InternalError
 from tilewright.tensor.ir import Buffer, Expr, Load, Var
 from tilewright.tensor.walk import free_vars, loads
 
-from .address import Form, Index
 from .arithmetic import Arithmetic
 from .builder import Pointer, Value
+from .index import Form, Index
 from .machine import Machine
 from .registers import Cells
 from .types import memory_type, overload, vector

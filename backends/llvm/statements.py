@@ -27,9 +27,9 @@ from tilewright.tensor.ir import (
 )
 from tilewright.tensor.walk import statements
 
-from .address import Form, Index
 from .builder import Pointer, Value
 from .control import Control, Lane, loop_range
+from .index import Form, Index
 from .machine import Machine
 from .registers import Cells
 from .types import memory_type
