@@ -168,7 +168,7 @@ def simulate(question: Question, recorded: Sequence[Blocks], trials: int) -> Ans
     enough = settled(question.threshold)
 
     def compare() -> Comparison:
-        new, old = recorded[generator.integers(len(recorded))]
+        new, old = recorded[int(generator.integers(len(recorded)))]
         start = int(generator.integers(len(new)))
         new, old = factor * np.roll(new, -start), np.roll(old, -start)
         count = min(ROUNDS, len(new))

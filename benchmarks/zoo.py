@@ -27,7 +27,7 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -194,9 +194,13 @@ def difference(ours: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> floa
     return max(a.relative for a in agreements([str(i) for i in range(len(ours))], ours, fitted))
 
 
-def measure_model(
-    model: str, threads: int, chosen: argparse.Namespace, tell: Callable[[str], None]
-) -> Measured:
+def tell(text: str) -> None:
+    """Says what goes on, to whoever watches."""
+    if sys.stderr.isatty():
+        print(f"\r{text:70}\r", end="", file=sys.stderr)
+
+
+def measure_model(model: str, threads: int, chosen: argparse.Namespace) -> Measured:
     """A row of a model."""
     isa = ISAS.get(chosen.isa, Instructions("native", {}))
     name = label(model)
@@ -425,8 +429,6 @@ def main() -> int:
     print(f"load {os.getloadavg()[0]:.1f}, {len(os.sched_getaffinity(0))} CPUs; medians{limited}")
     print(head(chosen.compare))
     rows = []
-    watched = sys.stderr.isatty()
-    tell = (lambda text: print(f"\r{text:70}\r", end="", file=sys.stderr)) if watched else str
     for model in wanted(chosen):
         for threads in chosen.threads:
             row = known.get((label(model), threads, chosen.isa))
@@ -434,7 +436,7 @@ def main() -> int:
                 continue
             if row is None:
                 try:
-                    row = measure_model(model, threads, chosen, tell)
+                    row = measure_model(model, threads, chosen)
                 except OptionError as error:
                     row = Measured(label(model), threads, chosen.isa, failed=error.message)
                 if chosen.json:

@@ -11,7 +11,7 @@ import pytest
 import tilewright as tw
 from tilewright import cli
 from tilewright import dtype as dt
-from tilewright.backends.cpu.load import Library
+from tilewright.backends.cpu.link import Library
 from tilewright.graph.build import GraphBuilder
 from tilewright.graph.ir import Graph, TensorType
 from tilewright.tensor.ir import symbol
