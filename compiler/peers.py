@@ -193,12 +193,11 @@ def peer_version(name: str) -> str | None:
         return None
 
 
-def open_peer(name: str, path: Path, threads: int) -> Peer:
-    """Gets a peer ready to run a file of the format that runtimes share.
+def require_peer(name: str) -> str:
+    """The version of a peer.
 
     Raises:
-        OptionError: there is no such peer, or it is not installed (TW-E0824), or it does not
-            take the model (TW-E0825).
+        OptionError: there is no such peer, or it is not installed (TW-E0824).
     """
     version = peer_version(name) if name in PEERS else None
     if version is None:
@@ -208,6 +207,17 @@ def open_peer(name: str, path: Path, threads: int) -> Peer:
             "installs them",
             code="TW-E0824",
         )
+    return version
+
+
+def open_peer(name: str, path: Path, threads: int) -> Peer:
+    """Gets a peer ready to run a file of the format that runtimes share.
+
+    Raises:
+        OptionError: there is no such peer, or it is not installed (TW-E0824), or it does not
+            take the model (TW-E0825).
+    """
+    version = require_peer(name)
     runtime = PEERS[name]
     module = import_module(runtime.module)
     began = time.perf_counter()

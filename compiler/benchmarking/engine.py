@@ -205,6 +205,10 @@ def _keep(arrays: Sequence[np.ndarray], file: Path) -> None:
     np.savez(file, *known)
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def main(engine: str, model: str, threads: str, target: str, folder: str, *files: str) -> None:
     """Gets ready, keeps the outputs, and answers each line: how many calls to time."""
     _end_with_parent()
@@ -221,6 +225,12 @@ def main(engine: str, model: str, threads: str, target: str, folder: str, *files
             feeds.append({n: archive[n] for n in archive.files})
     try:
         opened = _open(engine, model, int(threads), target or None)
+    except Exception as error:
+        # Peers' errors share no type of their own.
+        said = _first_line(error)
+        answer(refused=said if said.startswith(engine) else f"{engine}: {said}")
+        return
+    try:
         call = opened.call_of(feeds[0])
         first = _timed(call)
         for k, feed in enumerate(feeds):
@@ -228,9 +238,7 @@ def main(engine: str, model: str, threads: str, target: str, folder: str, *files
         # Some compile at the first call.
         took = opened.seconds + max(0.0, first - _timed(call))
     except Exception as error:
-        # Peers' errors share no type of their own.
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        answer(refused=said if said.startswith(engine) else f"{engine}: {said}")
+        answer(refused=f"{engine} {opened.version} does not run it: {_first_line(error)}")
         return
     answer(version=opened.version, seconds=took, peak=peak_bytes())
     for line in sys.stdin:

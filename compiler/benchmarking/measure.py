@@ -75,10 +75,15 @@ def interleave(
         seconds, enough, earliest, block_seconds: as for ``take_turns``.
         clock: what times calls; by default it runs on whatever the calls do, as on a wall.
     """
-    blocks = [partial(_block, c, clock or time.perf_counter) for c in contenders]
+    blocks = [block_of(c, clock or time.perf_counter) for c in contenders]
     return take_turns(
         blocks, seconds, enough=enough, earliest=earliest, block_seconds=block_seconds
     )
+
+
+def block_of(call: Callable[[], object], clock: Clock = time.perf_counter) -> Block:
+    """What times a function of this process."""
+    return partial(_block, call, clock)
 
 
 def take_turns(

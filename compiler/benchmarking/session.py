@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,14 +14,15 @@ from tilewright import api
 from tilewright.backends.cpu.peaks import Meter, Peaks, calibration
 from tilewright.backends.cpu.target import resolve_target
 from tilewright.errors import ArtifactError, OptionError, TargetError
-from tilewright.peers import Agreement, Peer, agreements, open_peer
+from tilewright.peers import Agreement, agreements, require_peer
 from tilewright.runtime.executable import Executable
 from tilewright.version import __version__
 
 from .baseline import Baseline, Entry
+from .engine import Engine
 from .footprint import peak_memory
 from .gate import NARROW, ROUNDS, THRESHOLD, Comparison, between_runs, settled, side_by_side
-from .measure import PRECISION, interleave, precise
+from .measure import PRECISION, block_of, interleave, precise, take_turns
 from .report import OURS, Row
 from .significance import paired_ratio
 
@@ -70,7 +72,8 @@ def measure(
 ) -> tuple[list[Row], list[str]]:
     """The rows of a model with a number of threads, ours and one a peer; and who refuses it.
 
-    Outputs are compared before anything is timed; rounds end early once all ratios (without
+    Outputs are compared before anything is timed; we run in this process, each peer in one of its
+    own, and all take turns. Rounds end early once all ratios (without
     peers, our own time) are known to PRECISION.
 
     Args:
@@ -84,20 +87,20 @@ def measure(
     exe = api.load(case.file, threads=threads)
     outputs = list(exe.run(case.feed).values())
     names_out = [s.name for s in exe.outputs]
-    opened, refusals = _open_peers(case, names, threads)
-    found = {o.peer.name: agreements(names_out, outputs, o.outputs) for o in opened}
-    del outputs
     meter = Meter(resolve_target()) if calibrated else None
-    try:
-        contenders = [_ours(exe, case.feed), *(_call(o.peer, case.feed) for o in opened)]
+    with ExitStack() as stack:
+        peers, refusals = _open_peers(stack, case, names, threads)
+        found = {
+            e.name: agreements(names_out, outputs, _as_types(e.outputs[0], outputs)) for e in peers
+        }
+        del outputs
+        blocks = [block_of(_ours(exe, case.feed)), *(e.block for e in peers)]
         if meter is not None:
-            contenders.append(calibration(meter))
-        timings = interleave(
-            contenders, seconds, enough=precise(PRECISION, len(opened)), earliest=EARLIEST
+            stack.callback(meter.close)
+            blocks.append(block_of(calibration(meter)))
+        timings = take_turns(
+            blocks, seconds, enough=precise(PRECISION, len(peers)), earliest=EARLIEST
         )
-    finally:
-        if meter is not None:
-            meter.close()
     ours, *theirs = timings
     rows = [
         Row(
@@ -112,14 +115,12 @@ def measure(
             calibration_code="" if meter is None else meter.digest,
         )
     ]  # fmt: skip
-    for one, timing in zip(opened, theirs, strict=False):
-        peer, agreed = one.peer, found[one.peer.name]
+    for peer, timing in zip(peers, theirs, strict=False):
+        agreed = found[peer.name]
         assert case.source is not None
         rows.append(
             Row(
-                case.model, threads, peer.name, peer.version, timing,
-                # Some compile at the first call: what it takes longer than others is waited for.
-                peer.seconds + max(0.0, one.first_call - timing.median),
+                case.model, threads, peer.name, peer.version, timing, peer.seconds,
                 peak_memory(peer.name, case.source, case.feed_file, threads),
                 flops=case.flops,
                 peak_flops=rows[0].peak_flops,
@@ -132,42 +133,38 @@ def measure(
     return rows, refusals
 
 
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    """A peer with what it gave at its first call, and how long that took."""
-
-    peer: Peer
-    outputs: Sequence[np.ndarray]
-    first_call: float
-
-
-def _open_peers(case: Case, names: Sequence[str], threads: int) -> tuple[list[_Opened], list[str]]:
+def _open_peers(
+    stack: ExitStack, case: Case, names: Sequence[str], threads: int
+) -> tuple[list[Engine], list[str]]:
     """The peers that take a model and run it, and what the others say.
+
+    Each has a process of its own, which stands still unless it is its turn: the threads of most
+    spin for a while after a call, and would take ours their cores.
 
     Raises:
         OptionError: a peer is not installed (TW-E0824).
     """
-    opened: list[_Opened] = []
+    for name in names:
+        require_peer(name)
+    opened: list[Engine] = []
     refusals: list[str] = []
     for name in names:
         assert case.source is not None
+        # One after the other: how long each takes to get ready is reported.
+        engine = stack.enter_context(Engine(name, case.source, threads, [case.feed_file]))
         try:
-            peer = open_peer(name, case.source, threads)
+            engine.ready()
         except OptionError as error:
-            if error.code == "TW-E0824":
-                raise
             refusals.append(f"{case.model}: {error.message}")
-            continue
-        began = time.perf_counter()
-        try:
-            outputs = [np.array(y) for y in peer.run(case.feed)]
-        except Exception as error:
-            # Their errors share no type of their own.
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            refusals.append(f"{case.model}: {name} {peer.version} does not run it: {said}")
-            continue
-        opened.append(_Opened(peer, outputs, time.perf_counter() - began))
+        else:
+            opened.append(engine)
     return opened, refusals
+
+
+def _as_types(theirs: Sequence[np.ndarray], ours: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """What another process wrote to a file, which holds the types that NumPy itself has."""
+    pairs = zip(theirs, ours, strict=True)
+    return [b if a.dtype.kind in "biufc" else b.astype(a.dtype) for b, a in pairs]
 
 
 def _difference(found: Agreement) -> str:
@@ -177,10 +174,6 @@ def _difference(found: Agreement) -> str:
 def _ours(exe: Executable, feed: Feed) -> Callable[[], object]:
     arrays = [feed[spec.name] for spec in exe.inputs]
     return lambda: exe(*arrays)
-
-
-def _call(peer: Peer, feed: Feed) -> Callable[[], object]:
-    return lambda: peer.run(feed)
 
 
 # ------------------------------------------------------------------ the gate

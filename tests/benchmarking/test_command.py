@@ -18,9 +18,11 @@ from onnx import TensorProto, helper, numpy_helper, save
 
 from tilewright import cli, peers
 from tilewright.benchmarking import session
+from tilewright.benchmarking.engine import Engine
 from tilewright.benchmarking.measure import Timing
 from tilewright.commands import bench as command_module
-from tilewright.peers import Peer, Runtime
+from tilewright.errors import OptionError
+from tilewright.peers import Runtime
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -130,7 +132,7 @@ def test_peak_memory_is_that_of_a_process_of_its_own(
 def test_it_says_so_when_tilewright_loses(
     layer: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(session, "interleave", made_up([2, 1]))
+    monkeypatch.setattr(session, "take_turns", made_up([2, 1]))
     assert bench(layer, "--compare", "onnxruntime") == 0
     assert "Tilewright LOSES to onnxruntime, taking 2.00x its time" in capsys.readouterr().out
 
@@ -138,10 +140,12 @@ def test_it_says_so_when_tilewright_loses(
 def test_other_results_than_a_peers_are_an_error(
     layer: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def wrong(name: str, *_: object) -> Peer:
-        return Peer(name, "9.9", 0.0, lambda feed: [np.full((1, 8), 7, np.float32)])
+    class Wrong(Engine):
+        def ready(self, patience: float = 60) -> None:
+            super().ready(patience)
+            self.outputs = [[np.full((1, 8), 7, np.float32)]]
 
-    monkeypatch.setattr(session, "open_peer", wrong)
+    monkeypatch.setattr(session, "Engine", Wrong)
     assert bench(layer, "--compare", "onnxruntime") == 1
     assert "DIFFERS: layer: from onnxruntime: y:" in capsys.readouterr().err
 
@@ -149,21 +153,16 @@ def test_other_results_than_a_peers_are_an_error(
 def test_a_peer_that_does_not_take_a_model_is_named_and_left_out(
     layer: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse(*_: object) -> Any:
-        raise RuntimeError("no operator Relu\nand more")
+    class Some(Engine):
+        def ready(self, patience: float = 60) -> None:
+            if self.name == "openvino":
+                raise OptionError("openvino 1.0 does not take it", code="TW-E0825")
+            super().ready(patience)
 
-    def fail(*_: object) -> Any:
-        def run(feed: object) -> Any:
-            raise RuntimeError("it stopped")
-
-        return run
-
-    monkeypatch.setitem(peers.PEERS, "first", Runtime("numpy", "numpy", refuse))
-    monkeypatch.setitem(peers.PEERS, "second", Runtime("numpy", "numpy", fail, lambda: "slow"))
-    assert bench(layer, "--compare", "first,second,onnxruntime") == 0
+    monkeypatch.setattr(session, "Engine", Some)
+    assert bench(layer, "--compare", "openvino,onnxruntime") == 0
     captured = capsys.readouterr()
-    assert f"first {np.__version__} does not take layer.onnx: no operator Relu\n" in captured.err
-    assert f"second {np.__version__} slow does not run it: it stopped" in captured.err
+    assert "layer: openvino 1.0 does not take it\n" in captured.err
     assert "onnxruntime" in captured.out
 
 
