@@ -163,10 +163,11 @@ def bench(
 ) -> int:
     """Measure each MODEL: time of a call, operations a second, compile time, memory, file size.
 
-    With --compare, peers run in turns with Tilewright in the same process, on the same inputs and
-    threads, in float32, once their outputs are seen to agree (exit code 1 if they do not). A
-    ratio is Tilewright's time over the peer's, with a 95 % interval: above 1, Tilewright loses,
-    and the table says so. Measuring ends when all intervals are within 2 %, or with the budget.
+    With --compare, peers run in turns with Tilewright, each in a process of its own, on the same
+    inputs and threads, in float32, once their outputs are seen to agree (exit code 1 if they do
+    not). A ratio is Tilewright's time over the peer's, with a 95 % interval: above 1, Tilewright
+    loses, and the table says so. Measuring ends when all intervals are within 2 %, or with the
+    budget.
     "of peak" is a share of what `doctor --measure` found.
 
     With --baseline, each model is compared with an earlier run, best with the compiled file that
