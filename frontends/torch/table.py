@@ -13,6 +13,7 @@ from . import (
     recurrent,
     reduce,
     special,
+    spectral,
     window,
 )
 from .context import Converter
@@ -28,6 +29,7 @@ CONVERTERS: dict[str, Converter] = {
     **recurrent.CONVERTERS,
     **reduce.CONVERTERS,
     **special.CONVERTERS,
+    **spectral.CONVERTERS,
     **window.CONVERTERS,
 }
 """Of each overload ("add.Tensor"), the function that states it in primitive ops."""
