@@ -79,7 +79,7 @@ def _refuse_what_is_not_dense(name: str, args: tuple[Any, ...], kwargs: Mapping[
             place = pytree.keystr(tuple(path))
             gaps.append(Gap(f"the example input {place}: {kind}", (f"input {place}",)))
     if gaps:
-        raise UnsupportedError(gaps, code="TW-E0200", model=name)
+        raise UnsupportedError(gaps, model=name)
 
 
 def _refusal(name: str, error: Exception) -> ModelError:

@@ -63,6 +63,7 @@ def array(rng: np.random.Generator, type_: TensorType, env: dict[str, int]) -> n
 @pytest.mark.parametrize(("name", "types", "attrs"), CASES)
 def test_one_nest_serves_every_size(name: str, types: tuple[TensorType, ...], attrs: Attrs) -> None:
     op = OPS[name]
+    attrs = {**op.defaults, **attrs}
     results = op.infer(types, attrs)
     inputs = tuple(Buffer(f"x{i}", t.dtype, t.shape) for i, t in enumerate(types))
     outputs = tuple(Buffer(f"y{i}", t.dtype, t.shape) for i, t in enumerate(results))
