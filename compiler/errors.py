@@ -84,6 +84,11 @@ class InternalError(TilewrightError):
     exit_code = 4
 
 
+def first_line(error: Exception) -> str:
+    """What an error of another library says, in one line: its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def _few(names: Sequence[str], limit: int = 5) -> str:
     shown = ", ".join(names[:limit])
     return shown + (f", ... {len(names) - limit} more" if len(names) > limit else "")

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from tilewright.api import import_graph
-from tilewright.errors import OptionError
+from tilewright.errors import OptionError, first_line
 from tilewright.frontends import frontend_of
 from tilewright.graph.interpret import interpret
 from tilewright.stages import load_function
@@ -226,14 +226,10 @@ def open_peer(name: str, path: Path, threads: int) -> Peer:
     except Exception as error:
         # Their errors share no type of their own.
         raise OptionError(
-            f"{name} {version} does not take {path.name}: {_first_line(error)}", code="TW-E0825"
+            f"{name} {version} does not take {path.name}: {first_line(error)}", code="TW-E0825"
         ) from error
     shown = f"{version} {runtime.kind()}".strip()
     return Peer(name, shown, time.perf_counter() - began, run)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def run_reference(

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from tilewright.api import compile, load  # noqa: A004
-from tilewright.errors import OptionError
+from tilewright.errors import OptionError, first_line
 from tilewright.peers import open_peer
 from tilewright.version import __version__
 
@@ -205,10 +205,6 @@ def _keep(arrays: Sequence[np.ndarray], file: Path) -> None:
     np.savez(file, *known)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def main(engine: str, model: str, threads: str, target: str, folder: str, *files: str) -> None:
     """Gets ready, keeps the outputs, and answers each line: how many calls to time."""
     _end_with_parent()
@@ -227,7 +223,7 @@ def main(engine: str, model: str, threads: str, target: str, folder: str, *files
         opened = _open(engine, model, int(threads), target or None)
     except Exception as error:
         # Peers' errors share no type of their own.
-        said = _first_line(error)
+        said = first_line(error)
         answer(refused=said if said.startswith(engine) else f"{engine}: {said}")
         return
     try:
@@ -238,7 +234,7 @@ def main(engine: str, model: str, threads: str, target: str, folder: str, *files
         # Some compile at the first call.
         took = opened.seconds + max(0.0, first - _timed(call))
     except Exception as error:
-        answer(refused=f"{engine} {opened.version} does not run it: {_first_line(error)}")
+        answer(refused=f"{engine} {opened.version} does not run it: {first_line(error)}")
         return
     answer(version=opened.version, seconds=took, peak=peak_bytes())
     for line in sys.stdin:

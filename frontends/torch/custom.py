@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from tilewright.errors import Gap, OptionError, UnsupportedError
+from tilewright.errors import Gap, OptionError, UnsupportedError, first_line
 from tilewright.graph.ir import Value
 from tilewright.ops.kernel import group_of
 from tilewright.tensor.compute import ComputeGroup
@@ -65,7 +65,7 @@ def register(name: str, kernel: Kernel) -> Any:
         made.register_autograd(refuse)
     except Exception as error:
         # torch has several types of errors for names that it does not take.
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         raise OptionError(f"{kernel.name}: torch does not take it as {name!r}: {first}",
                           code="TW-E0826") from error  # fmt: skip
     REGISTERED[f"{name.replace('::', '.')}.default"] = kernel

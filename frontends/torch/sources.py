@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from tilewright.errors import ModelError
+from tilewright.errors import ModelError, first_line
 from tilewright.graph.ir import Graph
 
 from .export import export
@@ -85,12 +85,8 @@ def _read(path: str | os.PathLike[str]) -> torch.export.ExportedProgram:
         reason = error.strerror or str(error)
     except Exception as error:
         # Its readers of archives, JSON and pickles share no type of error.
-        reason = f"not a program that torch.export.save wrote ({_first_line(error)})"
+        reason = f"not a program that torch.export.save wrote ({first_line(error)})"
     raise ModelError(f"{shown}: {reason}", code="TW-E0164")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 # ------------------------------------------------------------------ knowing a program again
