@@ -5,12 +5,13 @@ Light on purpose: a model that the cache has is neither imported nor does it nee
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from xxhash import xxh3_128_hexdigest
 
 from tilewright.errors import ModelError, OptionError
 from tilewright.frontends import FRONTENDS, Frontend, frontend_of
@@ -69,7 +70,7 @@ class Source:
         if self.path is not None:
             return store.file_digest(self.path)
         if isinstance(self.value, bytes):
-            return hashlib.sha256(self.value).hexdigest()
+            return xxh3_128_hexdigest(self.value)
         if self.frontend.version:
             # Its weights follow from what that package holds and from our own source.
             return f"{self.value} {load_function(_VERSION)(self.frontend.version)}"

@@ -7,7 +7,6 @@ Light on purpose: loading a compiled model needs this file and none of the compi
 from __future__ import annotations
 
 import gc
-import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,8 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from xxhash import xxh3_128
 
 from tilewright import backends, frontends
 
@@ -86,7 +87,7 @@ def uncollected() -> Iterator[None]:
 @cache
 def fingerprint() -> str:
     """A digest of the compiler's own source, so that no cache outlives the code that filled it."""
-    state = hashlib.sha256()
+    state = xxh3_128()
     for place in (Path(__file__), Path(str(backends.__file__)), Path(str(frontends.__file__))):
         for path in sorted(place.parent.rglob("*.py")):
             state.update(path.read_bytes())

@@ -9,13 +9,14 @@ with an allowance for what differs between runs; and only on the same model of C
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from xxhash import xxh3_128
 
 from tilewright.errors import OptionError, OutputError
 from tilewright.runtime import text
@@ -106,7 +107,7 @@ def _entry(path: Path, extra: Mapping[str, Any]) -> Entry:
 
 def digest_of(built: Artifact) -> str:
     """A digest of all that decides how a compiled model runs: equal code has equal digests."""
-    state = hashlib.sha256()
+    state = xxh3_128()
     program = text.text(built.program).encode()
     target = json.dumps(asdict(built.target), sort_keys=True).encode()
     for part in (program, target, *built.objects):

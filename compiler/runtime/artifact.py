@@ -1,46 +1,42 @@
 """The one-file artefact (``.tw``): a compiled model that loads without compiling.
 
-    64 bytes   magic, format version, header size, file size, SHA-256 of the header
-    header     JSON: program text, target, versions, digests and checksums, stage texts
+    48 bytes   magic, format version, header size, file size, XXH3-128 of the header
+    header     JSON: program text, target, versions, digests of the rest, stage texts
     body       from the next multiple of 4096: object code, then the constants on their own page
 
 Constants are memory-mapped when loaded, so processes share them and nothing is copied. Every
-byte that is used is covered by a digest or checksum that is checked first. A file appears
-complete, by rename, or not at all.
+byte that is used is covered by a digest that is checked first: against chance, which damages
+files, and as fast as memory is read. A file appears complete, by rename, or not at all.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import mmap
 import os
 import secrets
 import struct
-import zlib
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from xxhash import xxh3_128_digest, xxh3_128_hexdigest
 
 from ..errors import ArtifactError, OutputError
 from ..target import Target, Threads
 from . import text
 from .program import Program
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 _MAGIC = b"\x89TILEW\r\n"
-_PROLOGUE = struct.Struct("<8sQQQ32s")
+_PROLOGUE = struct.Struct("<8sQQQ16s")
 _PAGE = 4096
 _OBJECT_ALIGNMENT = 64
-_CHECKSUM_CHUNK = 4 << 20
-_CACHED_PAGES = 256
 _FULL_DISK = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
@@ -81,7 +77,7 @@ def write(path: str | os.PathLike[str], artifact: Artifact) -> None:
     offset = 0
     for code in artifact.objects:
         offsets.append(offset)
-        sections.append({"offset": offset, "size": len(code), "sha256": _digest(code)})
+        sections.append({"offset": offset, "size": len(code), "digest": xxh3_128_hexdigest(code)})
         offset = _round_up(offset + len(code), _OBJECT_ALIGNMENT)
     base = _round_up(offset, _PAGE)
     header = json.dumps(
@@ -93,14 +89,14 @@ def write(path: str | os.PathLike[str], artifact: Artifact) -> None:
             "constants": {
                 "offset": base,
                 "size": constants.nbytes,
-                "checksums": _checksums(constants),
+                "digest": xxh3_128_hexdigest(constants),
             },
             "stages": dict(artifact.stages),
         }
     ).encode()
     body = _round_up(_PROLOGUE.size + len(header), _PAGE)
     total = body + base + constants.nbytes
-    digest = hashlib.sha256(header).digest()
+    digest = xxh3_128_digest(header)
     with replace_file(Path(path)) as put:
         put(0, _PROLOGUE.pack(_MAGIC, FORMAT_VERSION, len(header), total, digest))
         put(_PROLOGUE.size, header)
@@ -198,7 +194,7 @@ def read(path: str | os.PathLike[str]) -> Artifact:
     if header_end > total:
         raise _damaged(path, f"its header of {header_size} bytes does not fit the file")
     header = mapped[_PROLOGUE.size : header_end]
-    if hashlib.sha256(header).digest() != digest:
+    if xxh3_128_digest(header) != digest:
         raise _damaged(path, "its header does not have the digest it should have")
     try:
         return _unpack(path, mapped, json.loads(header), _round_up(header_end, _PAGE))
@@ -238,12 +234,12 @@ def _unpack(
     objects = []
     for entry in header["objects"]:
         code = section(entry).tobytes()
-        if _digest(code) != entry["sha256"]:
+        if xxh3_128_hexdigest(code) != entry["digest"]:
             raise _damaged(path, "its object code does not have the digest it should have")
         objects.append(code)
     constants = section(header["constants"])
-    if _checksums(constants.data) != header["constants"]["checksums"]:
-        raise _damaged(path, "its constants do not have the checksums they should have")
+    if xxh3_128_hexdigest(constants.data) != header["constants"]["digest"]:
+        raise _damaged(path, "its constants do not have the digest they should have")
     program = text.parse(header["program"])
     if program.constants_bytes != len(constants):
         raise _damaged(path, f"it holds {len(constants)} bytes of {program.constants_bytes}")
@@ -278,44 +274,5 @@ def _damaged(path: str | os.PathLike[str], what: str) -> ArtifactError:
     )
 
 
-# ------------------------------------------------------------------ digests
-
-
 def _round_up(size: int, step: int) -> int:
     return -(-size // step) * step
-
-
-def _digest(data: bytes | memoryview) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def _checksums(data: memoryview) -> list[int]:
-    """A checksum of each 4 MB, by two threads.
-
-    Constants are most of a file and only chance damages them: reading them once from memory is
-    all that this takes, a small part of the time of a cryptographic digest, which the header and
-    the code have.
-    """
-    chunks = [data[i : i + _CHECKSUM_CHUNK] for i in range(0, data.nbytes, _CHECKSUM_CHUNK)]
-    if len(chunks) < 2:
-        return [_checksum(c) for c in chunks]
-    with ThreadPoolExecutor(min(2, len(os.sched_getaffinity(0)))) as workers:
-        return list(workers.map(_checksum, chunks))
-
-
-def _checksum(data: memoryview) -> int:
-    """The CRC-32 of the sums of the words of each page, and of those at each place of a page.
-
-    A change of any bytes of one page changes the sum at some place, pages that are exchanged
-    change the sums of both.
-    """
-    whole = data.nbytes // _PAGE
-    words = np.frombuffer(data[: whole * _PAGE], "<u8").reshape(whole, _PAGE // 8)
-    code = zlib.crc32(data[whole * _PAGE :])
-    # Few pages at a time, so that the second sum finds them in the cache.
-    places = np.zeros(_PAGE // 8, "<u8")
-    for first in range(0, whole, _CACHED_PAGES):
-        part = words[first : first + _CACHED_PAGES]
-        places += part.sum(axis=0, dtype="<u8")
-        code = zlib.crc32(part.sum(axis=1, dtype="<u8").data, code)
-    return zlib.crc32(places.data, code)

@@ -3,19 +3,23 @@
 An entry is one file: a digest of the content, then the content. Files appear by rename, so
 readers in other processes see all of an entry or nothing; a damaged entry is a miss and is
 removed. The cache never makes a compilation fail: what cannot be written is not kept.
+
+Digests are XXH3's of 128 bits, for content and for keys: no two models or texts meet by chance,
+and hashing a model takes no longer than reading it. They are no defence against somebody who
+makes two models of one digest on purpose, who could as well give the worse of the two alone.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+from xxhash import xxh3_128, xxh3_128_digest
 
 from ..errors import OutputError
 from ..options import Options
@@ -24,8 +28,8 @@ _LAYOUT = "v1"
 _SETTLED_NS = 60 * 10**9
 """How long after a change a file is known by its times: longer than what was written through a
 mapping stays out of them, until it is on disk."""
-_DIGEST_BYTES = 32
-_PIECE_BYTES = 4 << 20
+_DIGEST_BYTES = 16
+_LARGE_BYTES = 4 << 20
 _READ_BYTES = 1 << 18
 _TOUCH_SECONDS = 60.0
 _STALE_SECONDS = 3600.0
@@ -33,7 +37,7 @@ _STALE_SECONDS = 3600.0
 
 def digest_key(*parts: str | bytes) -> str:
     """A key that differs whenever any part differs or the parts are cut differently."""
-    state = hashlib.sha256()
+    state = xxh3_128()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
         state.update(len(data).to_bytes(8, "little"))
@@ -41,27 +45,19 @@ def digest_key(*parts: str | bytes) -> str:
     return state.hexdigest()
 
 
-def _digest_of(descriptor: int, size: int) -> str:
-    """A digest of a file's content, its pieces read and digested by two threads.
+def _digest_of(descriptor: int) -> str:
+    """A digest of a file's content.
 
     The file is read, not mapped, because a mapping would count as memory in use, and a little at
     a time, into memory that stays in the cache.
     """
-
-    def digest(start: int) -> bytes:
-        state = hashlib.sha256()
-        held = memoryview(bytearray(_READ_BYTES))
-        end = min(start + _PIECE_BYTES, size)
-        while start < end:
-            count = os.preadv(descriptor, [held[: end - start]], start)
-            if not count:
-                break
-            state.update(held[:count])
-            start += count
-        return state.digest()
-
-    with ThreadPoolExecutor(min(2, len(os.sched_getaffinity(0)))) as workers:
-        return digest_key(*workers.map(digest, range(0, size, _PIECE_BYTES)))
+    state = xxh3_128()
+    held = memoryview(bytearray(_READ_BYTES))
+    start = 0
+    while count := os.preadv(descriptor, [held], start):
+        state.update(held[:count])
+        start += count
+    return state.hexdigest()
 
 
 def _identity(descriptor: int) -> tuple[int, ...]:
@@ -103,7 +99,7 @@ class Cache:
         except OSError:
             return None
         content = data[_DIGEST_BYTES:]
-        if hashlib.sha256(content).digest() != data[:_DIGEST_BYTES]:
+        if xxh3_128_digest(content) != data[:_DIGEST_BYTES]:
             with contextlib.suppress(OSError):
                 path.unlink()
             return None
@@ -115,7 +111,7 @@ class Cache:
         if self.root is None or len(content) + _DIGEST_BYTES > self.limit:
             return False
         path = self._path(key)
-        digest = hashlib.sha256(content).digest()
+        digest = xxh3_128_digest(content)
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             with _replacement(path) as descriptor:
@@ -149,13 +145,13 @@ class Cache:
         _, _, size, modified, changed = identity
         settled = time.time_ns() - max(modified, changed) > _SETTLED_NS
         read_only = os.fstatvfs(descriptor).f_flag & os.ST_RDONLY
-        if not settled or read_only or size < _PIECE_BYTES:
-            return _digest_of(descriptor, size)
+        if not settled or read_only or size < _LARGE_BYTES:
+            return _digest_of(descriptor)
         key = digest_key("file", repr(identity))
         known = self.get(key)
         if known is not None:
             return known.decode()
-        digest = _digest_of(descriptor, size)
+        digest = _digest_of(descriptor)
         if _identity(descriptor) == identity:
             self.put(key, digest.encode())
         return digest

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from xxhash import xxh3_128
 
 from tilewright.errors import ModelError, first_line
 from tilewright.graph.ir import Graph
@@ -101,7 +101,7 @@ def content_of(source: Exported) -> str | None:
     """
     program = source.program
     code = re.sub(r"(?m)^\s*#.*\n", "", str(program))
-    state = hashlib.sha256()
+    state = xxh3_128()
     symbols = [(k, v.name, v.lo, v.hi) for k, v in symbols_of(program, source.least).items()]
     conditions = conditions_text(program)
     for part in (

@@ -142,7 +142,7 @@ def test_another_format_version_is_refused_by_number(saved: Path) -> None:
     data = bytearray(saved.read_bytes())
     struct.pack_into("<Q", data, 8, 99)
     saved.write_bytes(data)
-    with pytest.raises(ArtifactError, match="TW-E0502.*version 99.*version 3"):
+    with pytest.raises(ArtifactError, match="TW-E0502.*version 99.*version 4"):
         read(saved)
 
 
