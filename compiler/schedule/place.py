@@ -447,16 +447,7 @@ def rfactor(func: Func, loop: str, lanes: int, name: str) -> Func:
         raise fail(step, func, "the loop does not hold a single accumulation")
     store = found.body[0]
     own = store.buffer[store.indices]
-    value = store.value
-    if not (
-        isinstance(value, Binary)
-        and value.op in ("add", "mul", "max", "min", "and", "or")
-        and (value.a is own or value.b is own)
-    ):
-        raise fail(step, func, "the loop does not hold a single accumulation")
-    term = value.b if value.a is own else value.a
-    if found.var in symbols(own) or any(x.buffer == store.buffer for x in loads(term)):
-        raise fail(step, func, "the accumulator is indexed by the loop")
+    value, term = accumulated(store, found, func, step)
     partial = Buffer(name, store.buffer.dtype, (lanes,), "register")
     vo, vi, vz, vr, vt = (Var(f"{loop}_{x}") for x in ("o", "i", "z", "r", "t"))
     full = dim(as_expr(found.extent) // lanes)
@@ -486,6 +477,25 @@ def rfactor(func: Func, loop: str, lanes: int, name: str) -> Func:
         return tuple(body)
 
     return edit_loop(func, loop, edit, step)
+
+
+def accumulated(store: Store, loop: For, func: Func, step: str) -> tuple[Binary, Expr]:
+    """What an accumulation stores, and the operand of it that is not the accumulator.
+
+    Raises:
+        ScheduleError: it is none, or the loop indexes the accumulator.
+    """
+    own, value = store.buffer[store.indices], store.value
+    if not (
+        isinstance(value, Binary)
+        and value.op in ("add", "mul", "max", "min", "and", "or")
+        and (value.a is own or value.b is own)
+    ):
+        raise fail(step, func, "the loop does not hold a single accumulation")
+    term = value.b if value.a is own else value.a
+    if loop.var in symbols(own) or any(x.buffer == store.buffer for x in loads(term)):
+        raise fail(step, func, "the accumulator is indexed by the loop")
+    return value, term
 
 
 def identity(op: str, dtype: dt.DType) -> int | float | bool:

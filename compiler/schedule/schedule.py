@@ -21,6 +21,7 @@ from .online import online
 from .pack import PackDim, Packing, pack
 from .place import align_dim, compute_at, rfactor, set_scope
 from .stage import cache_read, interleave, pad_dim, spread
+from .streams import run_apart
 from .tensorize import merge_dims, pipeline, tensorize
 
 STEPS: dict[str, Callable[..., Func]] = {
@@ -34,6 +35,7 @@ STEPS: dict[str, Callable[..., Func]] = {
     "compute_at": compute_at,
     "set_scope": set_scope,
     "rfactor": rfactor,
+    "run_apart": run_apart,
     "keep_factor": keep_factor,
     "prefetch": prefetch,
     "prefetch_panel": prefetch_panel,

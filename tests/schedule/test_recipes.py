@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -210,6 +211,26 @@ def test_a_row_times_what_comes_from_beyond_l2_takes_narrow_panels(
     done = schedule(to_func(group, frozenset(("x1",))), AVX512)
     (packing,) = done.packings
     assert packing.packed.shape[-1] == width
+
+
+@pytest.mark.parametrize("target", [AVX512, AVX2, SSE], ids=lambda t: t.name)
+def test_one_row_reads_far_panels_in_several_places_within_the_registers(target: Target) -> None:
+    small = replace(target, l2_bytes=64 << 10)
+    group, constants = matmul(1, 96, 200), frozenset({"x1"})
+    done = schedule(to_func(group, constants), small)
+    (apart,) = (args for name, args in done.recording.steps if name == "run_apart")
+    (packing,) = done.packings
+    width, places = packing.packed.shape[-1], apart[1]
+    assert isinstance(width, int) and isinstance(places, int) and places >= 3
+    assert places * width <= target.lanes(32) * (target.vector_registers - 4)
+    assert_scheduled_equals_group(group, small, constants)
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 512), (8, 768, 1000), (1, 769, 1000)])
+def test_other_products_run_in_one_place(shape: tuple[int, int, int]) -> None:
+    """Those whose panels stay near, that use a panel for many rows, or of a depth without parts."""
+    done = schedule(to_func(matmul(*shape), frozenset(("x1",))), AVX512)
+    assert "run_apart" not in {name for name, _ in done.recording.steps}
 
 
 def test_what_comes_from_beyond_l2_is_asked_for_before_its_tile() -> None:

@@ -28,6 +28,7 @@ from ..pack import PackDim
 from ..schedule import Schedule
 from .choices import Choices
 from .elementwise import PARALLEL_ELEMENTS, fuse_all, share, vectorise
+from .groups import shape_groups
 from .tile_plan import (
     Tile,
     bytes_of,
@@ -49,6 +50,9 @@ LINE_BYTES = 64
 
 PIECE = 16
 """Steps of a reduction between two hints at the next panel, at least."""
+
+STREAMS = (4, 5, 3, 2)
+"""In how many places at once to read what comes from beyond L2; the first that fits."""
 
 SHARED_PANELS = 8
 """How many copies of panels, with all that is multiplied with each, threads share evenly."""
@@ -81,12 +85,18 @@ def tile(nests: Nests, target: Target, choices: Choices, copied: bool = False) -
     for r in reversed(nests.reductions):
         s.do("compute_at", r.buffer.name, place)
         s.do("set_scope", r.buffer.name, "register")
-        shape_reduction(s, r, t.row.var.name if t.row else None, t.column.var.name)
+        row = t.row.var.name if t.row else None
+        if t.groups is not None and r is t.main:
+            shape_groups(s, r, t.groups, row, t.column.var.name)
+        else:
+            shape_reduction(s, r, row, t.column.var.name)
     if computed is not None and t.row is not None:
         rows = [own[a.var.name].var.name for a in (*t.outer, t.row) if a.var.name in own]
         s.do("stage", names[0], computed, "left", (*rows, t.main.reduce[0].var.name), "local")
         vectorise(s, f"left_{len(rows)}", target.lanes(32) * 2)
-    _prefetch(s, t, names, target, choices)
+    if t.groups is None:
+        streams = _run_apart(s, nests, t, target, choices)
+        _prefetch(s, t, names, target, choices, streams)
     ahead = (place, 1) if copied else (names[0], ceildiv(t.column.extent, t.nr))
     _prefetch_rows(s, t, *ahead, target, choices)
     _prefetch_results(s, t, place, target, choices)
@@ -285,12 +295,41 @@ def shape_reduction(s: Schedule, r: Reduction, row: str | None, column: str) -> 
         s.do("tighten", name)
 
 
-def _prefetch(s: Schedule, t: Tile, names: list[str], target: Target, choices: Choices) -> None:
+def _run_apart(s: Schedule, nests: Nests, t: Tile, target: Target, choices: Choices) -> int:
+    """Reads panels that come from beyond L2 in several places at once; returns in how many.
+
+    One row needs all of a panel for few operations, so that it waits for memory, and a core is
+    given more bytes a second of several streams than of one.
+    """
+    loop = nested(t.main)[-1].var.name
+    if t.mr > 1 or len(s.packings) != 1 or len(nests.reductions) != 1:
+        return 1
+    (packing,) = s.packings
+    depth = find_loop(s.func, loop, "tile").extent
+    far = size_product(packing.packed.shape) * packing.packed.dtype.bytes > target.l2_bytes // 2
+    if not far or not isinstance(depth, int):
+        return 1
+    free = target.vector_registers - 4
+    fitting = [k for k in STREAMS if depth % k == 0 and k * t.nr <= free * target.lanes(32)]
+    if not fitting:
+        return 1
+    streams = choices.pick("streams", fitting[0], (1, *sorted(fitting)))
+    if streams > 1:
+        s.do("run_apart", loop, streams, f"{t.main.buffer.name}_s")
+    return streams
+
+
+def _prefetch(
+    s: Schedule, t: Tile, names: list[str], target: Target, choices: Choices, streams: int
+) -> None:
     """Asks for packed columns ahead of their use where they come from beyond L2.
 
     The next panel is asked for while the present one is used, a part for each tile of rows. What
     is asked for within the panel is then on its way from L2 to L1, which only panels need that do
     not stay there.
+
+    Args:
+        streams: in how many places at once the reduction runs.
     """
     loop = nested(t.main)[-1].var.name
     outer, turns = _panel_turns(s, t, loop, names)
@@ -305,7 +344,7 @@ def _prefetch(s: Schedule, t: Tile, names: list[str], target: Target, choices: C
         ahead = PREFETCH_BYTES if streamed and not (panels and stays) else 0
         ahead = choices.pick("prefetch", ahead, (0, 3072, 6144, 12288))
         if ahead:
-            steps = max(1, ahead // (t.nr * packed.dtype.bytes))
+            steps = max(1, ahead // (t.nr * packed.dtype.bytes * streams))
             s.do("prefetch", loop, packed.name, steps)
         if panels:
             own = dict(zip(t.main.axes, t.main.spatial, strict=True))[t.column.var.name]

@@ -15,6 +15,7 @@ from ...tensor.walk import visit
 from ..nests import Nests, Reduction
 from ..pack import stays_inside
 from .choices import Choices
+from .groups import Groups, find_groups, group_costs, group_strides
 
 FALLBACK_EXTENT = 256
 """What an unbounded symbolic extent is taken for when sizes are weighed."""
@@ -31,6 +32,7 @@ class Tile:
         mr, nr: tile height, and width in elements.
         shared: names of outer axes that the column operand varies along (batches).
         packed: the constant loads to pack.
+        groups: how the columns come in groups that a vector holds several of; or None.
     """
 
     main: Reduction
@@ -41,13 +43,15 @@ class Tile:
     nr: int
     shared: frozenset[str]
     packed: tuple[Load, ...]
+    groups: Groups | None = None
 
 
 def plan(nests: Nests, target: Target, choices: Choices) -> Tile:
     """Decides the axes and the tile from extents and the target's registers."""
     main = max(nests.reductions, key=lambda r: len(loads(r.body)))
     column = nests.axes[-1]
-    own = dict(zip(main.axes, (a.var for a in main.spatial), strict=True))
+    own_axes = dict(zip(main.axes, main.spatial, strict=True))
+    own = {name: a.var for name, a in own_axes.items()}
     v = own[column.var.name]
     wide: list[Load] = []
     narrow: list[Load] = []
@@ -71,13 +75,33 @@ def plan(nests: Nests, target: Target, choices: Choices) -> Tile:
         and can_pack(nests, main, load)
     )
     streamed = any(bytes_of(load) > target.l2_bytes // 2 for load in packed)
-    costs = tile_costs(row, column, target, contraction, streamed)
+    groups = find_groups(main, None if row is None else own_axes.get(row.var.name))
+    costs = {} if groups is None else group_costs(groups, row, column, target)
+    if not costs:
+        groups, costs = None, tile_costs(row, column, target, contraction, streamed)
     mr, nr = min(costs, key=costs.__getitem__)
     choices.weigh(("mr", "nr"), costs)
     mr = choices.pick("mr", mr, tuple(range(1, 15)))
-    nr = choices.pick("nr", nr, tuple(target.lanes(32) * k for k in range(1, 9)))
+    widths = tuple(target.lanes(32) * k for k in range(1, 9))
+    if groups is not None:
+        widths = tuple(n for n in widths if n in {nr for _, nr in costs})
+    nr = choices.pick("nr", nr, widths)
     outer = tuple(a for a in nests.axes[:-1] if a is not row)
-    return Tile(main, column, row, outer, mr, nr, shared, packed)
+    return Tile(main, column, row, outer, mr, nr, shared, packed, groups)
+
+
+def worth_joining(nests: Nests, target: Target) -> bool | None:
+    """Whether vectors of several groups take less work than vectors of one group's columns.
+
+    None where columns do not come in groups, or no vector holds several.
+    """
+    if not can_tile(nests):
+        return None
+    t = plan(nests, target, Choices())
+    if t.groups is None:
+        return None
+    apart = tile_costs(t.row, Axis(t.column.var, t.groups.width), target, contraction=True)
+    return min(group_costs(t.groups, t.row, t.column, target).values()) < min(apart.values())
 
 
 def tile_costs(
@@ -91,7 +115,8 @@ def tile_costs(
 
     Args:
         streamed: whether the columns' operand comes from beyond L2: a single row then waits for
-            it however wide its tile is, and narrow panels are shared more evenly.
+            it however wide its tile is, narrow panels are shared more evenly, and their sums
+            are to fit four times: one set for each place that they are read in.
     """
     lanes = target.lanes(32)
     registers = target.vector_registers
@@ -114,7 +139,8 @@ def tile_costs(
             pressure = (mr + v) / accumulators
             load_limit = max(1.0, pressure) * (1.0 + 0.5 * max(0.0, pressure - 0.42) + 0.2 / mr)
             if streamed and m == 1:
-                hide, load_limit = min(1.0, accumulators / 4), 1.0
+                best = max(1, min(4, (registers - 4) // 4))
+                hide, load_limit = min(1.0, v / best), 1.0 + 0.05 * max(0, v - best)
             tall = 1.0 + 0.01 * max(0, mr - 9)
             cost = width * height * load_limit * tall / hide
             if not contraction:
@@ -138,6 +164,8 @@ def can_tile(nests: Nests) -> bool:
         v = r.spatial[r.axes.index(column)].var
         for load in loads(r.body):
             strides = load_strides(r, load)
+            if strides is None and group_strides(r, load) is not None:
+                continue
             if strides is None:
                 return False
             if not (same_dim(strides[v], 0) or same_dim(strides[v], 1)) and not can_pack(
