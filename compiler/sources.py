@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,14 @@ class Source:
         frontend: what takes it; None for a Graph.
         options: those that the user chose, by name, as far as they are not part of the value.
         stamp: what differs once the file was written to or replaced; None where there is none.
+        read: names of the files beside it that importing has read.
     """
 
     value: Any
     frontend: Frontend | None
     options: Mapping[str, Any]
     stamp: tuple[int, ...] | None
+    read: list[str] = field(default_factory=list)
 
     @property
     def path(self) -> Path | None:
@@ -53,7 +55,8 @@ class Source:
         if self.frontend is None:
             assert isinstance(self.value, Graph)
             return self.value
-        graph = _function(self.frontend, "imports")(self.value, **self.options)
+        beside = {"beside": self.read} if self.frontend.beside else {}
+        graph = _function(self.frontend, "imports")(self.value, **self.options, **beside)
         assert isinstance(graph, Graph)
         return graph
 
@@ -80,10 +83,8 @@ class Source:
         return None
 
     def beside(self) -> tuple[str, ...]:
-        """The names of the files beside this one that hold its weights."""
-        if self.path is None or self.frontend is None or not self.frontend.beside:
-            return ()
-        return tuple(_function(self.frontend, "beside")(self.path))
+        """The names of the files beside this one that hold its weights, once it is imported."""
+        return tuple(dict.fromkeys(self.read))
 
     def key(self) -> str:
         """A text of the options."""

@@ -32,7 +32,8 @@ class Frontend:
             objects; empty where that is the source itself.
         content: (what was opened) -> a text that differs where the program or its weights do, or
             None; empty where there is no quick one.
-        beside: (path) -> names of the files beside it that hold the weights.
+        beside: whether ``imports`` takes ``beside`` as well: a list that it adds the names of
+            those files to that lie beside the source and hold its weights.
         version: the distribution whose version decides what a name means.
         writes: (name) -> the bytes of a file with that model, for other runtimes.
         operators: the mapping whose keys are the source's operators that it knows.
@@ -48,7 +49,7 @@ class Frontend:
     raw: bool = False
     opens: str = ""
     content: str = ""
-    beside: str = ""
+    beside: bool = False
     version: str = ""
     writes: str = ""
     operators: str = ""
@@ -83,7 +84,7 @@ FRONTENDS: Mapping[str, Frontend] = MappingProxyType({
         suffixes=("",),
         packages=frozenset({"onnx"}),
         raw=True,
-        beside="tilewright.frontends.onnx:external_files",
+        beside=True,
         operators="tilewright.frontends.onnx.table:CONVERTERS",
     ),
 })  # fmt: skip

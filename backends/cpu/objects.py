@@ -31,6 +31,11 @@ _TURNS = threading.RLock()
 """Held while turns are quick, so that how long they were before is put back in order."""
 
 
+ENTRY_LEVEL = 0
+"""LLVM's code generation level for the entry: it is calls of kernels one after the other, hundreds
+for a deep model, and better code for their addresses took seven times as long to make."""
+
+
 def llvm_text(unit: Unit) -> str:
     """The kernels as one module, then the entry's module."""
     return emit_module(unit.kernels, unit.target) + "\n" + emit_program(unit.program)
@@ -38,9 +43,9 @@ def llvm_text(unit: Unit) -> str:
 
 def assembly(unit: Unit) -> str:
     """The assembly of the kernels, then the entry's."""
-    return compile_assembly(emit_module(unit.kernels, unit.target), unit.target) + compile_assembly(
-        emit_program(unit.program), unit.target
-    )
+    kernels = compile_assembly(emit_module(unit.kernels, unit.target), unit.target)
+    entry = emit_program(unit.program)
+    return kernels + compile_assembly(entry, unit.target, opt=ENTRY_LEVEL)
 
 
 def compile_unit(unit: Unit, cache: Cache, progress: Progress | None = None) -> tuple[bytes, ...]:
@@ -65,8 +70,8 @@ def _compile_texts(
 ) -> list[bytes]:
     total = len(unit.kernels) + 1
     pending: list[tuple[int, Future[bytes]]] = []
-    for count, text in _texts(unit):
-        pending.append((count, worker.submit(_object, text, unit.target, cache)))
+    for count, text, level in _texts(unit):
+        pending.append((count, worker.submit(_object, text, unit.target, cache, level)))
         if progress is not None:
             progress(sum(n for n, future in pending if future.done()), total)
     objects: list[bytes] = []
@@ -93,12 +98,15 @@ def _quick_turns() -> Iterator[None]:
             sys.setswitchinterval(before)
 
 
-def _texts(unit: Unit) -> Iterator[tuple[int, str]]:
-    """Modules of a few kernels each, then the entry's, each with how many functions it is of."""
+def _texts(unit: Unit) -> Iterator[tuple[int, str, int]]:
+    """Modules of a few kernels each, then the entry's.
+
+    With each, how many functions it is of, and LLVM's level for it.
+    """
     for first in range(0, len(unit.kernels), KERNELS_TOGETHER):
         some = unit.kernels[first : first + KERNELS_TOGETHER]
-        yield len(some), emit_module(some, unit.target)
-    yield 1, emit_program(unit.program)
+        yield len(some), emit_module(some, unit.target), 1
+    yield 1, emit_program(unit.program), ENTRY_LEVEL
 
 
 def pool_object(cache: Cache) -> bytes:
@@ -106,12 +114,12 @@ def pool_object(cache: Cache) -> bytes:
     return _object(pool.TEXT, resolve_target("x86-64-v2"), cache)
 
 
-def _object(text: str, target: Target, cache: Cache) -> bytes:
+def _object(text: str, target: Target, cache: Cache, level: int = 1) -> bytes:
     key = digest_key(
-        "object", text, target.triple, target.cpu, target.features, llvmlite.__version__
+        "object", str(level), text, target.triple, target.cpu, target.features, llvmlite.__version__
     )
     found = cache.get(key)
     if found is None:
-        found = compile_object(text, target)
+        found = compile_object(text, target, opt=level)
         cache.put(key, found)
     return found

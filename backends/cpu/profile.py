@@ -45,6 +45,7 @@ from . import BACKEND
 from .compile import compile_object
 from .link import Library
 from .load import pool_address
+from .objects import ENTRY_LEVEL
 from .peaks import Peaks, keep_peaks, known_peaks, measure_peaks
 from .program import ENTRY, FRAME_ENTRY, emit_program
 
@@ -72,7 +73,8 @@ class TimedEntry:
             raise InternalError(
                 f"{built.program.name}: none of its objects holds {ENTRY}", code="TW-E0936"
             )
-        timed = compile_object(emit_program(built.program, timed=True), built.target)
+        entry = emit_program(built.program, timed=True)
+        timed = compile_object(entry, built.target, opt=ENTRY_LEVEL)
         self._library = Library([*kernels, timed], [FRAME_ENTRY])
         self._log = aligned_bytes(8 * (2 + 3 * _MOST_ENTRIES)).view(np.int64)
         self._log[:2] = 0, _MOST_ENTRIES

@@ -82,6 +82,7 @@ class _Printer:
         self.program = program
         self.lines: list[str] = []
         self.taken: set[str] = set()
+        self.counts: dict[str, int] = {}
         self.variables: dict[Var, str] = {}
 
     def run(self) -> str:
@@ -109,10 +110,13 @@ class _Printer:
         stem = re.sub(r"\W", "_", wanted, flags=re.ASCII) or "_"
         if stem[0].isdigit():
             stem = "t" + stem
-        name, count = stem, 1
+        # Names are never given back: what was taken for this stem before need not be tried.
+        count = self.counts.get(stem, 1)
+        name = stem if count == 1 else f"{stem}_{count}"
         while name in self.taken or name in _WORDS or keyword.iskeyword(name):
             count += 1
             name = f"{stem}_{count}"
+        self.counts[stem] = count
         self.taken.add(name)
         return name
 

@@ -40,6 +40,7 @@ def import_onnx(
     dim_ranges: Mapping[str, DimRange] | None = None,
     kernels: Mapping[str, Kernel] | None = None,
     base_dir: str | os.PathLike[str] | None = None,
+    beside: list[str] | None = None,
 ) -> Graph:
     """Imports an ONNX model as a graph of primitive ops.
 
@@ -51,6 +52,7 @@ def import_onnx(
             symbol is at least 1. An unnamed dim that varies is called by its input and axis.
         kernels: what takes the place of operators, by ``domain::name`` (of ONNX's own, the name).
         base_dir: the folder of external data; by default the folder of the file.
+        beside: gets the names of the files of external data that were read.
 
     Raises:
         ModelError: the file is damaged, or breaks the ONNX standard (TW-E01xx).
@@ -61,10 +63,14 @@ def import_onnx(
     known: dict[Var, Dim] = {}
     while True:
         try:
-            return _Import(read, kernels or {}).run(Signature(shapes, dim_ranges, known))
+            graph = _Import(read, kernels or {}).run(Signature(shapes, dim_ranges, known))
         except DimsDifferError as cause:
             # Each round replaces one symbol of the inputs, so there are no more than those.
             known = cause.added_to(known)
+        else:
+            if beside is not None and read.external is not None:
+                beside += read.external.files
+            return graph
 
 
 class _Skip(Exception):

@@ -64,6 +64,11 @@ class ExternalData:
         self.folder = folder.resolve()
         self._files: dict[str, np.ndarray] = {}
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The names of the files that were read, from the folder on."""
+        return tuple(self._files)
+
     def read(self, location: str, offset: int, length: int, label: str) -> np.ndarray:
         """The ``length`` bytes of a file from ``offset`` on, as a read-only view of the mapping.
 
@@ -180,41 +185,6 @@ def read_model(
         why = getattr(error, "strerror", None) or error
         raise ModelError(f"{name} cannot be read: {why}", code="TW-E0101") from None
     return _parse(data, external or ExternalData(path.parent), name)
-
-
-def external_files(source: str | os.PathLike[str]) -> tuple[str, ...]:
-    """The files beside a model that its tensors name as their data, without repeats.
-
-    Raises:
-        ModelError: there is no such file, or it is no ONNX model.
-    """
-    found: dict[str, None] = {}
-    for tensor in _tensors(read_model(source, None).model):
-        if tensor.data_location == _T.EXTERNAL:
-            found.update((e.value, None) for e in tensor.external_data if e.key == "location")
-    return tuple(found)
-
-
-def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """All tensors in a model, in attributes and functions too."""
-    nodes = [n for f in model.functions for n in f.node]
-    attributes = [a for f in model.functions for a in f.attribute_proto]
-    graphs = [model.graph]
-    while nodes or graphs or attributes:
-        if graphs:
-            graph = graphs.pop()
-            nodes += graph.node
-            yield from graph.initializer
-            for sparse in graph.sparse_initializer:
-                yield from (sparse.values, sparse.indices)
-        elif nodes:
-            attributes += nodes.pop().attribute
-        else:
-            attribute = attributes.pop()
-            yield from (attribute.t, *attribute.tensors)
-            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-                yield from (sparse.values, sparse.indices)
-            graphs += (attribute.g, *attribute.graphs) if attribute.type in _GRAPHS else ()
 
 
 def _parse(data: np.ndarray, external: ExternalData | None, name: str) -> Source:

@@ -13,7 +13,7 @@ from tilewright.frontends import CAPTURES, FRONTENDS, frontend_of
 
 FUNCTIONS = [
     *((name, getattr(f, part)) for name, f in FRONTENDS.items()
-      for part in ("imports", "opens", "content", "beside", "writes") if getattr(f, part)),
+      for part in ("imports", "opens", "content", "writes") if getattr(f, part)),
     *CAPTURES.items(),
 ]  # fmt: skip
 
