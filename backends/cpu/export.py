@@ -89,7 +89,7 @@ def _entry_text(unit: Unit, constants: np.ndarray, name: str) -> str:
 declare i32 @{ENTRY}(ptr, ptr, ptr, ptr, ptr, ptr)
 declare i32 @{sizes}(ptr, ptr)
 
-define internal void @parallel(ptr %ctx, ptr %fn, ptr %env, i64 %n) nounwind {{
+define internal void @parallel(ptr %ctx, ptr %fn, ptr %env, i64 %n, i64 %rows) nounwind {{
   %some = icmp sgt i64 %n, 0
   br i1 %some, label %all, label %done
 all:

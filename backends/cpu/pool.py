@@ -4,7 +4,11 @@ One pool serves the process. Its state is ``STATE_BYTES`` of zeroed memory of it
 never freed, wiped in a forked child (all zeros is a pool without workers, so a child starts
 afresh). A region is one job:
 
-    void parallel(ptr ctx, ptr fn, ptr env, i64 n)      runs fn(env, begin, end) over 0 .. n
+    void parallel(ptr ctx, ptr fn, ptr env, i64 n, i64 rows)
+
+runs ``fn(env, begin, end)`` over 0 .. n. The iterations are rounds of ``rows``, one after the
+other, and the pool has two hands, or two groups of hands: one goes through the first half of every
+round, the other through the second. What is no number of rounds, or rounds of one, is one round.
 
 The caller publishes the job, works on it like everybody else, and returns when every chunk is
 done. It never waits for a worker to come: on a busy machine it finishes the job alone.
@@ -17,11 +21,11 @@ of the first half, and those left of the second half.
   other. The caller and every second worker go through the first half, chunk after chunk as they
   lie, the others through the second one; who has finished a half takes the last chunk of the
   other. So who works on the first rows of one job does so in the next one, too, whose operands
-  are then in its own cache. The descriptor
-  (fn, env, n, chunks) is read only after a claim succeeded. A job cannot end
-  before each claimed chunk is reported in ``completed``, and the next job is not published before
-  this one ended; so whoever holds an unreported chunk reads the descriptor of the job that the
-  chunk belongs to, and env is alive. A worker reports once, after its last chunk.
+  are then in its own cache: what the other hand has written comes no faster than from memory.
+  The descriptor (fn, env, and how the range is cut) is read only after a claim succeeded. A job
+  cannot end before each claimed chunk is reported in ``completed``, and the next job is not
+  published before this one ended; so whoever holds an unreported chunk reads the descriptor of
+  the job that the chunk belongs to, and env is alive. A worker reports once, after its last chunk.
 - A worker that comes late sees two empty ranges and touches nothing. One that read ``work``
   during an old job and swaps during a new one fails, or, if the two words happen to be equal,
   holds a good chunk of the new job, whose descriptor it then reads.
@@ -33,10 +37,11 @@ of the first half, and those left of the second half.
   changes ``work``, then ``epoch``, then looks at ``sleepers``, which the worker raised before
   it slept. One of the two sees the other. Were a wake-up lost, the caller would still finish.
   ``waiting`` and ``completed`` are the same pattern with the roles exchanged.
-- A range of many iterations is cut in 16 slices for each hand, which differ by at most one. Three
-  quarters of each half are claimed four by four, its last quarter one by one: hands that are not
-  equally fast finish nearly together, and there are few claims. A shorter range is cut in four
-  chunks for each hand, or one for each iteration.
+- A half of many iterations is cut in 16 slices for each of its hands, which differ by at most one.
+  Three quarters of them are claimed four by four, the last one by one: hands that are not
+  equally fast finish nearly together, and there are few claims. A shorter half is cut in seven
+  chunks for each of its hands, or one for each iteration. A chunk that reaches into the next
+  round is run in pieces.
 - The caller holds ``busy`` from before publishing until after the end. Who finds it taken
   (another Python thread, or a region inside a region) runs its range inline.
 
@@ -64,8 +69,13 @@ TEXT = """\
   i32, [60 x i8],                    ; 4: sleepers
   i32, i32, [56 x i8],               ; 6: completed (futex)   7: waiting
   i32, i32, i32, [52 x i8],          ; 9: busy   10: workers   11: full (no more threads to get)
-  ptr, ptr, i64, i32, i32,           ; 13: fn   14: env   15: n   16: chunks   17: coarse
-  i32, [28 x i8]                     ; 18: workers that have begun
+  ptr, ptr, i64, i32, i32,           ; 13: fn   14: env   15: rows   16: workers that have begun
+  %half, %half                       ; 18, 19: how the halves are cut
+}
+%half = type {
+  i64, i64,                          ; 0: rows of a round   1: the first of them
+  i64, i64,                          ; 2: iterations of a slice   3: how many slices have one more
+  i64, i64                           ; 4: chunks of four slices   5: number of the first chunk
 }
 
 @name = private constant [11 x i8] c"tilewright\\00"
@@ -142,43 +152,38 @@ define internal i32 @share(ptr %pool, i64 %claimed, i1 %second) {
 entry:
   %fn.p = getelementptr %pool, ptr %pool, i64 0, i32 13
   %env.p = getelementptr %pool, ptr %pool, i64 0, i32 14
-  %n.p = getelementptr %pool, ptr %pool, i64 0, i32 15
-  %chunks.p = getelementptr %pool, ptr %pool, i64 0, i32 16
-  %coarse.p = getelementptr %pool, ptr %pool, i64 0, i32 17
+  %round.p = getelementptr %pool, ptr %pool, i64 0, i32 15
+  %half0 = getelementptr %pool, ptr %pool, i64 0, i32 18
+  %half1 = getelementptr %pool, ptr %pool, i64 0, i32 19
+  %chunks0.p = getelementptr %half, ptr %half1, i64 0, i32 5
   %fn = load ptr, ptr %fn.p
   %env = load ptr, ptr %env.p
-  %n = load i64, ptr %n.p
-  %chunks32 = load i32, ptr %chunks.p
-  %chunks = zext i32 %chunks32 to i64
-  %coarse32 = load i32, ptr %coarse.p
-  %coarse = zext i32 %coarse32 to i64
-  ; Each of the coarse chunks is four slices, so there are three more of these for each. They are
-  ; the first ones of each half.
-  %more.slices = mul i64 %coarse, 3
-  %slices = add i64 %chunks, %more.slices
-  %size = udiv i64 %n, %slices
-  %longer = urem i64 %n, %slices
-  %half.less = lshr i64 %chunks, 1
-  %half = sub i64 %chunks, %half.less
-  %coarse1 = lshr i64 %coarse, 1
-  %coarse0 = sub i64 %coarse, %coarse1
-  %more0 = mul i64 %coarse0, 3
-  %half.slice = add i64 %half, %more0
+  %round = load i64, ptr %round.p
+  %chunks0 = load i64, ptr %chunks0.p
   br label %run
 run:
-  %one.more = phi i64 [ %claimed, %entry ], [ %next, %run ]
-  %count = phi i32 [ 0, %entry ], [ %count1, %run ]
+  %one.more = phi i64 [ %claimed, %entry ], [ %next, %ran ]
+  %count = phi i32 [ 0, %entry ], [ %count1, %ran ]
   %index = sub i64 %one.more, 1
-  %is.second = icmp uge i64 %index, %half
-  %start = select i1 %is.second, i64 %half, i64 0
-  %start.slice = select i1 %is.second, i64 %half.slice, i64 0
-  %start.coarse = select i1 %is.second, i64 %coarse1, i64 %coarse0
+  %is.second = icmp uge i64 %index, %chunks0
+  %half = select i1 %is.second, ptr %half1, ptr %half0
+  %first.p = getelementptr %half, ptr %half, i64 0, i32 1
+  %size.p = getelementptr %half, ptr %half, i64 0, i32 2
+  %longer.p = getelementptr %half, ptr %half, i64 0, i32 3
+  %coarse.p = getelementptr %half, ptr %half, i64 0, i32 4
+  %start.p = getelementptr %half, ptr %half, i64 0, i32 5
+  %rows = load i64, ptr %half
+  %first = load i64, ptr %first.p
+  %size = load i64, ptr %size.p
+  %longer = load i64, ptr %longer.p
+  %coarse = load i64, ptr %coarse.p
+  %start = load i64, ptr %start.p
+  ; Each of the coarse chunks, which are the first ones, is four slices.
   %local = sub i64 %index, %start
-  %before = call i64 @llvm.umin.i64(i64 %local, i64 %start.coarse)
+  %before = call i64 @llvm.umin.i64(i64 %local, i64 %coarse)
   %before.more = mul i64 %before, 3
-  %local.slice = add i64 %local, %before.more
-  %slice = add i64 %start.slice, %local.slice
-  %is.coarse = icmp ult i64 %local, %start.coarse
+  %slice = add i64 %local, %before.more
+  %is.coarse = icmp ult i64 %local, %coarse
   %count.slices = select i1 %is.coarse, i64 4, i64 1
   %slice.end = add i64 %slice, %count.slices
   %begin.whole = mul i64 %slice, %size
@@ -187,7 +192,25 @@ run:
   %end.whole = mul i64 %slice.end, %size
   %end.extra = call i64 @llvm.umin.i64(i64 %slice.end, i64 %longer)
   %end = add i64 %end.whole, %end.extra
-  call void %fn(ptr %env, i64 %begin, i64 %end)
+  br label %piece
+piece:
+  ; From the half's own count to that of the range.
+  %at = phi i64 [ %begin, %run ], [ %at1, %piece ]
+  %number = udiv i64 %at, %rows
+  %number.rows = mul i64 %number, %rows
+  %row = sub i64 %at, %number.rows
+  %room = sub i64 %rows, %row
+  %left = sub i64 %end, %at
+  %length = call i64 @llvm.umin.i64(i64 %left, i64 %room)
+  %round.start = mul i64 %number, %round
+  %half.start = add i64 %round.start, %first
+  %from = add i64 %half.start, %row
+  %to = add i64 %from, %length
+  call void %fn(ptr %env, i64 %from, i64 %to)
+  %at1 = add i64 %at, %length
+  %rest = icmp ult i64 %at1, %end
+  br i1 %rest, label %piece, label %ran
+ran:
   %count1 = add i32 %count, 1
   %next = call i64 @claim(ptr %pool, i64 0, i1 %second)
   %more = icmp ne i64 %next, 0
@@ -206,7 +229,7 @@ entry:
   %sleepers.p = getelementptr %pool, ptr %pool, i64 0, i32 4
   %completed.p = getelementptr %pool, ptr %pool, i64 0, i32 6
   %waiting.p = getelementptr %pool, ptr %pool, i64 0, i32 7
-  %begun.p = getelementptr %pool, ptr %pool, i64 0, i32 18
+  %begun.p = getelementptr %pool, ptr %pool, i64 0, i32 16
   %number = atomicrmw add ptr %begun.p, i32 1 monotonic, align 4
   %odd = and i32 %number, 1
   %second = icmp eq i32 %odd, 0
@@ -285,9 +308,42 @@ out:
   ret void
 }
 
-; Runs the job with the caller's help; holds busy.
-define internal void @run(ptr %pool, ptr %fn, ptr %env, i64 %n, i32 %chunks, i32 %coarse,
-                          i32 %helpers) {
+; Cuts a half of %n iterations for so many hands, of which it has every second one, and %first is
+; the number of its first chunk. Returns how many chunks there are.
+define internal i64 @cut(ptr %half, i64 %n, i64 %hands, i64 %rows, i64 %row, i64 %first) {
+  %rows.p = getelementptr %half, ptr %half, i64 0, i32 0
+  %row.p = getelementptr %half, ptr %half, i64 0, i32 1
+  %size.p = getelementptr %half, ptr %half, i64 0, i32 2
+  %longer.p = getelementptr %half, ptr %half, i64 0, i32 3
+  %coarse.p = getelementptr %half, ptr %half, i64 0, i32 4
+  %start.p = getelementptr %half, ptr %half, i64 0, i32 5
+  %threes = mul i64 %hands, 3
+  %threes.up = add i64 %threes, 1
+  %large = lshr i64 %threes.up, 1
+  %sevens = mul i64 %hands, 7
+  %sevens.up = add i64 %sevens, 1
+  %most = lshr i64 %sevens.up, 1
+  %more.slices = mul i64 %large, 3
+  %all.slices = add i64 %most, %more.slices
+  %many = icmp uge i64 %n, %all.slices
+  %few = call i64 @llvm.umin.i64(i64 %n, i64 %most)
+  %chunks = select i1 %many, i64 %most, i64 %few
+  %slices = select i1 %many, i64 %all.slices, i64 %few
+  %coarse = select i1 %many, i64 %large, i64 0
+  %size = udiv i64 %n, %slices
+  %longer = urem i64 %n, %slices
+  store i64 %rows, ptr %rows.p
+  store i64 %row, ptr %row.p
+  store i64 %size, ptr %size.p
+  store i64 %longer, ptr %longer.p
+  store i64 %coarse, ptr %coarse.p
+  store i64 %first, ptr %start.p
+  ret i64 %chunks
+}
+
+; Runs the job with the caller's help; holds busy. The range is %n iterations, two or more, in
+; rounds of %round, two or more.
+define internal void @run(ptr %pool, ptr %fn, ptr %env, i64 %n, i64 %round, i32 %helpers) {
 entry:
   %epoch.p = getelementptr %pool, ptr %pool, i64 0, i32 2
   %sleepers.p = getelementptr %pool, ptr %pool, i64 0, i32 4
@@ -295,20 +351,25 @@ entry:
   %waiting.p = getelementptr %pool, ptr %pool, i64 0, i32 7
   %fn.p = getelementptr %pool, ptr %pool, i64 0, i32 13
   %env.p = getelementptr %pool, ptr %pool, i64 0, i32 14
-  %n.p = getelementptr %pool, ptr %pool, i64 0, i32 15
-  %chunks.p = getelementptr %pool, ptr %pool, i64 0, i32 16
-  %coarse.p = getelementptr %pool, ptr %pool, i64 0, i32 17
+  %round.p = getelementptr %pool, ptr %pool, i64 0, i32 15
+  %half0 = getelementptr %pool, ptr %pool, i64 0, i32 18
+  %half1 = getelementptr %pool, ptr %pool, i64 0, i32 19
   store ptr %fn, ptr %fn.p
   store ptr %env, ptr %env.p
-  store i64 %n, ptr %n.p
-  store i32 %chunks, ptr %chunks.p
-  store i32 %coarse, ptr %coarse.p
-  store atomic i32 0, ptr %completed.p monotonic, align 64
+  store i64 %round, ptr %round.p
   %slots = zext i32 %helpers to i64
+  %hands = add i64 %slots, 1
+  %rounds = udiv i64 %n, %round
+  %rows1 = lshr i64 %round, 1
+  %rows0 = sub i64 %round, %rows1
+  %n0 = mul i64 %rounds, %rows0
+  %n1 = mul i64 %rounds, %rows1
+  %half = call i64 @cut(ptr %half0, i64 %n0, i64 %hands, i64 %rows0, i64 0, i64 0)
+  %other = call i64 @cut(ptr %half1, i64 %n1, i64 %hands, i64 %rows1, i64 %rows0, i64 %half)
+  %all64 = add i64 %half, %other
+  %chunks = trunc i64 %all64 to i32
+  store atomic i32 0, ptr %completed.p monotonic, align 64
   %high = shl i64 %slots, 52
-  %all64 = zext i32 %chunks to i64
-  %half.less = lshr i64 %all64, 1
-  %half = sub i64 %all64, %half.less
   %end0 = shl i64 %half, 13
   %begin1 = shl i64 %half, 26
   %end1 = shl i64 %all64, 39
@@ -361,7 +422,7 @@ out:
   ret void
 }
 
-define void @tilewright_parallel(ptr %ctx, ptr %fn, ptr %env, i64 %n) {
+define void @tilewright_parallel(ptr %ctx, ptr %fn, ptr %env, i64 %n, i64 %rows) {
 entry:
   %threads.p = getelementptr %context, ptr %ctx, i64 0, i32 2
   %threads = load atomic i64, ptr %threads.p monotonic, align 8
@@ -400,19 +461,13 @@ cut:
   %none = icmp sle i32 %helpers, 0
   br i1 %none, label %unlock.inline, label %publish
 publish:
-  %helpers64 = zext i32 %helpers to i64
-  %hands = add i64 %helpers64, 1
-  %parts = shl i64 %hands, 2
-  %few.chunks = call i64 @llvm.umin.i64(i64 %n, i64 %parts)
-  %slices = shl i64 %hands, 4
-  %many = icmp uge i64 %n, %slices
-  %large = sub i64 %parts, %hands
-  %many.chunks = add i64 %large, %parts
-  %chunks64 = select i1 %many, i64 %many.chunks, i64 %few.chunks
-  %coarse64 = select i1 %many, i64 %large, i64 0
-  %chunks = trunc i64 %chunks64 to i32
-  %coarse = trunc i64 %coarse64 to i32
-  call void @run(ptr %pool, ptr %fn, ptr %env, i64 %n, i32 %chunks, i32 %coarse, i32 %helpers)
+  %above = icmp ugt i64 %rows, 1
+  %divisor = select i1 %above, i64 %rows, i64 1
+  %rest = urem i64 %n, %divisor
+  %whole = icmp eq i64 %rest, 0
+  %rounds = and i1 %above, %whole
+  %round = select i1 %rounds, i64 %rows, i64 %n
+  call void @run(ptr %pool, ptr %fn, ptr %env, i64 %n, i64 %round, i32 %helpers)
   store atomic i32 0, ptr %busy.p release, align 64
   br label %out
 unlock.inline:

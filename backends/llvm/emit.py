@@ -46,6 +46,7 @@ from .control import Lane, loop_range
 from .index import Index
 from .machine import Machine, machine_of
 from .memory import ZEROS, ZEROS_BYTES
+from .sharing import rows_of
 from .statements import Statements
 from .types import register_type
 
@@ -192,7 +193,10 @@ class _Kernel:
             outer.line(f"store {type_} {text}, ptr {slot}, align 8")
         run = f"%{outer.fresh()}"
         outer.line(f"{run} = load ptr, ptr %ctx, align 8")
-        outer.line(f"call void {run}(ptr %ctx, ptr {entry}, ptr {environment}, i64 {extent.text})")
+        outer.line(
+            f"call void {run}(ptr %ctx, ptr {entry}, ptr {environment}, i64 {extent.text}, "
+            f"i64 {rows_of(loop)})"
+        )
         for name in outer.stored_names(loop.body):
             outer.forget(name)
 

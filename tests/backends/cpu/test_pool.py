@@ -56,7 +56,7 @@ out.block:
 }
 declare void @llvm.trap()
 declare void @llvm.x86.sse2.pause()
-define i64 @repeat(ptr %ctx, ptr %out, i64 %n, i64 %spin, i64 %regions) {
+define i64 @repeat(ptr %ctx, ptr %out, i64 %n, i64 %spin, i64 %regions, i64 %rows) {
 entry:
   %e = alloca %env
   %parallel = load ptr, ptr %ctx
@@ -69,7 +69,7 @@ region:
   store volatile ptr %out, ptr %e
   store volatile i64 %spin, ptr %spin.p
   store volatile i64 77, ptr %magic.p
-  call void %parallel(ptr %ctx, ptr @count, ptr %e, i64 %n)
+  call void %parallel(ptr %ctx, ptr @count, ptr %e, i64 %n, i64 %rows)
   store volatile ptr null, ptr %e
   store volatile i64 0, ptr %magic.p
   %r1 = add i64 %r, 1
@@ -111,14 +111,14 @@ class Regions:
 
     def __init__(self) -> None:
         self.library = link.Library([compile_object(KERNEL)], ["repeat"])
-        signature = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 3)
+        signature = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 4)
         self.call = signature(self.library.addresses["repeat"])
 
-    def run(self, threads: int, n: int, regions: int, spin: int = 1) -> int:
+    def run(self, threads: int, n: int, regions: int, spin: int = 1, rows: int = 0) -> int:
         parallel, state = load.pool_address()
         context = (ctypes.c_int64 * 3)(parallel, state, threads)
         out = np.zeros(n, np.int64)
-        wrong: int = self.call(ctypes.addressof(context), out.ctypes.data, n, spin, regions)
+        wrong: int = self.call(ctypes.addressof(context), out.ctypes.data, n, spin, regions, rows)
         assert (out == regions).all()
         return wrong
 
@@ -156,6 +156,20 @@ def test_pool_cuts_any_range_for_any_number_of_threads(
     regions: Regions, n: int, threads: int
 ) -> None:
     assert regions.run(threads, n, regions=200) == 0
+
+
+@pytest.mark.parametrize(("n", "rows"), [(6, 2), (6, 3), (12, 4), (99, 33), (140, 7), (1000, 8)])
+@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+def test_pool_cuts_any_number_of_rounds_for_any_number_of_threads(
+    regions: Regions, n: int, rows: int, threads: int
+) -> None:
+    assert regions.run(threads, n, regions=200, rows=rows) == 0
+
+
+@pytest.mark.parametrize("rows", [-4, 1, 7, 2**62])
+def test_what_is_no_number_of_rounds_is_one_round(regions: Regions, rows: int) -> None:
+    assert chunks_of(40, 2, rows) == chunks_of(40, 2)
+    assert regions.run(threads=2, n=40, regions=200, rows=rows) == 0
 
 
 def test_pool_is_right_when_oversubscribed(regions: Regions) -> None:
@@ -243,34 +257,43 @@ def test_default_threads_rounds_the_quota_up_and_is_at_least_one(tmp_path: Path)
     assert default_threads(own, tmp_path) == len(os.sched_getaffinity(0))
 
 
-def chunks_of(n: int, threads: int) -> list[tuple[int, int]]:
-    """The chunks in which a range is run, in order; they cover it."""
+def chunks_of(n: int, threads: int, rows: int = 0) -> list[tuple[int, int]]:
+    """The pieces in which a range is run, in order; they cover it."""
     kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
     chunks: list[tuple[int, int]] = []
     address, state = load.pool_address()
     context = (ctypes.c_int64 * 3)(address, state, threads)
     record = kind(lambda _, begin, end: chunks.append((begin, end)))
-    run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, kind, ctypes.c_void_p, ctypes.c_int64)(address)
-    run(ctypes.addressof(context), record, None, n)
+    run = ctypes.CFUNCTYPE(
+        None, ctypes.c_void_p, kind, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64
+    )(address)
+    run(ctypes.addressof(context), record, None, n, rows)
     chunks.sort()
     ends = [begin for begin, _ in chunks[1:]]
     assert chunks[0][0] == 0 and [end for _, end in chunks] == [*ends, n]
     return chunks
 
 
-@pytest.mark.parametrize("n", [2, 3, 7, 12, 43, 47])
+@pytest.mark.parametrize("n", [2, 3, 7, 12, 43, 50])
 def test_chunks_of_a_short_range_differ_by_at_most_one(n: int) -> None:
     chunks = chunks_of(n, 3)
     sizes = {end - begin for begin, end in chunks}
-    assert len(chunks) == min(n, 12)
+    assert len(chunks) == min(n, 22)
     assert max(sizes) - min(sizes) <= 1
 
 
-@pytest.mark.parametrize("n", [48, 49, 100, 960, 12345])
+@pytest.mark.parametrize("n", [52, 53, 100, 960, 12345])
 def test_the_last_quarter_of_each_half_of_a_long_range_comes_in_small_chunks(n: int) -> None:
     chunks = chunks_of(n, 3)
-    slices = 16 * 3
-    assert len(chunks) == 9 + 12
+    slices = 2 * 26
+    assert len(chunks) == 2 * (5 + 6)
     for k, (begin, end) in enumerate(chunks):
-        count = 4 if k < 5 or 11 <= k < 15 else 1
+        count = 4 if k < 5 or 11 <= k < 16 else 1
         assert count * (n // slices) <= end - begin <= count * -(-n // slices)
+
+
+@pytest.mark.parametrize(("n", "rows"), [(6, 2), (99, 33), (140, 7), (1000, 8), (168, 84)])
+def test_no_piece_is_of_both_halves_of_a_round(n: int, rows: int) -> None:
+    half = rows - rows // 2
+    for begin, end in chunks_of(n, 2, rows):
+        assert (begin // rows, begin % rows < half) == ((end - 1) // rows, (end - 1) % rows < half)

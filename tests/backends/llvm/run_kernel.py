@@ -23,12 +23,12 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 _RANGE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
 _PARALLEL = ctypes.CFUNCTYPE(
-    None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64
+    None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64
 )
 
 
 @_PARALLEL  # type: ignore[untyped-decorator]
-def _run_in_pieces(_ctx: int, fn: int, env: int, n: int) -> None:
+def _run_in_pieces(_ctx: int, fn: int, env: int, n: int, _rows: int) -> None:
     # Uneven pieces: results must not depend on the cut.
     cut = (n + 2) // 3
     for begin, end in ((0, cut), (cut, n)):

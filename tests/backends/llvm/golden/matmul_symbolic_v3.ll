@@ -113,6 +113,6 @@ entry:
   %v6 = getelementptr i8, ptr %v1, i64 32
   store i64 %a.K, ptr %v6, align 8
   %v7 = load ptr, ptr %ctx, align 8
-  call void %v7(ptr %ctx, ptr @matmul.par0, ptr %v1, i64 1)
+  call void %v7(ptr %ctx, ptr @matmul.par0, ptr %v1, i64 1, i64 0)
   ret void
 }

@@ -96,6 +96,6 @@ entry:
   %v4 = getelementptr i8, ptr %v1, i64 16
   store ptr %a.C, ptr %v4, align 8
   %v5 = load ptr, ptr %ctx, align 8
-  call void %v5(ptr %ctx, ptr @matmul.par0, ptr %v1, i64 2)
+  call void %v5(ptr %ctx, ptr @matmul.par0, ptr %v1, i64 2, i64 0)
   ret void
 }
