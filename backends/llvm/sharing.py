@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from math import prod
 
-from tilewright.tensor.ir import Binary, Const, Expr, For, Var
+from tilewright.tensor.ir import Binary, Const, Expr, For, Load, Store, Var
 from tilewright.tensor.simplify import simplify
 from tilewright.tensor.walk import block_loads, free_vars, stores, substitute, visit
 
@@ -76,7 +76,8 @@ def _bytes(loop: For, rows: int) -> tuple[int, int]:
     """Bytes of the operands that depend on the row, and of those on the number of the round."""
     sizes: dict[str, int] = {}
     depends: dict[str, set[Var]] = {}
-    for x in (*block_loads(loop.body), *stores(loop.body)):
+    touched: list[Load | Store] = [*block_loads(loop.body), *stores(loop.body)]
+    for x in touched:
         if x.buffer.scope != "global":
             continue
         sizes[x.buffer.name] = x.buffer.dtype.bytes * prod(
