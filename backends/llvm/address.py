@@ -35,11 +35,13 @@ class Addresser(Builder):
         env: what each variable stands for: an Index for i64, else a Value.
         width: the lanes of the current vector chunk (1: scalar code).
         active: how many of those lanes exist.
+        lane_constants: what each lane holds of a vector of constants, by its text.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.env: dict[Var, Index | Value] = {}
+        self.lane_constants: dict[str, list[int]] = {}
         self.width = 1
         self.active = 1
         self._forms: dict[Expr, Form] = {}
@@ -325,6 +327,7 @@ class Addresser(Builder):
             text = ", ".join(f"i64 {v}" for v in items)
             type_ = vector("i64", self.width)
             part = Value(f"<{text}>", type_, dt.i64, self.width, 0, None, min(items), max(items))
+            self.lane_constants[part.text] = items
         else:
             part = self._divide_value(self.materialise(rest), c, remainder, lo, hi)
         return self.atom(part) if remainder else self.add(q, self.atom(part))

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from tilewright.target import Target
 
+_PERMUTE = {("x86_64", 512): "x86.avx512.permvar.sf.512"}
+
 
 @dataclass(frozen=True, slots=True)
 class Machine:
@@ -16,6 +18,8 @@ class Machine:
         fma: fused multiply-add. half: conversion between f16 and f32.
         masked: masked loads and stores of any width are one instruction.
         gather: loads through a vector of indices are one instruction.
+        permute: LLVM's name of the instruction that moves each lane of a register of f32 to any
+            other; what LLVM makes of such a shuffle may be two. Empty: there is none.
         attributes: of every function.
     """
 
@@ -24,6 +28,7 @@ class Machine:
     half: bool
     masked: bool
     gather: bool
+    permute: str
     attributes: str
 
 
@@ -35,5 +40,6 @@ def machine_of(target: Target) -> Machine:
         half=target.half,
         masked=target.masked,
         gather=target.gather,
+        permute=_PERMUTE.get((target.architecture, target.vector_bits), ""),
         attributes=target.attributes,
     )

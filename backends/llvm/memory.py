@@ -10,7 +10,7 @@ from tilewright.tensor.walk import free_vars, loads
 
 from .arithmetic import Arithmetic
 from .builder import Pointer, Value
-from .index import Form, Index
+from .index import Form, Index, Terms
 from .machine import Machine
 from .registers import Cells
 from .types import memory_type, overload, vector
@@ -95,14 +95,14 @@ class Memory(Arithmetic):
             facts = self._load_facts[e] = (tuple(self.free_vars(e)), names, names - {name})
         variables, names, inner = facts
         if inner and inner & self.registers.keys():
-            return self._load_at(e.buffer, self.evaluate(self.load_form(e)), passthru)
+            return self._load_at(e.buffer, self.evaluate(self.load_form(e)), passthru, e)
         env = self.env
         key = (e, self.width, self.active, self.mask, self.guard, passthru,
                *[env[v] for v in variables])  # fmt: skip
         found = self.memo.get(key)
         if found is not None:
             return found
-        value = self._load_at(e.buffer, self.evaluate(self.load_form(e)), passthru)
+        value = self._load_at(e.buffer, self.evaluate(self.load_form(e)), passthru, e)
         self._remember(key, value, names)
         return value
 
@@ -149,7 +149,10 @@ class Memory(Arithmetic):
             return raw
         return self._test("icmp ne", raw, self.like(0, raw))
 
-    def _load_at(self, buffer: Buffer, at: Index, passthru: Value | None) -> Value:
+    def _load_at(
+        self, buffer: Buffer, at: Index, passthru: Value | None, e: Load | None = None
+    ) -> Value:
+        """The elements at a flat position in each lane; ``e`` is the load where there is one."""
         width = self.width
         if width == 1 or at.is_uniform:
             return self._load_scalar(buffer, at)
@@ -167,6 +170,9 @@ class Memory(Arithmetic):
                 return self._load_shuffled(buffer, at)
         if at.is_affine and self.mask is None and not self._can_gather(buffer.dtype):
             return self._load_lanes(buffer, at)
+        found = None if e is None else self._load_pattern(e, at)
+        if found is not None:
+            return found
         return self._load_gather(buffer, at, mask, passthru)
 
     def _can_gather(self, dtype: DType) -> bool:
@@ -264,6 +270,74 @@ class Memory(Arithmetic):
             done = lanes[-1] + 1 if lanes else done
         assert result is not None
         return result
+
+    def _load_pattern(self, e: Load, at: Index) -> Value | None:
+        """A load whose lanes lie at constant places of one or two vectors of a row, shuffled.
+
+        Vectors begin at multiples of their length, so that loads of other elements of the same
+        neighbourhood share them. Lanes that are masked off are loaded, too: None where a vector
+        might reach beyond the row, or where the places are no such constants.
+        """
+        last, size = self.index(e.indices[-1]), e.buffer.shape[-1]
+        pattern = self._lane_places(last)
+        whole = self._lane_places(at)
+        if pattern is None or whole is None or not isinstance(size, int):
+            return None
+        if any(w - p != at.const - last.const for w, p in zip(whole, pattern, strict=True)):
+            return None
+        lowest, highest = self.bounds_of(Index(0, 0, self._shared_terms(last)))
+        places = pattern[: self.active]
+        count = 1
+        while count < self.width and count <= max(places) - min(places):
+            count *= 2
+        starts = sorted({p - p % count for p in places})
+        if len(starts) > 2 or lowest is None or highest is None:
+            return None
+        if lowest + starts[0] < 0 or highest + starts[-1] + count > size:
+            return None
+        terms = self._shared_terms(at)
+        parts = []
+        for start in starts:
+            where = Index(at.const - last.const + start, 0, terms)
+            pointer = self.locate(self.bases[e.buffer.name], e.dtype.bytes, where)
+            pointer = self._guarded(pointer, self.guard)
+            like = self._typed(e.buffer, count)
+            align = e.dtype.bytes if self.guard is not None else self._alignment(e.buffer, where)
+            text = f"load {like.type}, ptr {pointer.text}, align {align}"
+            raw = self._read(text, like, e.buffer, pointer.level)
+            parts.append(self._from_memory(raw, e.dtype))
+        lanes = [p - starts[0] if p < starts[0] + count else count + p - starts[1] for p in places]
+        lanes += [-1] * (self.width - self.active)
+        if len(parts) > 1:
+            return self.shuffle(parts[0], parts[1], lanes)
+        return parts[0] if lanes == list(range(count)) else self._permuted(parts[0], lanes)
+
+    def _permuted(self, value: Value, lanes: list[int]) -> Value:
+        """Lanes of a vector by number: one instruction, where any instruction does it."""
+        name = self.machine.permute
+        whole = value.lanes == len(lanes) == self.machine.lanes and value.dtype is dt.f32
+        if not name or not whole or all(p // 4 == i // 4 for i, p in enumerate(lanes) if p >= 0):
+            return self.shuffle(value, None, lanes)
+        order = ", ".join(f"i32 {max(p, 0)}" for p in lanes)
+        text = f"call {value.type} @llvm.{name}({value.type} {value.text}, "
+        text += f"{vector('i32', value.lanes)} <{order}>)"
+        return self.pure(text, value.type, value.dtype, value.lanes, value.level)
+
+    def _lane_places(self, at: Index) -> list[int] | None:
+        """How far the element of each lane lies from what lanes share; None if not a constant."""
+        places = [at.const + at.stride * lane for lane in range(self.width)]
+        for monomial, k in at.terms:
+            if all(v.lanes == 1 for v in monomial):
+                continue
+            items = self.lane_constants.get(monomial[0].text) if len(monomial) == 1 else None
+            if items is None or len(items) != self.width:
+                return None
+            places = [p + k * item for p, item in zip(places, items, strict=True)]
+        return places
+
+    def _shared_terms(self, at: Index) -> Terms:
+        """The terms of an index that are the same in all lanes."""
+        return tuple((m, k) for m, k in at.terms if all(v.lanes == 1 for v in m))
 
     def _load_lanes(self, buffer: Buffer, at: Index) -> Value:
         """One scalar load for each existing lane."""

@@ -12,6 +12,7 @@ from ..schedule.nest import simplify_func
 from ..schedule.pack import Packing
 from ..schedule.recipes import fits_one_kernel, kinds_of, schedule, spread_loops
 from ..schedule.recipes.choices import Asked, Choices, Weighing
+from ..schedule.recipes.tile_plan import worth_joining
 from ..schedule.recording import Recording
 from ..target import Target
 from ..tensor.compute import ComputeGroup
@@ -22,7 +23,7 @@ from .alike import Key, body_key, sources
 from .bands import Link, find_links, plan_bands, write_bands
 from .fission import by_stage, fission
 from .inline import has_reduce, lower_body
-from .merge import merge_axes
+from .merge import divides_columns, merge_axes
 from .nests import element_by_element, free_symbols, to_func
 from .parts import columns, copy_rows, read_wide, write_wide
 from .sliding import find_sliding
@@ -255,7 +256,7 @@ class KernelTable:
         split = split_reductions(group, self.target)
         if split is not None:
             return self._pieces(split, group, fixed, title, "", choices)
-        whole = merge_axes(group)
+        whole = self._merged(group, fixed, choices)
         why = ""
         fits = fits_one_kernel(to_func(whole, fixed), self.target)
         if fits and _has_pieces(group) and choices.pick("fission", 0, (0, 1)):
@@ -266,6 +267,16 @@ class KernelTable:
             except ScheduleError as error:
                 why = f" (the whole group: {error})"
         return self._pieces(fission(group), group, fixed, title, why, choices)
+
+    def _merged(self, group: ComputeGroup, fixed: frozenset[str], choices: Choices) -> ComputeGroup:
+        """The group with as few axes as it can have; groups of columns apart or joined."""
+        if self.target.threads is None and divides_columns(group):
+            joined = merge_axes(group, split=False)
+            nests = to_func(joined, fixed)
+            worth = worth_joining(nests, self.target)
+            if worth is not None and choices.pick("join_groups", int(worth), (0, 1)):
+                return joined
+        return merge_axes(group)
 
     def _pieces(
         self,
@@ -322,7 +333,7 @@ class KernelTable:
         self, piece: ComputeGroup, fixed: frozenset[str], title: str, why: str, choices: Choices
     ) -> Kernel:
         """The kernel of a piece: by its own recipe, else by the plain one, else unscheduled."""
-        merged = merge_axes(piece)
+        merged = self._merged(piece, fixed, choices)
         try:
             return self._kernel(merged, fixed, title, choices, why)
         except ScheduleError as error:

@@ -22,13 +22,19 @@ from ..tensor.simplify import (
 from .inline import loads_of, ranges_of, walk
 
 
-def merge_axes(group: ComputeGroup) -> ComputeGroup:
+def merge_axes(group: ComputeGroup, split: bool = True) -> ComputeGroup:
     """Returns an equal group with unit axes dropped and adjacent axes merged where possible.
 
     The axes at one position of all stages are merged together, since temporaries connect them.
     Parameters keep their memory and change only their shape.
+
+    Args:
+        group: the group.
+        split: whether axes whose quotient picks what is read become two.
     """
-    group = _split_divided(_drop_units(group))
+    group = _drop_units(group)
+    if split:
+        group = _split_divided(group)
     position = 0
     while position + 1 < max((len(s.axes) for s in group.stages), default=0):
         if _mergeable(group, position):
@@ -72,6 +78,12 @@ def _split_divided(group: ComputeGroup) -> ComputeGroup:
             return group
         group = _split_axis(group, *found)
     return group
+
+
+def divides_columns(group: ComputeGroup) -> bool:
+    """Whether the quotient of the last axis picks what is read: channels in groups."""
+    found = _divided_axis(group)
+    return found is not None and all(len(s.axes) == found[0] + 1 for s in group.stages)
 
 
 def _divided_axis(group: ComputeGroup) -> tuple[int, int] | None:

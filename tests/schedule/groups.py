@@ -57,6 +57,28 @@ def conv(size: Dim, c: int, o: int, k: int, stride: int, pad: int) -> ComputeGro
     return ComputeGroup("conv", (x, w, bias), (y,), (Compute(y, axes, result),))
 
 
+def grouped_conv(
+    size: int, groups: int, channels: int, columns: int, k: int, stride: int
+) -> ComputeGroup:
+    """A convolution of ``groups`` groups, each with its own channels and columns."""
+    oh, ow, oc, kh, kw, ci = variables("oh ow oc kh kw ci")
+    pad = k // 2
+    out = (size + 2 * pad - k) // stride + 1
+    x = Buffer("x0", dt.f32, (size, size, groups * channels))
+    every = groups * columns
+    w, bias = Buffer("x1", dt.f32, (k, k, channels, every)), Buffer("x2", dt.f32, (every,))
+    y = Buffer("y0", dt.f32, (out, out, every))
+    ih, iw = oh * stride + kh - pad, ow * stride + kw - pad
+    value: Expr = x[ih, iw, oc // columns * channels + ci]
+    if pad:
+        inside = conjunction([le(0, ih), lt(ih, size), le(0, iw), lt(iw, size)])
+        value = Select(inside, value, Const(0, dt.f32))
+    total = Reduce("sum", (Axis(kh, k), Axis(kw, k), Axis(ci, channels)), value * w[kh, kw, ci, oc])
+    axes = (Axis(oh, out), Axis(ow, out), Axis(oc, every))
+    result = maximum(total + bias[oc], 0.0)
+    return ComputeGroup("conv", (x, w, bias), (y,), (Compute(y, axes, result),))
+
+
 def max_pool(size: int, c: int, k: int, stride: int, pad: int) -> ComputeGroup:
     oh, ow, ch, kh, kw = variables("oh ow c kh kw")
     out = (size + 2 * pad - k) // stride + 1

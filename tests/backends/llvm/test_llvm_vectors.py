@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from tilewright import dtype as dt
+from tilewright.backends.cpu.target import resolve_target
+from tilewright.backends.llvm.emit import emit_kernel
 from tilewright.dtype import DTYPES, DType
 from tilewright.tensor.ir import (
     Alloc,
@@ -323,3 +325,26 @@ def test_lets_differ_between_chunks() -> None:
         Store(y, (J,), v * v + Cast(at, dt.f32)),
     )
     agree(Func("k", (x, y), (vector(40, *body),)), {"x": floats(90), "y": floats(40)})
+
+
+@pytest.mark.parametrize(("group", "stride", "first"), [
+    (4, 4, 1), (8, 8, 7), (2, 1, 0), (8, 4, 3), (4, 8, 5), (4, 8, 0), (3, 3, 2),
+])  # fmt: skip
+def test_lanes_that_share_values_of_their_group_read_their_own(
+    group: int, stride: int, first: int
+) -> None:
+    # The last row ends where the memory does.
+    count = 32 // group * stride + stride
+    x, y = Buffer("x", dt.f32, (3, count)), Buffer("y", dt.f32, (3, 2, 16))
+    place = (J + K * 16) // group * stride + first
+    body = For(I, 3, (For(K, 2, (vector(16, Store(y, (I, K, J), x[I, place] * 2.0)),)),))
+    agree(Func("k", (x, y), (body,)), {"x": floats(3, count), "y": floats(3, 2, 16)})
+
+
+def test_values_of_groups_are_shuffled_from_whole_vectors_that_lie_in_the_row() -> None:
+    for size, gathers in ((32, 0), (30, 1)):
+        x, y = Buffer("x", dt.f32, (3, size)), Buffer("y", dt.f32, (3, 16))
+        body = For(I, 3, (vector(16, Store(y, (I, J), x[I, J // 4 * 4 + 16 + 1] + x[I, J])),))
+        text = emit_kernel(Func("k", (x, y), (body,)), resolve_target("x86-64-v4"))
+        assert text.count("masked.gather") == gathers
+        assert text.count("shufflevector") == 1 - gathers
