@@ -275,9 +275,11 @@ class Memory(Arithmetic):
         """A load whose lanes lie at constant places of one or two vectors of a row, shuffled.
 
         Vectors begin at multiples of their length, so that loads of other elements of the same
-        neighbourhood share them. Lanes that are masked off are loaded, too: None where a vector
-        might reach beyond the row, or where the places are no such constants.
+        neighbourhood share them. None where a vector might reach beyond the row, where the places
+        are no such constants, or where a mask may be what keeps all of them inside.
         """
+        if self.mask is not None:
+            return None
         last, size = self.index(e.indices[-1]), e.buffer.shape[-1]
         pattern = self._lane_places(last)
         whole = self._lane_places(at)
