@@ -203,6 +203,16 @@ def test_products_are_shared_by_their_time(shape: tuple[int, int, int], shared: 
     assert any(x.kind == "parallel" for x in loops(done.func.body)) == shared
 
 
+@pytest.mark.parametrize(("fma", "tile"), [(True, (4, 24)), (False, (6, 16))])
+def test_a_tile_fills_sixteen_registers_where_products_need_none(
+    fma: bool, tile: tuple[int, int]
+) -> None:
+    group = matmul(128, 64, 768)
+    done = schedule(to_func(group, WEIGHTS), replace(AVX2, fma=fma))
+    kept = {b.shape for b in allocations(done.func.body) if b.scope == "register"}
+    assert kept == {tile}
+
+
 @pytest.mark.parametrize(("columns", "width"), [(1024, 64), (256, 128)])
 def test_a_row_times_what_comes_from_beyond_l2_takes_narrow_panels(
     columns: int, width: int

@@ -109,9 +109,10 @@ def tile_costs(
 ) -> dict[tuple[int, int], float]:
     """The padded work per useful work of each tile, weighed by how well it hides latency.
 
-    Accumulators, one row of column vectors and a broadcast must fit the registers. About 12
-    accumulators are needed to hide the latency of an FMA, and loads (MR broadcasts and V vectors
-    for MR * V multiply-adds) must not be the limit. Of equal tiles the first is to be taken.
+    Accumulators, one row of column vectors, a broadcast and, where multiply-add is two
+    instructions, a product must fit the registers. About 12 accumulators are needed to hide the
+    latency of an FMA, and loads (MR broadcasts and V vectors for MR * V multiply-adds) must not
+    be the limit. Of equal tiles the first is to be taken.
 
     Args:
         streamed: whether the columns' operand comes from beyond L2: a single row then waits for
@@ -120,6 +121,7 @@ def tile_costs(
     """
     lanes = target.lanes(32)
     registers = target.vector_registers
+    usable = registers if contraction and target.fma else registers - 1
     n = max(1, size(column.extent))
     m = size(row.extent) if row is not None else 1
     fixed_rows = row is None or isinstance(row.extent, int)
@@ -130,7 +132,7 @@ def tile_costs(
         for mr in range(1, 15):
             accumulators = mr * v
             spare = v + 1 if contraction else v
-            if accumulators + spare > registers - 1 or mr > m:
+            if accumulators + spare > usable or mr > m:
                 break
             width = -(-n // (v * lanes)) * v * lanes / n
             height = -(-m // mr) * mr / m if fixed_rows else 1.0 + 0.003 * mr
