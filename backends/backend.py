@@ -76,6 +76,9 @@ class Backend(Protocol):
     ) -> tuple[bytes, ...]:
         """Object code that ``load`` takes; parts that the cache holds are not made again."""
 
+    def rest(self) -> None:
+        """Gives back memory that compiling took and that nothing needs before the next time."""
+
     def load(
         self, target: Target, objects: tuple[bytes, ...], cache: Cache, threads: int | None
     ) -> Entry:

@@ -14,11 +14,12 @@ import numpy as np
 from tilewright.backends import find_runner
 from tilewright.backends.backend import Backend, Unit
 from tilewright.errors import Gap, UnsupportedError
+from tilewright.graph.constants import forget_files, mapped_files
 from tilewright.graph.ir import Graph, all_nodes
 from tilewright.graph.passes import run_passes
 from tilewright.graph.text import text as print_graph
 from tilewright.lower.kernels import Answers, Decided, Kernel
-from tilewright.lower.model import Lowered, lower_graph
+from tilewright.lower.model import ConstantEntry, fill_constants, lower_graph
 from tilewright.runtime.artifact import Artifact
 from tilewright.runtime.buffer import aligned_bytes
 from tilewright.runtime.cache import NO_CACHE, Cache
@@ -49,7 +50,6 @@ class Built:
     decided: tuple[Decided, ...] = ()
 
 
-@uncollected()
 def build(
     graph: Graph,
     target: Target,
@@ -61,23 +61,29 @@ def build(
 ) -> Built:
     """Compiles a graph for a target, with the math that options allow and the answers of records.
 
-    The weights of the graph are let go as soon as they are packed, before code is generated:
-    whoever calls should not hold them either.
+    Code comes before constants: what generates it takes memory that weights then have. They are
+    let go one by one as they are packed: whoever calls should not hold them either.
     """
-    with log.stage("passes"):
-        graph = run_passes(graph, target)
-    check_operators(graph, target, backend)
-    with log.stage("lower"):
-        lowered = lower_graph(graph, target, math, answers)
-    del graph
-    program, kernels = lowered.program, tuple(lowered.kernels.values())
-    decided = lowered.decided
-    with log.stage("constants"):
-        constants = constants_of(lowered, store)
-    del lowered
-    unit = Unit(program, tuple(k.func for k in kernels), target)
-    with log.stage("code"):
-        objects = backend.compile(unit, store, log.objects)
+    with uncollected():
+        files = mapped_files(graph.constants.values())
+        with log.stage("passes"):
+            graph = run_passes(graph, target)
+        check_operators(graph, target, backend)
+        with log.stage("lower"):
+            lowered = lower_graph(graph, target, math, answers)
+        del graph
+        # Weights that had to be rearranged were copied.
+        forget_files(files)
+        program, kernels = lowered.program, tuple(lowered.kernels.values())
+        entries, decided = list(lowered.constants), lowered.decided
+        del lowered
+        unit = Unit(program, tuple(k.func for k in kernels), target)
+        with log.stage("code"):
+            objects = backend.compile(unit, store, log.objects)
+            backend.rest()
+        with log.stage("constants"):
+            constants = pack_constants(entries, program.constants_bytes, store)
+            forget_files(files)
     versions = {"tilewright": __version__, **backend.versions}
     made = Artifact(program, target, objects, constants, versions, {})
     return Built(made, unit, kernels, log.seconds, decided)
@@ -131,13 +137,13 @@ def _space_text(decided: Decided) -> str:
     return f"{head}\n{space}" if space.open else head
 
 
-def constants_of(lowered: Lowered, store: Cache = NO_CACHE) -> np.ndarray:
-    """The program's constants, packed, read-only, in one aligned block."""
-    block = aligned_bytes(lowered.program.constants_bytes)
+def pack_constants(entries: list[ConstantEntry], size: int, store: Cache = NO_CACHE) -> np.ndarray:
+    """A program's constants, packed, read-only, in one aligned block; the list is emptied."""
+    block = aligned_bytes(size)
 
     def run(func: Func, arguments: Sequence[np.ndarray | int]) -> None:
         find_runner()(func, arguments, store)
 
-    lowered.fill_constants(block, run)
+    fill_constants(entries, block, run)
     block.flags.writeable = False
     return block

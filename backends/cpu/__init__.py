@@ -66,6 +66,10 @@ class CpuBackend:
         found: tuple[bytes, ...] = _compiling("compile_unit", unit, cache, progress)
         return found
 
+    def rest(self) -> None:
+        """Gives back the pages of LLVM, and what it and Python have freed."""
+        import_module(".compile", __package__).rest()
+
     def load(
         self, target: Target, objects: tuple[bytes, ...], cache: Cache, threads: int | None
     ) -> CpuEntry:

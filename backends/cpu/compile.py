@@ -9,7 +9,9 @@ import llvmlite.binding as llvm
 from tilewright.errors import InternalError
 from tilewright.target import Target
 
-from .pages import forget_pages
+from .pages import forget_pages, trim_heap
+
+_LIBRARY = "libllvmlite"
 
 
 def machine_for(target: Target, *, opt: int = 1) -> llvm.TargetMachine:
@@ -38,7 +40,17 @@ def _initialize() -> None:
     llvm.set_option("tilewright", "-disable-lsr")
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    forget_pages("libllvmlite")
+    forget_pages(_LIBRARY)
+
+
+def rest() -> None:
+    """Gives back the pages of LLVM, 38 MB, and what it and Python have freed.
+
+    To be called when something else is to come before the next compilation: the pages come back
+    when they are touched, which costs that one some 2 ms.
+    """
+    forget_pages(_LIBRARY)
+    trim_heap()
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from .link import LIBC
@@ -22,8 +23,21 @@ def forget_pages(library: str) -> None:
     Args:
         library: a part of the file's name.
     """
-    for start, end in _unwritten(library):
+    for start, end in _known(library):
         LIBC.madvise(start, end - start, _MADV_DONTNEED)
+
+
+def trim_heap() -> None:
+    """Gives the system what is free in the C library's heaps, where it can do that."""
+    trim = getattr(LIBC, "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _known(library: str) -> tuple[tuple[int, int], ...]:
+    """The mappings to give back; a library stays where it is, and its relocations are done."""
+    return tuple(_unwritten(library))
 
 
 def _unwritten(library: str) -> Iterator[tuple[int, int]]:

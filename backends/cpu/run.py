@@ -13,7 +13,7 @@ from tilewright.runtime.cache import Cache, digest_key
 from tilewright.tensor.ir import Func
 
 from ..llvm.emit import emit_kernel
-from .compile import compile_object
+from .compile import compile_object, rest
 from .link import Library
 from .load import pool_address
 from .pool import CONTEXT_FIELDS
@@ -45,6 +45,9 @@ def run_here(func: Func, arguments: Sequence[np.ndarray | int], cache: Cache) ->
         if code is None:
             code = compile_object(text, target)
             cache.put(key, code)
+            # Which may be compiled, too.
+            pool_address(cache)
+            rest()
         library = _LOADED[func] = Library([code], [func.name])
     parallel, state = pool_address(cache)
     context = (ctypes.c_int64 * len(CONTEXT_FIELDS))(parallel, state, default_threads())

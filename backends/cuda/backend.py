@@ -13,6 +13,7 @@ from tilewright.runtime.program import Program
 from tilewright.target import Target
 
 from ..backend import Progress, Unit
+from ..cpu.compile import rest
 from .alignment import Loose, loose_buffers
 from .budget import check_budget
 from .device import Device
@@ -75,6 +76,10 @@ class CudaBackend:
         if progress is not None:
             progress(1, 1)
         return ptx, _manifest(unit).encode()
+
+    def rest(self) -> None:
+        """Gives back the pages of LLVM, and what it and Python have freed."""
+        rest()
 
     def load(
         self, target: Target, objects: tuple[bytes, ...], cache: Cache, threads: int | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -14,10 +15,32 @@ def dense(array: np.ndarray) -> np.ndarray:
     if array.flags.c_contiguous:
         return array
     result = np.empty(array.shape, array.dtype)
-    # A block of columns at a time, so that a cache line of a transposed array is fetched once.
-    for start in range(0, array.shape[-1], _BLOCK):
-        result[..., start : start + _BLOCK] = array[..., start : start + _BLOCK]
+    copy_view(result, array)
     return result
+
+
+def copy_view(out: np.ndarray, view: np.ndarray) -> None:
+    """Copies what may be a transposed view to an array of its shape in row-major order.
+
+    A block of columns is copied at a time, so that a cache line of the view is fetched once.
+    """
+    if view.ndim == 0 or view.strides[-1] == view.itemsize:
+        out[...] = view
+        return
+    for start in range(0, view.shape[-1], _BLOCK):
+        out[..., start : start + _BLOCK] = view[..., start : start + _BLOCK]
+
+
+def mapped_files(arrays: Iterable[np.ndarray]) -> list[mmap.mmap]:
+    """The files, mapped to be read, that arrays lie in, each once."""
+    found = {id(file): file for file in map(_mapped_file, arrays) if file is not None}
+    return list(found.values())
+
+
+def forget_files(files: Iterable[mmap.mmap]) -> None:
+    """Takes all of mapped files out of this process's memory, as ``forget_pages`` does."""
+    for file in files:
+        file.madvise(mmap.MADV_DONTNEED)
 
 
 def forget_pages(array: np.ndarray) -> None:
@@ -26,13 +49,19 @@ def forget_pages(array: np.ndarray) -> None:
     Its next use reads it again, from the system's copy of the file as a rule. Nothing is done for
     other arrays, nor for mappings that can be written: private changes would be lost.
     """
-    owner: object = array
-    while isinstance(owner, np.ndarray):
-        owner = owner.base
-    if not isinstance(owner, mmap.mmap) or not memoryview(owner).readonly:
+    owner = _mapped_file(array)
+    if owner is None:
         return
     first, end = np.lib.array_utils.byte_bounds(array)
     start = first - np.frombuffer(owner, np.uint8).__array_interface__["data"][0]
     # Whole pages only, outwards: the neighbours' parts of the outer two are read again.
     begin = start - start % mmap.PAGESIZE
     owner.madvise(mmap.MADV_DONTNEED, begin, end - first + start - begin)
+
+
+def _mapped_file(array: np.ndarray) -> mmap.mmap | None:
+    """The file, mapped to be read only, that an array lies in; None where it lies elsewhere."""
+    owner: object = array
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    return owner if isinstance(owner, mmap.mmap) and memoryview(owner).readonly else None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import InternalError
-from ..graph.constants import dense, forget_pages
+from ..graph.constants import copy_view, forget_pages
 from ..graph.ir import Graph, Node, Value
 from ..runtime.program import (
     ALIGNMENT,
@@ -72,33 +72,40 @@ class Lowered:
     decided: tuple[Decided, ...] = ()
     least_arena: Dim = 0
 
-    def fill_constants(self, out: np.ndarray, run: Runner | None = None) -> None:
-        """Writes all constants, packed, into a zeroed or fresh byte array of the program's size.
 
-        Mapped weights leave memory one by one, so that they are never all there twice.
+def fill_constants(
+    entries: list[ConstantEntry], out: np.ndarray, run: Runner | None = None
+) -> None:
+    """Writes all constants, packed, into a fresh byte array of the program's size.
 
-        Args:
-            out: where to write.
-            run: runs functions natively, where there is much to compute.
-        """
-        mixed: dict[object, int] = {}
-        for e in self.constants:
-            if e.packing is not None:
-                mixed[e.packing.mixings] = mixed.get(e.packing.mixings, 0) + e.nbytes
-        for e in self.constants:
-            end = e.offset + e.nbytes
-            place = out[e.offset : end]
-            # What lies between constants is written, too: equal models are equal bytes.
-            out[end : -(-end // ALIGNMENT) * ALIGNMENT] = 0
-            if e.packing is None:
-                place.view(e.data.dtype).reshape(e.data.shape)[...] = dense(e.data)
-            else:
-                shape = tuple(d for d in e.packing.packed.shape if isinstance(d, int))
-                assert len(shape) == len(e.packing.packed.shape), "constants have constant dims"
-                view = place.view(e.packing.packed.dtype.numpy).reshape(shape)
-                large = mixed[e.packing.mixings] >= LARGE_BYTES
-                pack_array(e.packing, e.data, view, run if large else None)
-            forget_pages(e.data)
+    No weight stays in memory once it is packed, so that they are never all there twice: mapped
+    ones leave it, and others are let go. The largest come first, while there is the most room.
+
+    Args:
+        entries: what to write, in any order; they are taken off the list.
+        out: where to write.
+        run: runs functions natively, where there is much to compute.
+    """
+    mixed: dict[object, int] = {}
+    for e in entries:
+        if e.packing is not None:
+            mixed[e.packing.mixings] = mixed.get(e.packing.mixings, 0) + e.nbytes
+    entries.sort(key=lambda e: (e.data.nbytes, e.nbytes, e.offset))
+    while entries:
+        e = entries.pop()
+        end = e.offset + e.nbytes
+        place = out[e.offset : end]
+        # What lies between constants is written, too: equal models are equal bytes.
+        out[end : -(-end // ALIGNMENT) * ALIGNMENT] = 0
+        if e.packing is None:
+            copy_view(place.view(e.data.dtype).reshape(e.data.shape), e.data)
+        else:
+            shape = tuple(d for d in e.packing.packed.shape if isinstance(d, int))
+            assert len(shape) == len(e.packing.packed.shape), "constants have constant dims"
+            view = place.view(e.packing.packed.dtype.numpy).reshape(shape)
+            large = mixed[e.packing.mixings] >= LARGE_BYTES
+            pack_array(e.packing, e.data, view, run if large else None)
+        forget_pages(e.data)
 
 
 @dataclass

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import numpy as np
+from operator import mul
 
-from ..graph.constants import dense
+import numpy as np
+from numpy.lib.array_utils import byte_bounds
+from numpy.lib.stride_tricks import as_strided
+
+from ..graph.constants import copy_view, dense
 from ..schedule.pack import Packing
 from ..tensor.access import flat_index
-from ..tensor.ir import Const, Load, Select, Var, as_expr
-from ..tensor.simplify import affine, bounds, evaluate
+from ..tensor.ir import Const, Dim, Expr, Load, Select, Var, as_expr
+from ..tensor.simplify import Ranges, affine, bounds, evaluate
 from ..tensor.winograd import LinearProgram, linear_program
 from .mixing import Runner, mix
-
-TRANSPOSED_ELEMENTS = 1 << 16
-TRANSPOSED_BLOCK = 512
 
 
 def pack_array(
@@ -91,33 +92,67 @@ def _walk(
     packing: Packing, shape: tuple[int, ...], source: np.ndarray, out: np.ndarray | None
 ) -> np.ndarray:
     """Copies what a packing walks over, of the given shape."""
-    base, steps = _steps(packing, shape)
+    view, _ = _view(packing, shape, source)
     result = np.empty(shape, source.dtype) if out is None else out
-    flat = dense(source).reshape(-1)
-    strides = tuple(s * flat.itemsize for s in steps)
     value = packing.value
-    if not isinstance(value, Select):
-        _copy(result, flat[base:], strides)
-        return result
-    _fill_blocks(packing, flat[base:], strides, result, value)
+    if isinstance(value, Select):
+        _fill_blocks(packing, view, result, value)
+    else:
+        copy_view(result, view)
     return result
 
 
-def _steps(packing: Packing, shape: tuple[int, ...]) -> tuple[int, list[int]]:
-    """The element where a packing begins, and how far apart elements are along each axis."""
+def _view(
+    packing: Packing, shape: tuple[int, ...], source: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The source as a packing walks over it, and what was walked: the source, or a copy of it.
+
+    The walk goes past the end where a guard keeps readers away.
+
+    A source in another order than its elements is walked as it lies, without a copy of it, where
+    the packing goes along its axes by constant steps.
+    """
     value = packing.value
     load = value.a if isinstance(value, Select) else value
     if not isinstance(load, Load):
         raise ValueError(f"{packing.packed.name} is not a plain walk over its source")
     ranges = {v: (0, n - 1) for v, n in zip(packing.axes, shape, strict=True)}
-    form = affine(flat_index(load, ranges), packing.axes, ranges)
-    if form is None or not isinstance(form[1], Const):
+    if not source.flags.c_contiguous:
+        held = _of_shape(source, packing.source.shape)
+        forms = [_steps(i, packing.axes, ranges) for i in load.indices]
+        walks = [form for form in forms if form is not None and form[0] >= 0]
+        if held is not None and len(walks) == len(forms):
+            start = held[tuple(slice(first, first + 1) for first, _ in walks)]
+            along = zip(*(steps for _, steps in walks), strict=True)
+            strides = [sum(map(mul, steps, held.strides)) for steps in along]
+            return as_strided(start, shape, strides), source
+    form = _steps(flat_index(load, ranges), packing.axes, ranges)
+    if form is None:
         raise ValueError(f"{packing.packed.name} does not walk its source by constant steps")
-    steps = [form[0][v] for v in packing.axes]
-    base = int(form[1].value)
+    base, steps = form
     if base < 0:
         raise ValueError(f"{packing.packed.name} starts {-base} elements before its source")
-    return base, [int(s) for s in steps if isinstance(s, int)]
+    flat = dense(source).reshape(-1)
+    return as_strided(flat[base:], shape, [s * flat.itemsize for s in steps]), flat
+
+
+def _of_shape(source: np.ndarray, shape: tuple[Dim, ...]) -> np.ndarray | None:
+    """An array with axes of size 1 put in and left out; None where more than that differs."""
+    lengths = [n for n in source.shape if n != 1]
+    if not source.size or lengths != [n for n in shape if n != 1]:
+        return None
+    strides = (s for n, s in zip(source.shape, source.strides, strict=True) if n != 1)
+    numbers = tuple(n for n in shape if isinstance(n, int))
+    return as_strided(source, numbers, [0 if n == 1 else next(strides) for n in numbers])
+
+
+def _steps(index: Expr, axes: tuple[Var, ...], ranges: Ranges) -> tuple[int, list[int]] | None:
+    """Where an index begins and how far it goes along each axis; None where that varies."""
+    form = affine(index, axes, ranges)
+    if form is None or not isinstance(form[1], Const):
+        return None
+    steps = [s for s in map(form[0].__getitem__, axes) if isinstance(s, int)]
+    return (int(form[1].value), steps) if len(steps) == len(axes) else None
 
 
 def _mix_natively(
@@ -131,40 +166,16 @@ def _mix_natively(
     value, end = packing.value, None
     if isinstance(value, Select):
         end = _guard_end(value, packing.axes[0], packing.axes[-1], walked[-1])
-    base, steps = _steps(packing, walked)
-    return mix(run, matrix, dense(source).reshape(-1), base, steps, end, out)
+    view, held = _view(packing, walked, source)
+    if any(s < 0 or s % source.itemsize for s in view.strides):
+        return False
+    steps = [s // source.itemsize for s in view.strides]
+    first, last = byte_bounds(view)[0], byte_bounds(held)[1]
+    row = as_strided(view, ((last - first) // source.itemsize,), (source.itemsize,))
+    return mix(run, matrix, row, 0, steps, end, out)
 
 
-def _copy(out: np.ndarray, flat: np.ndarray, strides: tuple[int, ...]) -> None:
-    """Copies a strided walk, in blocks along the axis in which the source is contiguous.
-
-    Where that is not the last axis, the copy is a transposition: a block of it stays in cache.
-    """
-    view = np.lib.stride_tricks.as_strided(flat, out.shape, strides)
-    unit = [k for k, s in enumerate(strides) if s == flat.itemsize and out.shape[k] > 1]
-    last = len(strides) - 1
-    if not unit or last in unit or out.size < TRANSPOSED_ELEMENTS or last == 0:
-        out[...] = view
-        return
-    along = unit[-1]
-    others = [k for k in range(last) if k != along]
-    outer = max(others, key=lambda k: out.shape[k]) if others else None
-    for first in range(0, out.shape[along], TRANSPOSED_BLOCK):
-        block = [slice(None)] * len(strides)
-        block[along] = slice(first, first + TRANSPOSED_BLOCK)
-        for k in range(out.shape[outer] if outer is not None else 1):
-            if outer is not None:
-                block[outer] = slice(k, k + 1)
-            out[tuple(block)] = view[tuple(block)]
-
-
-def _fill_blocks(
-    packing: Packing,
-    flat: np.ndarray,
-    strides: tuple[int, ...],
-    result: np.ndarray,
-    value: Select,
-) -> None:
+def _fill_blocks(packing: Packing, view: np.ndarray, result: np.ndarray, value: Select) -> None:
     """Copies all blocks that are whole as one view, and the last one up to its end."""
     cond = value.cond
     assert not isinstance(cond, Const)
@@ -179,17 +190,15 @@ def _fill_blocks(
     shape[outer] = whole
     if whole:
         head = tuple(slice(0, n) for n in shape)
-        _copy(result[head], flat, strides)
+        copy_view(result[head], view[head])
     rest = end - whole * factor
     if whole < result.shape[outer]:
         tail = [slice(None)] * len(shape)
         tail[outer] = slice(whole, None)
         result[tuple(tail)] = 0
         if rest:
-            shape[outer], shape[-1] = 1, rest
             tail[-1] = slice(0, rest)
-            start = flat[whole * strides[outer] // flat.itemsize :]
-            _copy(result[tuple(tail)], start, strides)
+            copy_view(result[tuple(tail)], view[tuple(tail)])
 
 
 def _guard_end(value: Select, outer: Var, inner: Var, factor: int) -> int:

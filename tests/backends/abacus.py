@@ -61,6 +61,9 @@ class AbacusBackend:
         kernels = {f.name: text(f) for f in unit.kernels}
         return (json.dumps([program_text.text(unit.program), kernels]).encode(),)
 
+    def rest(self) -> None:
+        """Nothing was taken."""
+
     def load(
         self, target: Target, objects: tuple[bytes, ...], cache: Cache, threads: int | None
     ) -> AbacusEntry:

@@ -7,7 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tilewright.graph.constants import dense, forget_pages
+from tilewright.graph.constants import (
+    copy_view,
+    dense,
+    forget_files,
+    forget_pages,
+    mapped_files,
+)
 
 
 def resident(path: Path) -> int:
@@ -61,3 +67,27 @@ def test_arrays_in_plain_memory_are_left_alone() -> None:
     forget_pages(np.array(3, np.float32))
     forget_pages(np.empty((0, 3)))
     np.testing.assert_array_equal(array, np.arange(10))
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3), (7, 1), (300, 5, 260)])
+def test_views_are_copied_whatever_their_order(shape: tuple[int, ...]) -> None:
+    array = np.arange(np.prod(shape, dtype=int), dtype=np.float32).reshape(shape)
+    for view in (array, array.T, array[::-1] if shape else array):
+        out = np.empty(view.shape, np.float32)
+        copy_view(out, view)
+        np.testing.assert_array_equal(out, view)
+
+
+def test_a_file_leaves_memory_whole_and_is_named_once(weights: Path) -> None:
+    mapped = np.memmap(weights, np.float32, "r")
+    files = mapped_files([mapped[10:20].reshape(2, 5), np.ones(3), mapped[1 << 17 :]])
+    assert len(files) == 1
+    total = float(mapped.sum())
+    assert resident(weights) > 900
+    forget_files(files)
+    assert resident(weights) == 0
+    assert float(mapped.sum()) == total
+
+
+def test_files_that_can_be_written_are_not_forgotten(weights: Path) -> None:
+    assert mapped_files([np.memmap(weights, np.float32, "c")]) == []

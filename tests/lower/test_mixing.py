@@ -11,10 +11,9 @@ import pytest
 from tilewright import dtype as dt
 from tilewright.backends.cpu.run import run_here
 from tilewright.lower.mixing import mixing
-from tilewright.lower.model import ConstantEntry, Lowered
+from tilewright.lower.model import ConstantEntry, fill_constants
 from tilewright.lower.pack import pack_array
 from tilewright.runtime.cache import NO_CACHE
-from tilewright.runtime.program import Program
 from tilewright.schedule.pack import Packing
 from tilewright.tensor.check import check
 from tilewright.tensor.ir import Buffer, Const, Expr, Func, Select, Var, lt
@@ -92,7 +91,6 @@ def test_small_constants_are_not_worth_code() -> None:
     p = packing(2, 3, 5, 32, 16)
     want = pack_array(p, data := weights(p, transposed=False))
     entry = ConstantEntry(0, want.nbytes, data, p)
-    program = Program("p", (), (), (), (), 0, want.nbytes)
     out = np.zeros(want.nbytes + 64, np.uint8)[: want.nbytes]
-    Lowered(program, {}, (entry,)).fill_constants(out, fail)
+    fill_constants([entry], out, fail)
     assert out.tobytes() == want.tobytes()

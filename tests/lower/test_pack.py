@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tilewright import dtype as dt
-from tilewright.lower.pack import TRANSPOSED_ELEMENTS, pack_array
+from tilewright.lower.pack import pack_array
 from tilewright.schedule.pack import PackDim, Packing, pack
 from tilewright.tensor.compute import Compute, ComputeGroup
 from tilewright.tensor.interpret import interpret_group
@@ -62,8 +62,7 @@ def test_blocks_that_divide_and_that_do_not(k: int, n: int, factor: int, transpo
 
 @pytest.mark.parametrize(("k", "n"), [(300, 700), (513, 257), (1025, 640)])
 def test_large_transposed_weights(k: int, n: int) -> None:
-    """Large enough to be copied by blocks, with sizes that no block divides."""
-    assert k * n >= TRANSPOSED_ELEMENTS
+    """With sizes that no block divides."""
     w = random(k, n)
     packed = pack_array(product(k, n, 48, transposed=True), np.ascontiguousarray(w.T))
     np.testing.assert_array_equal(packed, by_numpy(w, 48))
@@ -153,3 +152,28 @@ def test_a_packing_may_mix_along_some_axes(m: int, r: int) -> None:
     g = np.array([[float(x) for x in row] for row in matrix])
     want = np.einsum("xi,yj,bijkf->bxykf", g, g, pack_array(walked, w).astype(np.float64))
     np.testing.assert_allclose(pack_array(mixed, w), want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("k", "n"), [(300, 700), (5, 19), (64, 2)])
+def test_a_source_in_another_order_is_packed_as_it_lies(
+    k: int, n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a copy of it in row-major order, which would be in memory beside it."""
+    monkeypatch.delattr("tilewright.lower.pack.dense")
+    w = random(n, k).T
+    np.testing.assert_array_equal(pack_array(product(k, n, 16), w), by_numpy(w, 16))
+    both = np.repeat(w, 2, axis=0)[::2]
+    np.testing.assert_array_equal(pack_array(product(k, n, 16), both), by_numpy(w, 16))
+
+
+def test_a_source_in_another_order_and_with_other_axes_is_copied_first() -> None:
+    """Its axes are merged by the packing, which no steps along them do."""
+    w = random(6, 4, 5).transpose(1, 0, 2)
+    packed = pack_array(product(24, 5, 4), w)
+    np.testing.assert_array_equal(packed, by_numpy(w.reshape(24, 5), 4))
+
+
+def test_axes_of_one_element_do_not_hinder() -> None:
+    w = random(10, 1, 20).transpose(1, 2, 0)
+    packed = pack_array(product(20, 10, 4), w)
+    np.testing.assert_array_equal(packed, by_numpy(w[0], 4))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tilewright.backends.cpu.compile import compile_object
+from tilewright.backends.cpu.compile import compile_object, rest
 from tilewright.backends.cpu.pages import forget_pages
 from tilewright.backends.cpu.target import resolve_target
 
@@ -36,4 +36,13 @@ def test_llvm_works_as_before_once_its_pages_are_gone() -> None:
 
 def test_a_library_that_is_not_there_is_nothing_to_forget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tilewright.backends.cpu.pages._SMAPS", Path("/nowhere/smaps"))
-    forget_pages("libllvmlite")
+    forget_pages("libnowhere")
+
+
+def test_resting_gives_llvm_s_pages_back_and_it_works_again() -> None:
+    target = resolve_target("x86-64-v2")
+    before = compile_object(TEXT, target)
+    held = resident("libllvmlite")
+    rest()
+    assert resident("libllvmlite") < held / 2
+    assert compile_object(TEXT, target) == before
