@@ -1,4 +1,4 @@
-"""The backend of torch.compile: what Dynamo captures and AOTAutograd makes functional, compiled."""
+"""The backend of torch.compile: what Dynamo captures, made functional and compiled."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from tilewright.errors import Gap, ModelError, TilewrightError, UnsupportedError
 from tilewright.tensor.ir import Var
 
 from .capture import composites_kept, interval
+from .record import Recording, record
 from .region import Compile, Region, Runner
 from .results import results_of
 
@@ -44,6 +45,9 @@ def compile_captured(
     """
     name = _name()
     _refuse_gradients(module, example_inputs, name)
+    recording = record(module, example_inputs)
+    if recording is not None:
+        return _compile_recorded(recording, name, example_inputs, compile_graph, threads)
     made: list[tuple[Runner, list[Any]]] = []
 
     def inference(inner: torch.fx.GraphModule, inner_inputs: Sequence[Any]) -> Runner:
@@ -71,6 +75,33 @@ def compile_captured(
     for runner, inputs in made:
         runner.variant(inputs)
     return compiled
+
+
+def _compile_recorded(
+    recording: Recording,
+    name: str,
+    example_inputs: Sequence[Any],
+    compile_graph: Compile,
+    threads: int | None,
+) -> Callable[..., Any]:
+    """Compiles a graph that is functional as it is."""
+    steady = {i for i in recording.steady if _is_constant(example_inputs[i])}
+    region = Region(
+        recording.module, name, _symbols(recording.module), frozenset(steady), recording.results,
+        threads,
+    )  # fmt: skip
+    runner = Runner(region, compile_graph)
+    runner.variant([x if i in steady else None for i, x in enumerate(example_inputs)])
+
+    def call(*args: Any) -> Sequence[Any]:
+        return runner(list(args))
+
+    return call
+
+
+def _is_constant(tensor: Any) -> bool:
+    """Whether a parameter or buffer is a tensor of torch's own, writes to which are counted."""
+    return type(tensor) in (torch.Tensor, torch.nn.Parameter) and not tensor.is_inference()
 
 
 def _name() -> str:
@@ -133,12 +164,12 @@ def _steady(
             tensor = example_inputs[source.idx]
         elif position in static and isinstance(source, ParamAOTInput | BufferAOTInput):
             tensor = attrgetter(source.target)(module)
-        if type(tensor) in (torch.Tensor, torch.nn.Parameter) and not tensor.is_inference():
+        if _is_constant(tensor):
             found[position] = tensor
     return found
 
 
-def _symbols(inner: torch.fx.GraphModule) -> Mapping[str, Var]:
+def _symbols(inner: Any) -> Mapping[str, Var]:
     """The sizes that may differ from call to call, with the ranges that Dynamo guards."""
     for node in inner.graph.find_nodes(op="placeholder"):
         value = node.meta.get("val")

@@ -11,7 +11,7 @@ import sys
 import textwrap
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -29,19 +29,9 @@ from torch._dynamo.exc import BackendCompilerFailed  # noqa: E402
 from torch._dynamo.utils import counters  # noqa: E402
 from torch._inductor import config as inductor  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("dynamo")]
 
 Function = Callable[..., Any]
-
-
-@pytest.fixture(autouse=True)
-def fresh() -> Iterator[None]:
-    """Each test compiles anew, without gradients."""
-    torch.compiler.reset()
-    counters.clear()
-    torch.manual_seed(0)
-    with torch.no_grad():
-        yield
 
 
 def compiled(function: Any, **options: Any) -> Function:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from torch._dynamo import config as dynamo  # noqa: E402
 from torch._dynamo.exc import Unsupported  # noqa: E402
 from torch._dynamo.utils import counters  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("dynamo")]
 
 
 class Tagger(nn.Module):  # type: ignore[misc, name-defined]
@@ -27,15 +26,6 @@ class Tagger(nn.Module):  # type: ignore[misc, name-defined]
 
     def forward(self, x: Any) -> Any:
         return self.out(self.recurrent(x)[0])
-
-
-@pytest.fixture(autouse=True)
-def fresh() -> Iterator[None]:
-    torch.compiler.reset()
-    counters.clear()
-    torch.manual_seed(0)
-    with torch.no_grad():
-        yield
 
 
 def graphs() -> int:
