@@ -26,6 +26,7 @@ from tilewright.tensor.ir import (
     Expr,
     For,
     Func,
+    If,
     Let,
     Prefetch,
     Stmt,
@@ -49,6 +50,10 @@ from .memory import ZEROS, ZEROS_BYTES
 from .sharing import rows_of
 from .statements import Statements
 from .types import register_type
+
+_BRIEF = " noinline optnone"
+"""Attributes of functions that run once where others run their loops: LLVM takes a third of a
+millisecond for one, in place of a whole one, for a few instructions more."""
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_]")
 
@@ -128,7 +133,10 @@ class _Kernel:
         self.uses_zeros |= emitter.uses_zeros
         scope = emitter.scopes[0]
         linkage = "internal " if internal else ""
-        head = f"define {linkage}void {name}({', '.join(params)}) {self.machine.attributes} {{"
+        attributes = self.machine.attributes
+        if not internal and _only_calls(self.func.body):
+            attributes += _BRIEF
+        head = f"define {linkage}void {name}({', '.join(params)}) {attributes} {{"
         body = [*emitter.prologue, *scope.lines]
         return "\n".join([head, "entry:", *body, "  ret void", "}"])
 
@@ -204,7 +212,8 @@ class _Kernel:
 def _entry_function(entry: str, body: str, types: Sequence[str], machine: Machine) -> str:
     """The function the pool calls: it takes the environment apart."""
     lines = [
-        f"define internal void {entry}(ptr %env, i64 %begin, i64 %end) {machine.attributes} {{",
+        f"define internal void {entry}(ptr %env, i64 %begin, i64 %end) "
+        f"{machine.attributes}{_BRIEF} {{",
         "entry:",
     ]
     args: list[str] = []
@@ -215,6 +224,20 @@ def _entry_function(entry: str, body: str, types: Sequence[str], machine: Machin
     args += ["i64 %begin", "i64 %end"]
     lines += [f"  call void {body}({', '.join(args)})", "  ret void", "}"]
     return "\n".join(lines)
+
+
+def _only_calls(body: Block) -> bool:
+    """Whether all loops and stores of a kernel are in parallel loops, which it calls."""
+    for stmt in body:
+        match stmt:
+            case For(kind="parallel") | Let():
+                pass
+            case If():
+                if not (_only_calls(stmt.then) and _only_calls(stmt.orelse)):
+                    return False
+            case _:
+                return False
+    return True
 
 
 def _visible(func: Func, loop: For) -> list[Buffer | Var]:

@@ -83,7 +83,7 @@ v1.end:
   ret void
 }
 
-define internal void @matmul.par0(ptr %env, i64 %begin, i64 %end) nounwind {
+define internal void @matmul.par0(ptr %env, i64 %begin, i64 %end) nounwind noinline optnone {
 entry:
   %s0 = getelementptr i8, ptr %env, i64 0
   %e0 = load ptr, ptr %s0, align 8
@@ -99,7 +99,7 @@ entry:
   ret void
 }
 
-define void @matmul(ptr %ctx, ptr noalias readonly %a.A, ptr noalias readonly %a.B, ptr noalias %a.C, i64 %a.M, i64 %a.K) nounwind {
+define void @matmul(ptr %ctx, ptr noalias readonly %a.A, ptr noalias readonly %a.B, ptr noalias %a.C, i64 %a.M, i64 %a.K) nounwind noinline optnone {
 entry:
   %v1 = alloca [5 x i64], align 16
   %v2 = getelementptr i8, ptr %v1, i64 0

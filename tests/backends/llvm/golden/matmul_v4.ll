@@ -74,7 +74,7 @@ v1.end:
   ret void
 }
 
-define internal void @matmul.par0(ptr %env, i64 %begin, i64 %end) nounwind {
+define internal void @matmul.par0(ptr %env, i64 %begin, i64 %end) nounwind noinline optnone {
 entry:
   %s0 = getelementptr i8, ptr %env, i64 0
   %e0 = load ptr, ptr %s0, align 8
@@ -86,7 +86,7 @@ entry:
   ret void
 }
 
-define void @matmul(ptr %ctx, ptr noalias readonly %a.A, ptr noalias readonly %a.B, ptr noalias %a.C) nounwind {
+define void @matmul(ptr %ctx, ptr noalias readonly %a.A, ptr noalias readonly %a.B, ptr noalias %a.C) nounwind noinline optnone {
 entry:
   %v1 = alloca [3 x i64], align 16
   %v2 = getelementptr i8, ptr %v1, i64 0
