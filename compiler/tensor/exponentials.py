@@ -174,10 +174,21 @@ def expm1(x: Expr) -> Expr:
 def sigmoid(x: Expr) -> Expr:
     """1 / (1 + e ** -x), within 2.5 ULP (f32, f64; without a fused multiply-add 3.5).
 
-    The exponential is the one that cannot overflow.
+    Both terms of the sum are ``2 ** -k`` times as large, so that the exponential is finite
+    wherever the result is not 0, and the division alone may come to a subnormal number.
     """
-    small = exp(-absolute(x))
-    return select(compare("lt", x, 0.0), small, 1.0) / (small + 1.0)
+    form = format_of(x)
+    k = form.mantissa + 1
+    limited = at_least(at_most(x, (form.bias - 1 - k) * _LN2), -(form.bias + k) * _LN2)
+    high, low = _LN2_PARTS[form.dtype]
+    n, power = scaled_index(limited, -_LOG2_E, form, form.bias - k)
+    # e ** -x == e ** -r * 2 ** n
+    r = fma(n, form.const(low), fma(n, form.const(high), limited))
+    signs = (1, -1)
+    turned = [c * signs[degree % 2] for degree, c in enumerate(_EXPM1[form.dtype])]
+    q = fma(r * r, horner(r, turned), -r)
+    one = form.const(2.0**-k)
+    return one / (one + fma(q, power, power))
 
 
 def tanh(x: Expr) -> Expr:
