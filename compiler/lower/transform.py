@@ -9,7 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .. import dtype as dt
-from ..tensor.ir import Alloc, Block, Buffer, Const, Dim, Expr, For, Load, Stmt, Store, Var, as_expr
+from ..tensor.ir import (
+    Alloc,
+    Block,
+    Buffer,
+    Const,
+    Dim,
+    Expr,
+    For,
+    Load,
+    LoopKind,
+    Stmt,
+    Store,
+    Var,
+    as_expr,
+)
 from ..tensor.simplify import dim
 from ..tensor.winograd import LinearProgram
 
@@ -55,9 +69,16 @@ def _vector(block: Block, lane: Var, lanes: int) -> Block:
 
 
 def transform(
-    name: str, program: LinearProgram, dims: int, lane: Var, lanes: int, source: Source, sink: Sink
+    name: str,
+    program: LinearProgram,
+    dims: int,
+    lane: Var,
+    lanes: int,
+    source: Source,
+    sink: Sink,
+    looped: bool = False,
 ) -> Block:
-    """Applies one matrix along each axis of a cube in turn, in registers.
+    """Applies one matrix along each axis of a cube in turn, a row of it in registers.
 
     Args:
         name: a prefix for loops and registers.
@@ -66,16 +87,19 @@ def transform(
         lane, lanes: the vector in which everything is done.
         source: the element of the cube at an index.
         sink: what to do with an element of the result.
+        looped: whether loops go through the rows, with all of the cube in memory in between; else
+            code is written for each row, and LLVM keeps what it can in registers.
     """
     declared: list[Stmt] = []
     block: list[Stmt] = []
+    kind: LoopKind = "serial" if looped else "unroll"
     done, left = len(program.outputs), program.inputs
     for axis in range(dims):
         loops = [Var(f"{name}_{axis}{k}") for k in range(dims)]
         held = Buffer(f"{name}_{axis}", dt.f32, (left + len(program.steps), lanes), "register")
         declared.append(Alloc(held))
         shape = (*(done if k <= axis else left for k in range(dims)), lanes)
-        after = Buffer(f"{name}_{axis}_all", dt.f32, shape, "register")
+        after = Buffer(f"{name}_{axis}_all", dt.f32, shape, "local" if looped else "register")
         if axis + 1 < dims:
             declared.append(Alloc(after))
         to = sink if axis + 1 == dims else _keeper(after, lane)
@@ -83,7 +107,7 @@ def transform(
         # Axes that are done have the extent of the program's outputs, the others of its inputs.
         for k in reversed(range(dims)):
             if k != axis:
-                body = (For(loops[k], done if k < axis else left, body, "unroll"),)
+                body = (For(loops[k], done if k < axis else left, body, kind),)
         block += body
         source = _reader(after, lane)
     return (*declared, *block)
