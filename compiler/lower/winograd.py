@@ -292,15 +292,10 @@ class _Writer:
 
     def _schedule(self, nests: Nests) -> Schedule:
         """The product as the recipe shapes it, for weights that may come from afar."""
-        count, given = product(self.u.shape), product(self.v.shape)
-        assert isinstance(count, int)
-        # Where L2 does not hold the tiles together with the panel, and where another core has
-        # transformed half of them, the next ones are asked for in time.
-        together = size(given) + count // size(self.panels)
-        crowded = self.plan.by_panels and together * 4 > self.target.l2_bytes * 5 // 8
-        answers = {"mr": self.plan.mr, "nr": self.plan.nr, "rows_first": 0}
-        choices = Choices({**answers, "rows_ahead": int(crowded)})
+        choices = Choices({"mr": self.plan.mr, "nr": self.plan.nr, "rows_first": 0})
         done = tile(nests, self.target, choices)
+        count = product(self.u.shape)
+        assert isinstance(count, int)
         if count * 4 > self.target.l2_bytes // 2:
             # The recipe may have cut the loop.
             inner = "k" if "k" in done.loop_names() else "k_i"
