@@ -14,8 +14,10 @@ from .fuse import fuse
 from .kernels import restate
 from .layout import layout
 from .phases import phases
+from .repeats import lengthened, shortened
 from .rewrite import merge_duplicates, remove_dead
 from .simplify import simplify
+from .stand_ins import OpaqueError
 
 Pass = Callable[[Graph, Target], Graph]
 Trace = Callable[[str, Graph], None]
@@ -52,9 +54,21 @@ PASSES: tuple[tuple[str, Pass, str], ...] = (
 def run_passes(graph: Graph, target: Target, trace: Trace | None = None) -> Graph:
     """Runs all passes, inside out: the subgraphs of control nodes go through each one first.
 
+    Of many equal layers they go over a few (repeats.py), unless each step is to be seen.
+
     Args:
         trace: called with each pass's name and the whole graph after it.
     """
+    short = shortened(graph) if trace is None else None
+    if short is not None:
+        try:
+            return lengthened(short, _run(short.graph, target, None))
+        except OpaqueError:
+            pass
+    return _run(graph, target, trace)
+
+
+def _run(graph: Graph, target: Target, trace: Trace | None) -> Graph:
     # What the graph stays the same under, as it is now.
     settled: set[Pass] = set()
     for name, function, _ in PASSES:

@@ -16,6 +16,7 @@ from ... import dtype as dt
 from ...ops.op import same_shape
 from ..ir import Node, Value
 from .rule import Rule, Rules
+from .stand_ins import ask, derive, reshaped
 
 _FOLDED_TYPES = (dt.f32, dt.f64)
 _Wide = np.ndarray
@@ -88,18 +89,30 @@ def _joined(
     left, right = rules.constants[a], rules.constants[b]
     if a.dtype.is_integer:
         with np.errstate(all="ignore"):
-            exact = join(left, right)
+            exact = derive(join, left, right)
         return rules.array(exact, node) if exact.size <= max(left.size, right.size) else None
     if not a.dtype.is_float:
         return None
     with np.errstate(all="ignore"):
-        merged = join(left.astype(np.float64), right.astype(np.float64))
+        merged = derive(join, derive(_widened, left), derive(_widened, right))
         if merged.size > max(left.size, right.size):
             return None
-        result = merged.astype(left.dtype)
-    if not _keeps_range(merged, result):
+        result = derive(_as_type, merged, dtype=left.dtype)
+    if not ask(_keeps_range, merged, result):
         return None
     return rules.array(result, node)
+
+
+def _widened(array: np.ndarray) -> _Wide:
+    return array.astype(np.float64)
+
+
+def _as_type(array: _Wide, dtype: np.dtype) -> np.ndarray:
+    return array.astype(dtype)
+
+
+def _is_finite(array: np.ndarray) -> bool:
+    return bool(np.isfinite(array).all())
 
 
 def _keeps_range(wide: _Wide, rounded: _Wide) -> bool:
@@ -143,11 +156,11 @@ def scale_weights(rules: Rules, node: Node) -> Value | None:
     if contraction is None or not same_shape(x.shape, node.outputs[0].shape):
         return None
     weights, scale = rules.constants[contraction.inputs[1]], rules.constants[c]
-    by_channel = scale.reshape(scale.size) if scale.size > 1 else scale.reshape(())
+    by_channel = derive(reshaped, scale, shape=(scale.size,) if scale.size > 1 else ())
     with np.errstate(all="ignore"):
         combine = np.multiply if node.op == "mul" else np.divide
-        scaled = combine(weights, by_channel)
-    if not np.isfinite(scaled).all():
+        scaled = derive(combine, weights, by_channel)
+    if not ask(_is_finite, scaled):
         return None
     name = contraction.inputs[1].name
     inputs = (contraction.inputs[0], rules.constant(scaled, name))
@@ -167,7 +180,7 @@ def scale_after_product(rules: Rules, node: Node) -> Value | None:
         bare, factor = found
         inputs = (bare, node.inputs[1]) if position == 0 else (node.inputs[0], bare)
         product = rules.make("matmul", inputs, node.attrs, like=node)
-        number = rules.array(factor.astype(product.dtype.numpy), node)
+        number = rules.array(derive(_as_type, factor, dtype=product.dtype.numpy), node)
         return rules.make("mul", (product, number), {}, like=node)
     return None
 
@@ -213,7 +226,11 @@ def _without_factor(rules: Rules, value: Value) -> tuple[Value, np.ndarray] | No
         return None
     for move in reversed(moves):
         x = rules.make(move.op, (x,), move.attrs, like=move)
-    return x, rules.constants[c].reshape(-1)[:1].reshape(())
+    return x, derive(_first, rules.constants[c])
+
+
+def _first(array: np.ndarray) -> np.ndarray:
+    return array.reshape(-1)[:1].reshape(())
 
 
 def _moved_once(rules: Rules, value: Value) -> Node | None:

@@ -16,6 +16,7 @@ from ...ops import OPS
 from ...ops.op import OpError, broadcast_shapes, dtype_attr, same_shape
 from ..ir import Node, Value
 from .rule import Rule, Rules
+from .stand_ins import ask, derive
 
 COMMUTATIVE = frozenset({"add", "mul", "min", "max", "and", "or", "xor", "eq", "ne"})
 _NEUTRAL_RIGHT: Mapping[str, int] = {
@@ -101,7 +102,7 @@ def minus_constant(rules: Rules, node: Node) -> Value | None:
     if data is None or not x.dtype.is_signed or x.dtype is dt.bool_:
         return None
     with np.errstate(all="ignore"):
-        return rules.make("add", (x, rules.array(np.negative(data), node)), {}, like=node)
+        return rules.make("add", (x, rules.array(derive(np.negative, data), node)), {}, like=node)
 
 
 def divide_by_power_of_two(rules: Rules, node: Node) -> Value | None:
@@ -110,13 +111,20 @@ def divide_by_power_of_two(rules: Rules, node: Node) -> Value | None:
     data = rules.data(c)
     if data is None or not x.dtype.is_float:
         return None
-    values = data.astype(np.float64)
-    mantissas, exponents = np.frexp(values)
     # Far inside the range of the type, so that neither c nor 1 / c is subnormal.
-    limit = 14 if x.dtype is dt.f16 else 126
-    if not bool(((np.abs(mantissas) == 0.5) & (np.abs(exponents) < limit)).all()):
+    if not ask(_are_powers_of_two, data, limit=14 if x.dtype is dt.f16 else 126):
         return None
-    return rules.make("mul", (x, rules.array((1 / values).astype(data.dtype), node)), {}, like=node)
+    return rules.make("mul", (x, rules.array(derive(_reciprocal, data), node)), {}, like=node)
+
+
+def _are_powers_of_two(data: np.ndarray, limit: int) -> bool:
+    mantissas, exponents = np.frexp(data.astype(np.float64))
+    return bool(((np.abs(mantissas) == 0.5) & (np.abs(exponents) < limit)).all())
+
+
+def _reciprocal(data: np.ndarray) -> np.ndarray:
+    found: np.ndarray = (1 / data.astype(np.float64)).astype(data.dtype)
+    return found
 
 
 def minus_one(rules: Rules, node: Node) -> Value | None:
@@ -144,7 +152,7 @@ def extreme(rules: Rules, node: Node) -> Value | None:
         return None
     pick = np.maximum if node.op == "max" else np.minimum
     a, b = rules.constants[inner.inputs[1]], rules.constants[y]
-    merged = rules.array(pick(a, b), node)
+    merged = rules.array(derive(pick, a, b), node)
     if merged.type.shape != inner.inputs[1].shape:
         return None
     return rules.make(node.op, (inner.inputs[0], merged), {}, like=node)

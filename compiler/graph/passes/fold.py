@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from math import prod
 from typing import cast
 
@@ -12,7 +14,8 @@ from ...ops import OPS
 from ...target import Target
 from ...tensor.ir import Expr
 from ..ir import Attr, Graph, Node
-from .rewrite import Rewriter
+from .rewrite import Key, Rewriter, node_key
+from .stand_ins import derive, recipe_of
 
 MAX_GROWTH = 16
 """A result this many times larger than its operands is computed at run time, if it is large."""
@@ -53,18 +56,39 @@ def folded(node: Node, rewriter: Rewriter) -> tuple[np.ndarray, ...] | None:
         if data is None:
             return None
         arrays.append(data)
-    op = OPS[node.op]
-    if op.kind == "control":
+    if OPS[node.op].kind == "control":
         return None
     if not all(_is_number(a) for a in node.attrs.values()) or not _is_worthwhile(node, arrays):
         return None
+    count = len(node.outputs)
     try:
-        with np.errstate(all="ignore"):
-            results = op.reference(arrays, node.attrs)
+        if any(recipe_of(a) is not None for a in arrays):
+            one = _Folded(node.op, node_key(node)[2:], node.attrs)
+            return tuple(derive(one, *arrays, index=k) for k in range(count))
+        return _results(node.op, node.attrs, arrays)
     except (TilewrightError, ArithmeticError, ValueError, IndexError):
         # An operand that breaks a rule only when it runs must fail when it runs.
         return None
-    if node.op in _VIEWS:
+
+
+@dataclass(frozen=True, slots=True)
+class _Folded:
+    """One result of a node as a function of its operands."""
+
+    op: str
+    key: Key
+    attrs: Mapping[str, Attr] = field(compare=False)
+
+    def __call__(self, *arrays: np.ndarray, index: int) -> np.ndarray:
+        return _results(self.op, self.attrs, arrays)[index]
+
+
+def _results(
+    op: str, attrs: Mapping[str, Attr], arrays: Sequence[np.ndarray]
+) -> tuple[np.ndarray, ...]:
+    with np.errstate(all="ignore"):
+        results = OPS[op].reference(arrays, attrs)
+    if op in _VIEWS:
         return results
     return tuple(np.ascontiguousarray(r).reshape(r.shape) for r in results)
 

@@ -14,6 +14,7 @@ from ...ops import OPS
 from ...ops.op import same_shape
 from ..ir import Node, Value
 from .rule import Rule, Rules
+from .stand_ins import derive, reshaped
 
 _TYPES = (dt.f32, dt.f64)
 _SMOOTH = ("erf", "sigmoid", "tanh")
@@ -132,7 +133,7 @@ def _bare(rules: Rules, value: Value) -> Value:
     if data is None or data.ndim < 2 or data.size == 1 or data.shape[-1] != data.size:
         return value
     if value not in rules.bare:
-        rules.bare[value] = rules.constant(data.reshape(data.size), value.name)
+        rules.bare[value] = rules.constant(derive(reshaped, data, shape=(data.size,)), value.name)
     return rules.bare[value]
 
 

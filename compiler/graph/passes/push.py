@@ -23,6 +23,7 @@ from ..ir import Attr, Graph, Node, Value
 from .movement import keeps_order
 from .regroup import Regrouped, regroup
 from .rewrite import Rewriter
+from .stand_ins import derive, reshaped
 
 Perm = tuple[int, ...]
 NOMINAL = 64
@@ -140,7 +141,7 @@ class Pusher(Rewriter):
             return value
         data = self.data(value)
         if data is not None:
-            return self.constant(np.transpose(data, perm), value.name)
+            return self.constant(derive(np.transpose, data, axes=perm), value.name)
         if keeps_order(perm, value.shape):
             return self.reshaped(value, tuple(value.shape[p] for p in perm), like)
         return self.emit("transpose", (value,), {"perm": perm}, like, owner)
@@ -151,7 +152,9 @@ class Pusher(Rewriter):
             return value
         data = self.data(value)
         if data is not None:
-            return self.constant(data.reshape(cast("tuple[int, ...]", shape)), value.name)
+            return self.constant(
+                derive(reshaped, data, shape=cast("tuple[int, ...]", shape)), value.name
+            )
         return self.emit("reshape", (value,), {"shape": shape}, like)
 
     def arranged(self, value: Value, perm: Perm, like: Node) -> Value:
@@ -216,7 +219,7 @@ class Pusher(Rewriter):
             self.exact = False
             mixed = np.broadcast_to(np.zeros((), data.dtype), data.shape)
         else:
-            mixed = _permuted_rows(data, sizes, order)
+            mixed = derive(_permuted_rows, data, sizes=sizes, order=order)
         weights = self.constant(mixed, adopted.inputs[1].name)
         inputs = (adopted.inputs[0], weights)
         return Node(node.op, inputs, node.attrs, node.outputs, node.origin)

@@ -17,6 +17,7 @@ from ...ops.op import same_shape, type_of
 from ...tensor.ir import Expr
 from ..build import canonical_attrs, infer
 from ..ir import Attr, Graph, Node, TensorType, Value
+from .stand_ins import recipe_of
 
 Key = tuple[object, ...]
 
@@ -54,7 +55,7 @@ class Rewriter:
             for value in values:
                 uses[value] = uses.get(value, 0) + 1
         for value, array in source.constants.items():
-            key = _constant_key(array)
+            key = constant_key(array)
             first = self._shared.setdefault(key, value)
             if first is not value:
                 self.replace(value, first)
@@ -89,7 +90,7 @@ class Rewriter:
 
     def keep(self, node: Node) -> None:
         """Adds an adopted node under its own values, or reuses an equal one."""
-        key = _node_key(node)
+        key = node_key(node)
         found = self._memo.get(key)
         if found is not None:
             for old, new in zip(node.outputs, found, strict=True):
@@ -145,7 +146,7 @@ class Rewriter:
 
     def constant(self, array: np.ndarray, stem: str) -> Value:
         """Adds a constant without copying it, or reuses an equal one."""
-        key = _constant_key(array)
+        key = constant_key(array)
         found = self._shared.get(key)
         if found is None:
             found = Value(self._unique(stem), type_of(array))
@@ -219,32 +220,37 @@ def merge_duplicates(graph: Graph) -> Graph:
     return rewriter.finish() if rewriter.changed else graph
 
 
-def _node_key(node: Node) -> Key:
+def node_key(node: Node) -> Key:
+    """What equal nodes have in common: op, operands and, if there are any, attributes."""
     return _key(node.op, node.inputs, node.attrs)
 
 
 def _key(op: str, inputs: Sequence[Value], attrs: Mapping[str, Attr]) -> Key:
     if not attrs:
         return op, tuple(inputs)
-    return op, tuple(inputs), tuple([(k, _frozen(attrs[k])) for k in sorted(attrs)])
+    return op, tuple(inputs), tuple([(k, frozen(attrs[k])) for k in sorted(attrs)])
 
 
-def _frozen(value: Attr) -> object:
+def frozen(value: Attr) -> object:
     """A hashable stand-in that tells 1, 1.0 and True apart, and nan equal to itself."""
     match value:
         case tuple():
-            return tuple([_frozen(v) for v in value])
+            return tuple([frozen(v) for v in value])
         case float():
             return ("float", struct.pack("<d", value))
         case np.ndarray():
-            return _constant_key(value)
+            return constant_key(value)
         case Expr() | DType() | Graph():
             return value
         case _:
             return (type(value).__name__, value)
 
 
-def _constant_key(array: np.ndarray) -> Key:
+def constant_key(array: np.ndarray) -> Key:
+    """What equal constants have in common: the bytes of small ones, the place of large ones."""
+    recipe = recipe_of(array)
+    if recipe is not None:
+        return ("stand-in", recipe)
     if array.nbytes <= SHARED_BYTES:
         return (array.dtype, array.shape, array.tobytes())
     pointer = array.__array_interface__["data"][0]

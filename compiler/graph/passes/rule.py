@@ -11,6 +11,7 @@ from ...ops.op import same_shape
 from ...tensor.ir import Dim
 from ..ir import Attr, Graph, Node, Value
 from .rewrite import Rewriter
+from .stand_ins import ask
 
 MAX_UNIFORM = 1 << 16
 """Constants up to this many elements are searched for being all alike."""
@@ -73,11 +74,7 @@ class Rules(Rewriter):
         data = self.data(value)
         found: Number | None = None
         if data is not None and 0 < data.size <= MAX_UNIFORM:
-            first = data.flat[0]
-            if data.size == 1 or bool((data == first).all()):
-                found = first.item() if hasattr(first, "item") else first
-                if not isinstance(found, int | float):
-                    found = float(first)
+            found = ask(_uniform, data)
         self._uniform[value] = found
         return found
 
@@ -88,6 +85,14 @@ class Rules(Rewriter):
     def array(self, array: np.ndarray, node: Node) -> Value:
         """A constant named after a node."""
         return self.constant(array, f"{node.outputs[0].name}.c")
+
+
+def _uniform(data: np.ndarray) -> Number | None:
+    first = data.flat[0]
+    if data.size > 1 and not bool((data == first).all()):
+        return None
+    found: object = first.item() if hasattr(first, "item") else first
+    return found if isinstance(found, int | float) else float(first)
 
 
 Rule = Callable[[Rules, Node], Value | None]
