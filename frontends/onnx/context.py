@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn, Protocol, TypeAlias
 
 import numpy as np
-import onnx
 
 from tilewright import dtype as dt
 from tilewright.dtype import DType
@@ -34,6 +33,7 @@ from tilewright.tensor.ir import Dim, Expr
 from tilewright.tensor.simplify import dim, same_dim
 
 from .equal import conflict, solved
+from .messages import GraphProto
 from .node import GapError, NodeView
 from .read import MAX_ELEMENTS
 from .shapes import Content, content_dims, content_fraction, fold_constants, fold_contents
@@ -46,14 +46,12 @@ Converter: TypeAlias = "Callable[[Context, NodeView], tuple[Value | None, ...]]"
 class SubgraphImporter(Protocol):
     """What a context asks of the importer for nodes that hold graphs."""
 
-    def inline(
-        self, ctx: Context, graph: onnx.GraphProto, inputs: Sequence[Value]
-    ) -> tuple[Value, ...]:
+    def inline(self, ctx: Context, graph: GraphProto, inputs: Sequence[Value]) -> tuple[Value, ...]:
         """Adds the nodes of ``graph`` to ``ctx`` and returns its outputs."""
         ...
 
     def bodies(
-        self, ctx: Context, graphs: Sequence[tuple[onnx.GraphProto, Sequence[TensorType]]]
+        self, ctx: Context, graphs: Sequence[tuple[GraphProto, Sequence[TensorType]]]
     ) -> tuple[tuple[Graph, ...], tuple[Value, ...]]:
         """Imports graphs as closed graphs with one common list of captured values."""
         ...
@@ -333,12 +331,12 @@ class Context:
 
     # -------------------------------------------------------------- nodes that hold graphs
 
-    def inline(self, graph: onnx.GraphProto, inputs: Sequence[Value] = ()) -> tuple[Value, ...]:
+    def inline(self, graph: GraphProto, inputs: Sequence[Value] = ()) -> tuple[Value, ...]:
         """Adds the nodes of a graph attribute in place and returns its outputs."""
         return self._importer.inline(self, graph, inputs)
 
     def bodies(
-        self, *graphs: tuple[onnx.GraphProto, Sequence[TensorType]]
+        self, *graphs: tuple[GraphProto, Sequence[TensorType]]
     ) -> tuple[tuple[Graph, ...], tuple[Value, ...]]:
         """Imports graph attributes as closed graphs.
 

@@ -8,7 +8,6 @@ from types import MappingProxyType
 from typing import NoReturn
 
 import numpy as np
-import onnx
 
 from tilewright import dtype as dt
 from tilewright.graph.ir import Graph, TensorType, Value
@@ -17,6 +16,7 @@ from tilewright.tensor.ir import Dim, as_expr
 from tilewright.tensor.simplify import bounds, dim
 
 from .context import Context, Converter
+from .messages import GraphProto
 from .node import NodeView
 
 # Loops of at most so many constant steps are written out; longer ones become a scan.
@@ -97,7 +97,7 @@ def _trip_count(ctx: Context, node: NodeView) -> Dim | None:
 def _unrolled(
     ctx: Context,
     node: NodeView,
-    body: onnx.GraphProto,
+    body: GraphProto,
     states: Sequence[Value],
     count: int | None,
 ) -> tuple[Value, ...]:
@@ -133,7 +133,7 @@ def _stacked(ctx: Context, row: Sequence[Value]) -> Value:
 
 
 def _scanned(
-    ctx: Context, node: NodeView, body: onnx.GraphProto, states: Sequence[Value], count: Dim
+    ctx: Context, node: NodeView, body: GraphProto, states: Sequence[Value], count: Dim
 ) -> tuple[Value, ...]:
     """Runs the steps as a scan over their numbers."""
     low = bounds(count)[0]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
-
-import onnx
 
 from tilewright.graph.ir import Value
 
@@ -25,7 +24,7 @@ def convert_kernel(ctx: Context, node: NodeView, kernel: Kernel) -> tuple[Value,
     for name, attribute in node.attributes.items():
         if name not in kernel.statics:
             raise GapError(f"the attribute {name}, which the kernel {kernel.name} has not")
-        value = onnx.helper.get_attribute_value(attribute)
+        value = import_module("onnx.helper").get_attribute_value(attribute)
         kind = kernel.statics[name]
         if isinstance(value, bytes):
             value = value.decode("utf-8", "replace")

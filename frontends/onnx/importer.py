@@ -9,7 +9,6 @@ from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
-import onnx
 
 from tilewright.errors import Gap, ModelError, UnsupportedError
 from tilewright.graph.build import GraphBuilder
@@ -21,6 +20,15 @@ from ..kernel import Kernel
 from .context import Context
 from .custom import convert_kernel
 from .equal import DimsDifferError
+from .messages import (
+    AttributeProto,
+    FunctionProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    OperatorSetIdProto,
+    ValueInfoProto,
+)
 from .node import GapError, NodeView, type_name
 from .order import in_order
 from .read import Source, array_of, dtype_of, read_model
@@ -34,7 +42,7 @@ _NONE_CUT: Mapping[int, np.ndarray] = MappingProxyType({})
 
 
 def import_onnx(
-    source: str | os.PathLike[str] | bytes | onnx.ModelProto,
+    source: str | os.PathLike[str] | bytes | ModelProto,
     *,
     shapes: Mapping[str, Sequence[int | str]] | None = None,
     dim_ranges: Mapping[str, DimRange] | None = None,
@@ -118,9 +126,7 @@ class _Import:
 
     # -------------------------------------------------------------- what contexts ask for
 
-    def inline(
-        self, ctx: Context, graph: onnx.GraphProto, inputs: Sequence[Value]
-    ) -> tuple[Value, ...]:
+    def inline(self, ctx: Context, graph: GraphProto, inputs: Sequence[Value]) -> tuple[Value, ...]:
         """Adds the nodes of a graph attribute to ``ctx`` and returns its outputs."""
         outer = self._scope
         assert outer is not None
@@ -131,7 +137,7 @@ class _Import:
         return self._body(scope, graph)
 
     def bodies(
-        self, ctx: Context, graphs: Sequence[tuple[onnx.GraphProto, Sequence[TensorType]]]
+        self, ctx: Context, graphs: Sequence[tuple[GraphProto, Sequence[TensorType]]]
     ) -> tuple[tuple[Graph, ...], tuple[Value, ...]]:
         """Imports graphs as closed graphs with one common list of captured values."""
         outer = self._scope
@@ -155,7 +161,7 @@ class _Import:
         captured = _used_captures(drafts)
         return tuple(_with_captures(d, captured) for d in drafts), captured
 
-    def _body(self, scope: Scope, graph: onnx.GraphProto) -> tuple[Value, ...]:
+    def _body(self, scope: Scope, graph: GraphProto) -> tuple[Value, ...]:
         self._nodes(scope, graph.node)
         results = [scope.lookup(v.name) for v in graph.output]
         if any(isinstance(r, Unknown) for r in results):
@@ -165,7 +171,7 @@ class _Import:
     # -------------------------------------------------------------- what a graph defines
 
     def _input(
-        self, builder: GraphBuilder, declared: onnx.ValueInfoProto, signature: Signature
+        self, builder: GraphBuilder, declared: ValueInfoProto, signature: Signature
     ) -> Binding:
         try:
             return builder.input(declared.name, signature.type_of(declared))
@@ -174,7 +180,7 @@ class _Import:
             return Unknown()
 
     def _initializers(
-        self, scope: Scope, graph: onnx.GraphProto, cut: Mapping[int, np.ndarray] = _NONE_CUT
+        self, scope: Scope, graph: GraphProto, cut: Mapping[int, np.ndarray] = _NONE_CUT
     ) -> None:
         for i, tensor in enumerate(graph.initializer):
             label = f"initializer {tensor.name}"
@@ -191,7 +197,7 @@ class _Import:
 
     # -------------------------------------------------------------- nodes
 
-    def _nodes(self, scope: Scope, nodes: Iterable[onnx.NodeProto]) -> None:
+    def _nodes(self, scope: Scope, nodes: Iterable[NodeProto]) -> None:
         before = self._scope
         self._scope = scope
         self._depth += 1
@@ -208,7 +214,7 @@ class _Import:
             self._scope = before
             self._depth -= 1
 
-    def _node(self, scope: Scope, node: onnx.NodeProto) -> None:
+    def _node(self, scope: Scope, node: NodeProto) -> None:
         bindings = [scope.lookup(name) if name else None for name in node.input]
         unknown = [b for b in bindings if isinstance(b, Unknown)]
         name = scope.path + (node.name or next((o for o in node.output if o), node.op_type))
@@ -234,7 +240,7 @@ class _Import:
         return found
 
     def _convert(
-        self, scope: Scope, node: onnx.NodeProto, name: str, values: tuple[Value | None, ...]
+        self, scope: Scope, node: NodeProto, name: str, values: tuple[Value | None, ...]
     ) -> Sequence[Value | None] | None:
         key = key_of(node.domain, node.op_type)
         domain = "" if node.domain == "ai.onnx" else node.domain
@@ -286,8 +292,8 @@ class _Import:
             context.opset, context.origin = before
         return None
 
-    def _attributes(self, scope: Scope, node: onnx.NodeProto) -> dict[str, onnx.AttributeProto]:
-        found: dict[str, onnx.AttributeProto] = {}
+    def _attributes(self, scope: Scope, node: NodeProto) -> dict[str, AttributeProto]:
+        found: dict[str, AttributeProto] = {}
         for attribute in node.attribute:
             if not attribute.ref_attr_name:
                 found[attribute.name] = attribute
@@ -303,7 +309,7 @@ class _Import:
         self,
         scope: Scope,
         view: NodeView,
-        function: onnx.FunctionProto,
+        function: FunctionProto,
         opsets: Mapping[str, int],
     ) -> tuple[Value | None, ...]:
         """Adds the body of a function in place of a call."""
@@ -322,9 +328,7 @@ class _Import:
             results.append(found)
         return tuple(results)
 
-    def _expand(
-        self, scope: Scope, view: NodeView, node: onnx.NodeProto
-    ) -> tuple[Value | None, ...]:
+    def _expand(self, scope: Scope, view: NodeView, node: NodeProto) -> tuple[Value | None, ...]:
         """Adds the function body that the ONNX standard gives for an operator."""
         function = function_of(view, node)
         return self._call(scope, view, function, _opsets(function.opset_import))
@@ -336,7 +340,7 @@ class _Import:
         if name not in nodes:
             nodes.append(name)
 
-    def _look_for_gaps(self, scope: Scope, nodes: Sequence[onnx.NodeProto]) -> None:
+    def _look_for_gaps(self, scope: Scope, nodes: Sequence[NodeProto]) -> None:
         """Notes the operators that nothing handles among nodes that cannot be imported yet."""
         pending = list(nodes)
         while pending:
@@ -350,7 +354,7 @@ class _Import:
                 for graph in (attribute.g, *attribute.graphs):
                     pending.extend(graph.node)
 
-    def _gap_of(self, scope: Scope, node: onnx.NodeProto) -> str:
+    def _gap_of(self, scope: Scope, node: NodeProto) -> str:
         """Why nothing handles a node's operator; "" where something does."""
         key = key_of(node.domain, node.op_type)
         if key in CONVERTERS or key in self._kernels or (key, node.overload) in self._functions:
@@ -359,7 +363,7 @@ class _Import:
         return gap_of(domain, node.op_type, scope.opsets.get(domain, 0) or newest(domain))
 
 
-def _opsets(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
+def _opsets(imports: Iterable[OperatorSetIdProto]) -> dict[str, int]:
     return {"" if o.domain == "ai.onnx" else o.domain: o.version for o in imports}
 
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from typing import NoReturn, TypeAlias, TypeVar
 
 import numpy as np
-import onnx
 
 from tilewright.dtype import DType
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Value
 
+from .messages import AttributeProto, GraphProto, TensorProto
 from .read import ExternalData, array_of, dtype_of
 
-_KIND = onnx.AttributeProto
+_KIND = AttributeProto
 _T = TypeVar("_T")
 # NodeView has methods called int and float: inside of it these names are not the types.
 _Ints: TypeAlias = tuple[int, ...]
@@ -54,7 +54,7 @@ class NodeView:
     opset: int
     inputs: tuple[Value | None, ...]
     outputs: tuple[str, ...]
-    attributes: Mapping[str, onnx.AttributeProto] = field(repr=False)
+    attributes: Mapping[str, AttributeProto] = field(repr=False)
     external: ExternalData | None = None
 
     # -------------------------------------------------------------- operands
@@ -134,7 +134,7 @@ class NodeView:
             raise GapError(f"element type {type_name(found.t.data_type)}")
         return array_of(found.t, self.external, f"attribute {name} of {self.label}")
 
-    def graph(self, name: str) -> onnx.GraphProto:
+    def graph(self, name: str) -> GraphProto:
         """The graph attribute, which the operator requires."""
         found = self._attribute(name, _KIND.GRAPH)
         if found is None:
@@ -162,10 +162,10 @@ class NodeView:
             return self.int(name)
         # Before opset 6, Cast named the type by a string.
         spelled = self.string(name)
-        known = onnx.TensorProto.DataType.keys()
+        known = TensorProto.DataType.keys()
         if spelled not in known:
             self.broken(f"attribute {name} is {spelled!r}, which is no element type")
-        code: _Kind = onnx.TensorProto.DataType.Value(spelled)
+        code: _Kind = TensorProto.DataType.Value(spelled)
         return code
 
     # -------------------------------------------------------------- refusals
@@ -183,7 +183,7 @@ class NodeView:
         """
         raise ModelError(f"{self.label}: {reason}", code="TW-E0120")
 
-    def _attribute(self, name: str, kind: _Kind) -> onnx.AttributeProto | None:
+    def _attribute(self, name: str, kind: _Kind) -> AttributeProto | None:
         found = self.attributes.get(name)
         if found is not None and found.type != kind:
             given, wanted = _KIND.AttributeType.Name, _KIND.AttributeType.Name(kind)
@@ -198,5 +198,5 @@ class NodeView:
 
 def type_name(code: int) -> str:
     """The standard's name of an element type ("FLOAT8E4M3FN")."""
-    names = onnx.TensorProto.DataType
+    names = TensorProto.DataType
     return names.Name(code) if code in names.values() else f"number {code}"

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
-import onnx
-
 from tilewright.errors import ModelError
 
+from .messages import NodeProto
 
-def in_order(
-    nodes: Iterable[onnx.NodeProto], known: Callable[[str], bool]
-) -> Sequence[onnx.NodeProto]:
+
+def in_order(nodes: Iterable[NodeProto], known: Callable[[str], bool]) -> Sequence[NodeProto]:
     """Returns nodes so that each stands after those whose results it reads.
 
     Args:
@@ -34,7 +32,7 @@ def in_order(
 
 
 def _sorted(
-    listed: Sequence[onnx.NodeProto],
+    listed: Sequence[NodeProto],
     reads: Sequence[set[str]],
     maker: dict[str, int],
     known: Callable[[str], bool],
@@ -64,7 +62,7 @@ def _sorted(
     return order
 
 
-def _reads(node: onnx.NodeProto) -> set[str]:
+def _reads(node: NodeProto) -> set[str]:
     """The names that a node reads, also those that its graphs take from around it."""
     names = {n for n in node.input if n}
     pending = [g for a in node.attribute for g in (a.g, *a.graphs)]

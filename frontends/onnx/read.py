@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
 import numpy as np
-import onnx
 from google.protobuf.message import DecodeError
 
 from tilewright import dtype as dt
 from tilewright.dtype import DType
 from tilewright.errors import ModelError
 
+from .messages import AttributeProto, GraphProto, ModelProto, TensorProto
 from .wire import without_weights
 
-_T = onnx.TensorProto
+_T = TensorProto
 _DTYPES: dict[int, DType] = {
     _T.FLOAT: dt.f32,
     _T.DOUBLE: dt.f64,
@@ -144,14 +144,14 @@ class Source:
         name: what messages call it.
     """
 
-    model: onnx.ModelProto
+    model: ModelProto
     weights: Mapping[int, np.ndarray]
     external: ExternalData | None
     name: str
 
 
 def read_model(
-    source: str | os.PathLike[str] | bytes | onnx.ModelProto,
+    source: str | os.PathLike[str] | bytes | ModelProto,
     base_dir: str | os.PathLike[str] | None,
 ) -> Source:
     """Parses a model; the weights of a file are mapped, not read.
@@ -164,7 +164,7 @@ def read_model(
         ModelError: there is no such file, or it is no ONNX model.
     """
     external = None if base_dir is None else ExternalData(Path(base_dir))
-    if isinstance(source, onnx.ModelProto):
+    if isinstance(source, ModelProto):
         return Source(_checked(source, "the model"), {}, external, "the model")
     if isinstance(source, bytes | bytearray | memoryview):
         return _parse(np.frombuffer(bytes(source), np.uint8), external, "the model")
@@ -190,7 +190,7 @@ def read_model(
 def _parse(data: np.ndarray, external: ExternalData | None, name: str) -> Source:
     cut = without_weights(data)
     message, weights = (data.tobytes(), {}) if cut is None else cut
-    model = onnx.ModelProto()
+    model = ModelProto()
     try:
         model.ParseFromString(message)
     except (DecodeError, RecursionError, ValueError):
@@ -202,7 +202,7 @@ def _parse(data: np.ndarray, external: ExternalData | None, name: str) -> Source
     return Source(_checked(model, name), weights, external, name)
 
 
-def _checked(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+def _checked(model: ModelProto, name: str) -> ModelProto:
     if not model.HasField("graph"):
         raise ModelError(
             f"{name} is not an ONNX model: it holds no graph; the file may be empty, cut off or"
@@ -219,7 +219,7 @@ def _checked(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     return model
 
 
-def _texts(model: onnx.ModelProto) -> Iterator[object]:
+def _texts(model: ModelProto) -> Iterator[object]:
     """All names in a model."""
     nodes = [n for f in model.functions for n in f.node]
     graphs = [model.graph]
@@ -243,7 +243,7 @@ def _texts(model: onnx.ModelProto) -> Iterator[object]:
                 graphs += (attribute.g, *attribute.graphs) if attribute.type in _GRAPHS else ()
 
 
-def _declared_texts(graph: onnx.GraphProto) -> Iterator[object]:
+def _declared_texts(graph: GraphProto) -> Iterator[object]:
     for tensor in (*graph.initializer, *(s.values for s in graph.sparse_initializer)):
         yield tensor.name
         for entry in tensor.external_data:
@@ -253,7 +253,7 @@ def _declared_texts(graph: onnx.GraphProto) -> Iterator[object]:
         yield from (d.dim_param for d in declared.type.tensor_type.shape.dim)
 
 
-_GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+_GRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
 _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"PK\x03\x04", "a zip archive, perhaps of torch.save"),
     (b"\x89HDF", "an HDF5 file"),
@@ -276,7 +276,7 @@ def _looks_like(data: bytes) -> str:
 
 
 def array_of(
-    tensor: onnx.TensorProto,
+    tensor: TensorProto,
     external: ExternalData | None,
     label: str,
     cut: np.ndarray | None = None,
@@ -335,7 +335,7 @@ def _view(data: np.ndarray, dtype: DType) -> np.ndarray:
 
 
 def _external_bytes(
-    tensor: onnx.TensorProto, wanted: int, external: ExternalData | None, label: str
+    tensor: TensorProto, wanted: int, external: ExternalData | None, label: str
 ) -> np.ndarray:
     fields = {entry.key: entry.value for entry in tensor.external_data}
     location = fields.get("location", "")
@@ -363,7 +363,7 @@ def _external_bytes(
 
 
 def _typed_data(
-    tensor: onnx.TensorProto, dtype: DType, shape: tuple[int, ...], count: int, label: str
+    tensor: TensorProto, dtype: DType, shape: tuple[int, ...], count: int, label: str
 ) -> np.ndarray:
     match tensor.data_type:
         case _T.FLOAT:

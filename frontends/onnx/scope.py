@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-import onnx
-
 from tilewright.errors import ModelError
 from tilewright.graph.ir import Value
 
 from .context import Context
+from .messages import AttributeProto
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ class Scope:
     context: Context
     opsets: Mapping[str, int]
     outer: Scope | None = None
-    attributes: Mapping[str, onnx.AttributeProto] = field(default_factory=dict)
+    attributes: Mapping[str, AttributeProto] = field(default_factory=dict)
     path: str = ""
     names: dict[str, Binding] = field(default_factory=dict)
     captured: dict[Value, Value] = field(default_factory=dict)

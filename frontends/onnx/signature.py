@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-import onnx
-
 from tilewright.errors import ModelError, OptionError
 from tilewright.graph.ir import TensorType
 from tilewright.tensor.ir import Dim, Var, symbol
 
+from .messages import TensorShapeProto, ValueInfoProto
 from .node import GapError, type_name
 from .read import dtype_of
 
@@ -49,7 +48,7 @@ class Signature:
                     code="TW-E0810",
                 )
 
-    def type_of(self, declared: onnx.ValueInfoProto) -> TensorType:
+    def type_of(self, declared: ValueInfoProto) -> TensorType:
         """The type of one input.
 
         Raises:
@@ -111,7 +110,7 @@ class Signature:
             )
         return int(given)
 
-    def _declared(self, name: str, axis: int, declared: onnx.TensorShapeProto.Dimension) -> Dim:
+    def _declared(self, name: str, axis: int, declared: TensorShapeProto.Dimension) -> Dim:
         match declared.WhichOneof("value"):
             case "dim_value" if declared.dim_value >= 0:
                 if declared.dim_value >= 1 << 48:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, cast
-
-import onnx
+from importlib import import_module
+from typing import Any, Protocol, cast
 
 from tilewright.graph.ir import Value
 
+from .messages import AttributeProto, FunctionProto, NodeProto, TypeProto
 from .node import GapError, NodeView
 from .read import code_of
 
 
 class _Default(Protocol):
     @property
-    def default_value(self) -> onnx.AttributeProto: ...
+    def default_value(self) -> AttributeProto: ...
 
 
 class _Schema(Protocol):
@@ -35,7 +35,7 @@ class _Schema(Protocol):
 
 def newest(domain: str) -> int:
     """The version of a domain that the model does not state."""
-    return onnx.defs.onnx_opset_version() if domain == "" else 1
+    return int(_package("defs").onnx_opset_version()) if domain == "" else 1
 
 
 def gap_of(domain: str, op: str, opset: int) -> str:
@@ -47,7 +47,7 @@ def gap_of(domain: str, op: str, opset: int) -> str:
     return "" if defined else "operator is not supported"
 
 
-def function_of(view: NodeView, node: onnx.NodeProto) -> onnx.FunctionProto:
+def function_of(view: NodeView, node: NodeProto) -> FunctionProto:
     """The function that defines a node's operator, for its operands and attributes.
 
     Raises:
@@ -61,7 +61,7 @@ def function_of(view: NodeView, node: onnx.NodeProto) -> onnx.FunctionProto:
     if static:
         data = schema.get_function_with_opset_version(max(static))
     else:
-        concrete = onnx.NodeProto()
+        concrete = NodeProto()
         concrete.CopyFrom(node)
         del concrete.attribute[:]
         concrete.attribute.extend(view.attributes.values())
@@ -69,7 +69,7 @@ def function_of(view: NodeView, node: onnx.NodeProto) -> onnx.FunctionProto:
         data = schema.get_context_dependent_function_with_opset_version(
             max(shaped), concrete.SerializeToString(), types
         )
-    function = onnx.FunctionProto()
+    function = FunctionProto()
     function.ParseFromString(data)
     if not function.node:
         raise GapError("operator is not supported with these operands")
@@ -80,10 +80,11 @@ def function_of(view: NodeView, node: onnx.NodeProto) -> onnx.FunctionProto:
 
 
 def _schema(domain: str, op: str, opset: int) -> _Schema | None:
+    defs = _package("defs")
     # A version newer than all known ones is read as the newest known.
     try:
-        return cast("_Schema", onnx.defs.get_schema(op, min(opset, 2**31 - 1), domain))
-    except onnx.defs.SchemaError:
+        return cast("_Schema", defs.get_schema(op, min(opset, 2**31 - 1), domain))
+    except defs.SchemaError:
         return None
 
 
@@ -95,9 +96,15 @@ def _shaped(schema: _Schema, opset: int) -> list[int]:
     return [v for v in schema.context_dependent_function_opset_versions if v <= opset]
 
 
-def _type_proto(value: Value | None) -> onnx.TypeProto:
+def _type_proto(value: Value | None) -> TypeProto:
     """A value's type as the standard's function builders want it."""
     if value is None:
-        return onnx.TypeProto()
+        return TypeProto()
     dims = [d if isinstance(d, int) else None for d in value.shape]
-    return onnx.helper.make_tensor_type_proto(code_of(value.dtype), dims)
+    made: TypeProto = _package("helper").make_tensor_type_proto(code_of(value.dtype), dims)
+    return made
+
+
+def _package(module: str) -> Any:
+    """A module of the onnx package, which most models need nothing of."""
+    return import_module(f"onnx.{module}")
