@@ -46,6 +46,7 @@ from ..schedule.nests import Nests
 from ..schedule.pack import Packing
 from ..schedule.recipes.choices import Choices
 from ..schedule.recipes.tile import PREFETCH_BYTES, tile
+from ..schedule.recipes.tile_plan import size
 from ..schedule.recording import Recording
 from ..schedule.schedule import Schedule, Steps
 from ..target import Target
@@ -292,10 +293,16 @@ class _Writer:
 
     def _schedule(self, nests: Nests) -> Schedule:
         """The product as the recipe shapes it, for weights that may come from afar."""
-        choices = Choices({"mr": self.plan.mr, "nr": self.plan.nr, "rows_first": 0})
-        done = tile(nests, self.target, choices)
-        count = product(self.u.shape)
+        count, given = product(self.u.shape), product(self.v.shape)
         assert isinstance(count, int)
+        answers = {"mr": self.plan.mr, "nr": self.plan.nr, "rows_first": 0}
+        tiles = size(given) * 4
+        together = tiles + count * 4 // self.panels
+        if tiles > self.target.l2_bytes // 4 and together > self.target.l2_bytes * 5 // 8:
+            # L2 does not hold the tiles together with a panel of weights, and another core has
+            # transformed half of them.
+            answers["rows_ahead"] = 1
+        done = tile(nests, self.target, Choices(answers))
         if count * 4 > self.target.l2_bytes // 2:
             # The recipe may have cut the loop.
             inner = "k" if "k" in done.loop_names() else "k_i"
