@@ -305,8 +305,8 @@ class _Writer:
         match tensor.storage:
             case InputStorage(index):
                 return self.pointer("inputs", index)
-            case OutputStorage(index):
-                return self.pointer("outputs", index)
+            case OutputStorage(index, offset):
+                return self.offset(self.pointer("outputs", index), offset)
             case ConstantStorage(offset):
                 return self.offset("%constants", offset)
             case ArenaStorage(offset):

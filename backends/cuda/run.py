@@ -173,8 +173,8 @@ class _Call:
         match t.storage:
             case InputStorage(index=index):
                 return self.inputs[index]
-            case OutputStorage(index=index):
-                return self.outputs[index]
+            case OutputStorage(index=index, offset=offset):
+                return self.outputs[index] + offset
             case ConstantStorage(offset=offset):
                 return self.constants + offset
             case ArenaStorage(offset=offset):

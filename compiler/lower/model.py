@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -35,7 +35,7 @@ from .kernels import Answers, Decided, Kernel, KernelTable
 from .memory import lifetimes, most_live, planned, unplaced
 from .mixing import LARGE_BYTES, Runner
 from .pack import pack_array
-from .parts import Part, find_parts
+from .parts import Part, Slab, find_parts, find_slabs
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +174,7 @@ class _Lowering:
         where: dict[Value, Tensor] = dict(given)
         parts = find_parts(graph)
         where |= self._parts(parts)
+        where |= self._slabs(find_slabs(graph), wanted)
         steps: list[Step] = []
         for node in graph.nodes:
             if node.op == "concat":
@@ -217,6 +218,23 @@ class _Lowering:
             offset = dim(as_expr(whole.storage.offset) + part.start * v.dtype.bytes)
             shape = (*v.shape[:-1], part.width)
             found[v] = Tensor(v.name, v.dtype, shape, ArenaStorage(offset))
+        return found
+
+    def _slabs(
+        self, slabs: Mapping[Value, Slab], wanted: Mapping[Value, Tensor]
+    ) -> dict[Value, Tensor]:
+        """The tensors of all slabs, and of the wholes: in a result where they are one."""
+        found: dict[Value, Tensor] = {}
+        for v, slab in slabs.items():
+            whole = found.get(slab.whole) or wanted.get(slab.whole)
+            found[slab.whole] = whole = whole or self.arena(slab.whole.name, slab.whole)
+            storage: Storage
+            if isinstance(whole.storage, OutputStorage):
+                storage = replace(whole.storage, offset=whole.storage.offset + slab.offset)
+            else:
+                assert isinstance(whole.storage, ArenaStorage), "what is read is no result"
+                storage = ArenaStorage(dim(as_expr(whole.storage.offset) + slab.offset))
+            found[v] = Tensor(v.name, v.dtype, v.shape, storage)
         return found
 
     def _fused(

@@ -4,6 +4,9 @@ Fusion leaves a concat along the last axis outside of all groups where the kerne
 as well write every row of theirs into a longer row (graph/passes/partition.py). The parts then
 have no memory of their own: each is some columns of the widest concat that holds it, and whoever
 writes or reads a part is given rows of that width.
+
+The parts of a concat along an outer axis follow each other in memory: each is a slab, a tensor
+like any other, that begins somewhere in the memory of the concat.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from ..graph.ir import Graph, Value
 from ..ops.op import same_shape
 from ..tensor.compute import Compute, ComputeGroup
 from ..tensor.ir import Axis, Buffer, Dim, Func, Load, Var
+from ..tensor.simplify import product
 from ..tensor.walk import replace_buffers, replace_loads
 
 
@@ -36,6 +40,19 @@ class Part:
         return columns(self.whole.shape)
 
 
+@dataclass(frozen=True, slots=True)
+class Slab:
+    """Where a value lies: whole, inside of another one.
+
+    Attributes:
+        whole: the concat that holds it, and is itself a slab of no other.
+        offset: its first byte there.
+    """
+
+    whole: Value
+    offset: int
+
+
 def columns(shape: tuple[Dim, ...]) -> int:
     """The length of a row."""
     last = shape[-1]
@@ -50,12 +67,30 @@ def find_parts(graph: Graph) -> dict[Value, Part]:
         (result, *_) = node.outputs
         if node.op == "reshape" and result in found:
             found[node.inputs[0]] = found[result]
-        elif node.op == "concat":
+        elif node.op == "concat" and node.attrs["axis"] == len(result.shape) - 1:
             held = found.get(result, Part(result, 0))
             start = held.start
             for v in node.inputs:
                 found[v] = Part(held.whole, start)
                 start += columns(v.shape)
+    return found
+
+
+def find_slabs(graph: Graph) -> dict[Value, Slab]:
+    """The values of a fused graph that lie in others as a whole."""
+    found: dict[Value, Slab] = {}
+    for node in reversed(graph.nodes):
+        (result, *_) = node.outputs
+        if node.op == "reshape" and result in found:
+            found[node.inputs[0]] = found[result]
+        elif node.op == "concat" and node.attrs["axis"] != len(result.shape) - 1:
+            held = found.get(result, Slab(result, 0))
+            offset = held.offset
+            for v in node.inputs:
+                found[v] = Slab(held.whole, offset)
+                count = product(v.shape)
+                assert isinstance(count, int), v.shape
+                offset += count * v.dtype.bytes
     return found
 
 

@@ -162,7 +162,7 @@ class _Tensors:
         match t.storage:
             case InputStorage(index):
                 kind, offset = "input", index
-            case OutputStorage(index):
+            case OutputStorage(index, _):
                 kind, offset = "output", index
             case ConstantStorage(start):
                 kind, offset = "constant", start

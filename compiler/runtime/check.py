@@ -117,9 +117,9 @@ class _Checker:
         size = product((*t.shape, t.dtype.bytes))
         match t.storage:
             case InputStorage(index):
-                self.interface(t, self.program.inputs, index, f"{at}: input")
-            case OutputStorage(index):
-                self.interface(t, self.program.outputs, index, f"{at}: output")
+                self.interface(t, 0, self.program.inputs, index, f"{at}: input")
+            case OutputStorage(index, offset):
+                self.interface(t, offset, self.program.outputs, index, f"{at}: output")
             case ConstantStorage(offset):
                 if offset % ALIGNMENT:
                     self.fail(f"{at}: constant at {offset}, not a multiple of {ALIGNMENT}")
@@ -132,13 +132,18 @@ class _Checker:
             case _:
                 assert_never(t.storage)
 
-    def interface(self, t: Tensor, specs: tuple[TensorSpec, ...], index: int, at: str) -> None:
+    def interface(
+        self, t: Tensor, offset: int, specs: tuple[TensorSpec, ...], index: int, at: str
+    ) -> None:
         if not 0 <= index < len(specs):
             self.fail(f"{at} {index} of {len(specs)}")
         spec = specs[index]
-        sizes = product(t.shape), product(spec.shape)
-        if t.dtype is not spec.dtype or prove(binary("le", *map(as_expr, sizes))) is False:
-            self.fail(f"{at} {index} is {spec}, used as {t.dtype} {t.shape}")
+        first, rest = divmod(offset, spec.dtype.bytes)
+        sizes = as_expr(product(t.shape)) + first, as_expr(product(spec.shape))
+        fits = prove(binary("le", *sizes)) is not False
+        if t.dtype is not spec.dtype or not fits or first < 0 or rest:
+            place = f" from byte {offset}" if offset else ""
+            self.fail(f"{at} {index} is {spec}, used as {t.dtype} {t.shape}{place}")
 
     def within(self, offset: Dim, size: Dim, whole: Dim, at: str) -> None:
         end = as_expr(offset) + as_expr(size)

@@ -27,9 +27,13 @@ class InputStorage:
 
 @dataclass(frozen=True, slots=True)
 class OutputStorage:
-    """The memory of output ``index``: fresh, 64-byte aligned, the caller's after the call."""
+    """``offset`` bytes into the memory of output ``index``, the caller's after the call.
+
+    That is fresh and 64-byte aligned.
+    """
 
     index: int
+    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)

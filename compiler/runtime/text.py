@@ -177,8 +177,10 @@ class _Printer:
         match t.storage:
             case InputStorage(index):
                 return f"input({index}, {rest}"
-            case OutputStorage(index):
+            case OutputStorage(index, 0):
                 return f"output({index}, {rest}"
+            case OutputStorage(index, offset):
+                return f"output({index}, {offset}, {rest}"
             case ConstantStorage(offset):
                 return f"constant({offset}, {rest}"
             case ArenaStorage(offset):
@@ -374,6 +376,10 @@ class _Parser:
                 }
                 if word in makers:
                     return makers[word](place)
+            case ast.Call(ast.Name("output"), [place, start, label, kind]):
+                dtype, shape = self.type(kind, scope)
+                held = OutputStorage(self.integer(place), self.integer(start))
+                return Tensor(self.string(label), dtype, shape, held)
         self.fail(node, "expected input, output, constant or arena (place, name, type)")
 
     def type(self, node: ast.expr, scope: _Scope) -> tuple[DType, tuple[Dim, ...]]:

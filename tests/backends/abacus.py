@@ -99,8 +99,8 @@ class AbacusEntry:
             match t.storage:
                 case InputStorage(index=k):
                     address = given[k]
-                case OutputStorage(index=k):
-                    address = results[k]
+                case OutputStorage(index=k, offset=offset):
+                    address = results[k] + offset
                 case ConstantStorage(offset=offset):
                     address = constants + offset
                 case ArenaStorage(offset=place):

@@ -11,10 +11,11 @@ from tilewright import dtype as dt
 from tilewright.graph.build import GraphBuilder
 from tilewright.graph.ir import Graph, Value
 from tilewright.lower.nests import to_func
-from tilewright.lower.parts import copy_rows, find_parts, write_wide
+from tilewright.lower.parts import copy_rows, find_parts, find_slabs, write_wide
+from tilewright.runtime.program import OutputStorage, Tensor
 from tilewright.tensor.check import check
 from tilewright.tensor.interpret import interpret
-from tilewright.tensor.ir import Buffer, For, Func, Load, Store, Var, symbol
+from tilewright.tensor.ir import Buffer, For, Func, Load, Store, Var, as_expr, symbol
 
 from .bodies import f32
 from .test_model import assert_runs, calls, copies, graph_of
@@ -218,3 +219,84 @@ def test_parts_of_parts_lie_in_the_widest_concat() -> None:
     parts = find_parts(graph)
     assert [parts[v].start for v in (x, y, z)] == [0, 3, 7]
     assert {p.width for p in parts.values()} == {12}
+
+
+# ------------------------------------------------------------------ slabs
+
+
+def test_slabs_are_written_into_a_result() -> None:
+    """The caches of several layers, each of which is read, too, stacked twice over."""
+
+    def make(b: GraphBuilder) -> tuple[Value, ...]:
+        past = b.input("past", f32(2, 2, 1, 3, 6, 16))
+        new = b.input("new", f32(3, 1, 16))
+        read, stacked = [], []
+        for layer in range(2):
+            pair = []
+            for k in range(2):
+                starts = tuple(map(as_expr, (layer, k, 0, 0, 0, 0)))
+                old = b.add("slice", past, starts=starts, sizes=(1, 1, 1, 3, 6, 16), steps=(1,) * 6)
+                old = b.add("reshape", old, shape=(3, 6, 16))
+                grown = b.add("concat", old, b.add("add", new, old_row(b, old)), axis=1)
+                read.append(b.add("exp", grown))
+                pair.append(b.add("reshape", grown, shape=(1, 1, 3, 7, 16)))
+            both = b.add("concat", *pair, axis=0)
+            stacked.append(b.add("reshape", both, shape=(1, 2, 1, 3, 7, 16)))
+        return (*read, b.add("concat", *stacked, axis=0))
+
+    def old_row(b: GraphBuilder, old: Value) -> Value:
+        return b.add("reduce", old, op="max", axes=(1,), keepdims=True)
+
+    graph = graph_of(make)
+    program = assert_runs(graph)
+    assert not copies(program)
+    held = {t.storage for c in calls(program) for t in c.args if isinstance(t, Tensor)}
+    size = 3 * 7 * 16 * 4
+    assert {OutputStorage(4, k * size) for k in range(4)} <= held
+
+
+def test_slabs_lie_in_scratch_memory_where_their_concat_is_read() -> None:
+    def make(b: GraphBuilder) -> Value:
+        x = b.input("x", f32(1, 5, 16))
+        both = b.add("concat", conv1(b, x), conv1(b, x), axis=1)
+        return conv1(b, both)
+
+    def conv1(b: GraphBuilder, x: Value) -> Value:
+        return b.add("matmul", x, weights(b, 16, 16))
+
+    program = assert_runs(graph_of(make))
+    assert len(calls(program)) == 3 and not copies(program)
+
+
+@pytest.mark.parametrize("case", ["result", "twice", "input", "rows", "symbolic", "elementwise"])
+def test_other_concats_along_outer_axes_have_a_kernel(case: str) -> None:
+    """A part is a result, too; is there twice; is an input; they alternate; of unknown size."""
+
+    def make(b: GraphBuilder) -> Value | tuple[Value, ...]:
+        lead = 2 if case == "rows" else 1
+        x = b.input("x", f32(lead, N if case == "symbolic" else 5, 16))
+        y = b.add("exp" if case == "elementwise" else "matmul", *(
+            (x,) if case == "elementwise" else (x, weights(b, 16, 16))
+        ))  # fmt: skip
+        z = x if case == "input" else y if case == "twice" else b.add("exp", x)
+        if case not in ("input", "twice", "elementwise"):
+            z = b.add("matmul", x, weights(b, 16, 16))
+        both = b.add("concat", y, z, axis=1)
+        return (both, y) if case == "result" else both
+
+    sizes = [{"N": 4}] if case == "symbolic" else []
+    program = assert_runs(graph_of(make), *sizes)
+    assert any("concat" in c.kernel for c in calls(program))
+
+
+def test_slabs_of_slabs_begin_in_the_widest_concat() -> None:
+    def make(b: GraphBuilder) -> Value:
+        x, y, z = (b.input(n, f32(1, k, 4)) for n, k in (("x", 3), ("y", 4), ("z", 5)))
+        inner = b.add("concat", x, y, axis=1)
+        return b.add("concat", b.add("reshape", z, shape=(1, 5, 4)), inner, axis=1)
+
+    graph = graph_of(make)
+    x, y, z = graph.inputs
+    slabs = find_slabs(graph)
+    assert [slabs[v].offset for v in (z, x, y)] == [0, 80, 128]
+    assert {s.whole for s in slabs.values()} == set(graph.outputs)

@@ -63,7 +63,7 @@ def programs(draw: st.DrawFn) -> Program:
     def tensors(variables: list[Var]) -> st.SearchStrategy[Tensor]:
         storage = st.one_of(
             st.builds(InputStorage, st.integers(0, 3)),
-            st.builds(OutputStorage, st.integers(0, 3)),
+            st.builds(OutputStorage, st.integers(0, 3), st.sampled_from([0, 64])),
             st.builds(ConstantStorage, st.integers(0, 9).map(lambda i: i * 64)),
             st.builds(ArenaStorage, dims(variables)),
         )

@@ -6,6 +6,11 @@ own length, and whoever reads a part element by element can read such rows (see 
 So nothing is copied. Elementwise kernels do the same, unless all that reads the concat is
 elementwise, too: then they are one kernel with it. A concat may itself be a part of a wider one:
 the layers of a dense block, each of which reads all before, share one buffer.
+
+The parts of a concat along an outer axis, with nothing but ones before it, are slabs: they follow
+each other in memory. Whoever computes one writes it there as anywhere else, and it is read there.
+An elementwise kernel whose result only the concat reads is one with it instead, and copies
+nothing either.
 """
 
 from __future__ import annotations
@@ -14,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ...ops import OPS
 from ...ops.op import ints_attr
-from ...tensor.simplify import same_dim
+from ...tensor.simplify import product, same_dim
 from ..ir import Graph, Node, Value
 
 LEAST_COLUMNS = 16
@@ -45,7 +50,9 @@ class InPlace:
         node = self._nodes[index]
         (result,), parts = node.outputs, node.inputs
         last = len(result.shape) - 1
-        if node.attrs["axis"] != last or len(set(parts)) < len(parts) or self._leaves(result):
+        if node.attrs["axis"] != last:
+            return self._takes_slabs(index, members)
+        if len(set(parts)) < len(parts) or self._leaves(result):
             return False
         kinds = ["contraction", "window"]
         readers = (self._nodes[u] for u in self._uses.get(result, ()))
@@ -55,6 +62,50 @@ class InPlace:
             return False
         self._parts.update(parts)
         return True
+
+    def _takes_slabs(self, index: int, members: Members) -> bool:
+        """Whether all parts of a concat along an outer axis can be written in place."""
+        node = self._nodes[index]
+        (result,) = node.outputs
+        axis = node.attrs["axis"]
+        assert isinstance(axis, int)
+        sources = [self._source(v) for v in node.inputs]
+        if any(not same_dim(d, 1) for d in result.shape[:axis]) or len(set(sources)) < len(sources):
+            return False
+        if not all(self._is_slab(v, members) for v in sources):
+            return False
+        self._parts.update(node.inputs, sources)
+        return True
+
+    def _is_slab(self, value: Value, members: Members) -> bool:
+        """Whether a value can lie somewhere in another one as a whole."""
+        producer = self._producer.get(value)
+        count = product(value.shape)
+        if producer is None or not isinstance(count, int) or count < LEAST_COLUMNS:
+            return False
+        if value in self._parts or self._leaves(value):
+            return False
+        kind, _ = members(producer)
+        if kind == "view":
+            node = self._nodes[producer]
+            return node.op == "concat" and node.attrs["axis"] != len(value.shape) - 1
+        return kind not in ("", "control") and (kind != "elementwise" or self._is_shared(value))
+
+    def _is_shared(self, value: Value) -> bool:
+        """Whether several nodes read a value, or views of it."""
+        readers = self._uses.get(value, ())
+        if len(readers) != 1:
+            return len(readers) > 1
+        node = self._nodes[readers[0]]
+        return node.op == "reshape" and self._is_shared(node.outputs[0])
+
+    def _source(self, value: Value) -> Value:
+        """The value that a view is of."""
+        producer = self._producer.get(value)
+        while producer is not None and self._nodes[producer].op == "reshape":
+            (value,) = self._nodes[producer].inputs
+            producer = self._producer.get(value)
+        return value
 
     def _leaves(self, value: Value) -> bool:
         """Whether a value, or a view of it, is a result of the graph."""
@@ -84,7 +135,7 @@ class InPlace:
             return kind in kinds and self._writes_rows(inside)
         node = self._nodes[producer]
         if node.op == "concat":
-            return True
+            return node.attrs["axis"] == len(value.shape) - 1
         (source,) = node.inputs
         held = self._producer.get(source)
         if held is None or not same_dim(source.shape[-1], length):

@@ -132,6 +132,18 @@ def test_kernels_get_inputs_outputs_constants_and_the_arena() -> None:
     assert constants.tolist() == [9] * 8 + [10, 20, 30]
 
 
+def test_results_may_begin_inside_of_an_output() -> None:
+    x = vector("x", 3, InputStorage(0))
+    low, high = (vector("y", 3, OutputStorage(0, offset)) for offset in (0, 24))
+    run = build(
+        [CallKernel("add", (x, x, high, 3)), CallKernel("add", (x, high, low, 3))],
+        inputs=[TensorSpec("x", dt.i64, (3,))],
+        outputs=[TensorSpec("y", dt.i64, (6,))],
+    )
+    (result,) = run(np.array([1, 2, 3]))
+    assert result.tolist() == [3, 6, 9, 2, 4, 6]
+
+
 def test_arena_offsets_may_be_symbolic() -> None:
     x = vector("x", N, InputStorage(0))
     first = vector("t", N, ArenaStorage(0))
