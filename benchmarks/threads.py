@@ -5,7 +5,9 @@
 
 MODEL is an ONNX file or a network of the zoo. Every engine, with one thread and with several, has
 a process of its own, and all take turns: ``speed-up`` is the time of one thread over that of
-several. Then as many other processes as ``--hogs`` says keep the CPUs busy, wherever the system
+several. Two loops of the machine take turns with them and say what threads can bring: multiply-adds
+in registers, and reads of memory from beyond a core's own caches, as much of both in each thread.
+Then as many other processes as ``--hogs`` says keep the CPUs busy, wherever the system
 puts them, while the engines with several threads take turns again: ``busy`` is their time then
 over that without. Both are medians with 95 % intervals. ``x busy`` is a peer's time over ours
 while the machine is busy.
@@ -24,13 +26,20 @@ from pathlib import Path
 from gate_power import busy  # type: ignore[import-not-found]
 
 import tilewright
+from tilewright.backends.cpu.peaks import Meter
+from tilewright.backends.cpu.target import resolve_target
 from tilewright.benchmarking.engine import Engine
-from tilewright.benchmarking.measure import precise, take_turns
+from tilewright.benchmarking.measure import Block, block_of, precise, take_turns
 from tilewright.benchmarking.report import OURS
 from tilewright.benchmarking.significance import Interval, paired_ratio, unpaired_ratio
 from tilewright.commands.arrays import choose_dims, random_inputs, write_arrays
 from tilewright.commands.bench import parse_peers
 from tilewright.peers import as_file
+
+ARITHMETIC_ROUNDS = 500_000
+"""Steps of each chain: some milliseconds."""
+READ_BYTES = 16 << 20
+"""What each thread reads: more than it has caches of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +49,32 @@ class Answer:
     Attributes:
         model, engine: which.
         milliseconds: of several threads on a quiet machine.
-        speed_up: the time of one thread over that of several.
-        busy: the time of several threads on a busy machine over that on a quiet one.
-        ratio: its time over ours while the machine is busy.
+        speed_up: the time of one thread over that of several, for the same work.
+        busy: the time of several threads on a busy machine over that on a quiet one; None for
+            the loops of the machine.
+        ratio: its time over ours while the machine is busy; None for these.
     """
 
     model: str
     engine: str
     milliseconds: float
     speed_up: Interval
-    busy: Interval
-    ratio: Interval
+    busy: Interval | None = None
+    ratio: Interval | None = None
 
 
-def measure(model: str, chosen: argparse.Namespace) -> list[Answer]:
-    """All engines on one model."""
+def machine_loops(threads: int) -> dict[str, list[Block]]:
+    """The loops of the machine, with one thread and with several; the work is each thread's."""
+    meter = Meter(resolve_target())
+    counts = (1, threads)
+    return {
+        "arithmetic": [block_of(meter.chains(n, ARITHMETIC_ROUNDS)[0]) for n in counts],
+        "reading": [block_of(meter.sums(n, READ_BYTES, 1)[0]) for n in counts],
+    }
+
+
+def measure(model: str, loops: dict[str, list[Block]], chosen: argparse.Namespace) -> list[Answer]:
+    """All engines on one model, and the machine meanwhile."""
     names = (OURS, *chosen.compare)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tilewright-")))
@@ -73,14 +93,20 @@ def measure(model: str, chosen: argparse.Namespace) -> list[Answer]:
         for engine in engines:
             engine.ready()
         blocks = [e.block for e in engines]
-        quiet = take_turns(blocks, chosen.time_budget, enough=precise(0.01, len(engines) - 1))
-        one, several = quiet[: len(names)], quiet[len(names) :]
+        both = [b for pair in loops.values() for b in pair]
+        quiet = take_turns(
+            [*blocks, *both],
+            chosen.time_budget,
+            enough=precise(0.01, len(blocks) + len(both) - 1),
+        )
+        one, several = quiet[: len(names)], quiet[len(names) : len(blocks)]
+        machine = quiet[len(blocks) :]
         for _ in range(chosen.hogs):
             stack.enter_context(busy(pinned=False))
         loaded = take_turns(
             blocks[len(names) :], chosen.time_budget, enough=precise(0.02, len(chosen.compare))
         )
-    return [
+    found = [
         Answer(
             model, name, several[k].median * 1e3,
             paired_ratio(one[k].blocks, several[k].blocks),
@@ -88,6 +114,15 @@ def measure(model: str, chosen: argparse.Namespace) -> list[Answer]:
             paired_ratio(loaded[k].blocks, loaded[0].blocks),
         )
         for k, name in enumerate(names)
+    ]  # fmt: skip
+    return found + [
+        Answer(
+            model, name, machine[2 * k + 1].median * 1e3,
+            paired_ratio(
+                [chosen.threads * b for b in machine[2 * k].blocks], machine[2 * k + 1].blocks
+            ),
+        )
+        for k, name in enumerate(loops)
     ]  # fmt: skip
 
 
@@ -107,12 +142,13 @@ def main() -> None:
           f"{chosen.threads} threads, {chosen.hogs} other processes when busy")  # fmt: skip
     print(f"{'model':18} {'engine':12} {'ms':>9} {'speed-up':>21} {'busy':>21} {'x busy':>21}")
     found = []
+    loops = machine_loops(chosen.threads)
     for model in chosen.models:
-        for a in measure(model, chosen):
+        for a in measure(model, loops, chosen):
             found.append(a)
             print(
                 f"{Path(model).stem:18} {a.engine:12} {a.milliseconds:9.3f} {a.speed_up!s:>21}"
-                f" {a.busy!s:>21} {a.ratio!s:>21}",
+                f" {a.busy or ''!s:>21} {a.ratio or ''!s:>21}".rstrip(),
                 flush=True,
             )
     if chosen.json:
