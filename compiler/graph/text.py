@@ -18,7 +18,6 @@ are what their op's entry says where they are left out do not print.
 from __future__ import annotations
 
 import ast
-import hashlib
 import io
 import keyword
 import re
@@ -29,6 +28,7 @@ from types import MappingProxyType
 from typing import NoReturn
 
 import numpy as np
+from xxhash import xxh3_64
 
 from .. import dtype as dt
 from ..dtype import DTYPES, DType
@@ -61,7 +61,7 @@ def text(graph: Graph) -> str:
 
 def digest(array: np.ndarray) -> str:
     """Returns 16 hex digits that stand for a constant: of its dtype, shape and bytes."""
-    hasher = hashlib.blake2b(digest_size=8)
+    hasher = xxh3_64()
     hasher.update(f"{array.dtype.str}{array.dtype.name}{array.shape}".encode())
     hasher.update(np.ascontiguousarray(array).view(np.uint8).data if array.size else b"")
     return hasher.hexdigest()

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -270,7 +269,8 @@ def _touch(path: Path) -> None:
 @contextlib.contextmanager
 def _replacement(path: Path) -> Iterator[int]:
     """A descriptor whose content becomes ``path`` at the end, or vanishes on an error."""
-    descriptor, name = tempfile.mkstemp(prefix=".", dir=path.parent)
+    name = path.with_name(f".{os.urandom(9).hex()}")
+    descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         try:
             yield descriptor

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from functools import lru_cache, reduce
-from hashlib import sha256
 from operator import mul
+
+from xxhash import xxh3_128_hexdigest
 
 from .ir import Binary, Call, Const, Expr, Load, Unary, Var, binary
 
@@ -89,7 +90,7 @@ def _spell(e: Expr) -> str:
     if len(spelt) <= _LONGEST:
         return spelt
     # What is shared would be spelt out at each use: ``x = x * x`` is twice as long each step.
-    return f"{head}({sha256(spelt.encode()).hexdigest()}):{e.dtype}"
+    return f"{head}({xxh3_128_hexdigest(spelt.encode())}):{e.dtype}"
 
 
 def add_terms(into: Linear, other: Linear, scale: int = 1) -> None:
