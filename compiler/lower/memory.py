@@ -184,7 +184,10 @@ def _offset(tensor: Tensor) -> Var | None:
     """The variable of the buffer that a tensor lies in; None outside the arena."""
     if not isinstance(tensor.storage, ArenaStorage):
         return None
-    found = [v for v in symbols(tensor.storage.offset) if is_unplaced(v)]
+    whole = tensor.storage.offset
+    if isinstance(whole, Var) and is_unplaced(whole):
+        return whole
+    found = [v for v in symbols(whole) if is_unplaced(v)]
     if len(found) != 1:
         raise InternalError(
             f"plan_memory: tensor {tensor.name} lies in {len(found)} buffers, not one",
@@ -202,6 +205,9 @@ def _ends(
     """
     assert isinstance(tensor.storage, ArenaStorage)
     size = product((*tensor.shape, tensor.dtype.bytes))
+    if isinstance(size, int) and tensor.storage.offset is offset:
+        yield size
+        return
     ends: list[Expr] = [as_expr(tensor.storage.offset) - offset + size]
     for loop in reversed(loops):
         ends = [new for e in ends for new in _extremes(e, loop)]
@@ -379,8 +385,10 @@ def _placed(tensor: Tensor, offsets: Mapping[Var, Dim]) -> Tensor:
     if offset is None:
         return tensor
     assert isinstance(tensor.storage, ArenaStorage)
-    value = substitute(as_expr(tensor.storage.offset), {offset: as_expr(offsets[offset])})
-    return replace(tensor, storage=ArenaStorage(dim(value)))
+    place: Dim = offsets[offset]
+    if tensor.storage.offset is not offset:
+        place = dim(substitute(as_expr(tensor.storage.offset), {offset: as_expr(place)}))
+    return Tensor(tensor.name, tensor.dtype, tensor.shape, ArenaStorage(place))
 
 
 def _rewrite(steps: Sequence[Step], change: Callable[[Tensor], Tensor]) -> tuple[Step, ...]:

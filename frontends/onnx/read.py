@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
@@ -210,47 +210,54 @@ def _checked(model: ModelProto, name: str) -> ModelProto:
             code="TW-E0103",
         )
     # A string that is not UTF-8 comes out of protobuf as bytes.
-    for text in _texts(model):
-        if not isinstance(text, str):
-            raise ModelError(
-                f"{name}: the name {text!r} in it is not UTF-8 text; the file may be damaged",
-                code="TW-E0104",
-            )
+    texts = _texts(model)
+    if not set(map(type, texts)) <= {str}:
+        odd = next(text for text in texts if not isinstance(text, str))
+        raise ModelError(
+            f"{name}: the name {odd!r} in it is not UTF-8 text; the file may be damaged",
+            code="TW-E0104",
+        )
     return model
 
 
-def _texts(model: ModelProto) -> Iterator[object]:
+def _texts(model: ModelProto) -> list[object]:
     """All names in a model."""
+    texts: list[object] = []
     nodes = [n for f in model.functions for n in f.node]
     graphs = [model.graph]
     for function in model.functions:
-        yield from (function.name, function.domain, function.overload)
-        yield from (*function.input, *function.output, *function.attribute)
+        texts += (function.name, function.domain, function.overload)
+        texts += (*function.input, *function.output, *function.attribute)
     for opset in (*model.opset_import, *(o for f in model.functions for o in f.opset_import)):
-        yield opset.domain
+        texts.append(opset.domain)
     while nodes or graphs:
         if graphs:
             graph = graphs.pop()
             nodes += graph.node
-            yield graph.name
-            yield from _declared_texts(graph)
+            texts.append(graph.name)
+            texts += _declared_texts(graph)
         else:
             node = nodes.pop()
-            yield from (node.name, node.op_type, node.domain, node.overload)
-            yield from (*node.input, *node.output)
+            texts += (node.name, node.op_type, node.domain, node.overload)
+            texts += node.input
+            texts += node.output
             for attribute in node.attribute:
-                yield from (attribute.name, attribute.ref_attr_name)
-                graphs += (attribute.g, *attribute.graphs) if attribute.type in _GRAPHS else ()
+                texts += (attribute.name, attribute.ref_attr_name)
+                if attribute.type in _GRAPHS:
+                    graphs += (attribute.g, *attribute.graphs)
+    return texts
 
 
-def _declared_texts(graph: GraphProto) -> Iterator[object]:
+def _declared_texts(graph: GraphProto) -> list[object]:
+    texts: list[object] = []
     for tensor in (*graph.initializer, *(s.values for s in graph.sparse_initializer)):
-        yield tensor.name
+        texts.append(tensor.name)
         for entry in tensor.external_data:
-            yield from (entry.key, entry.value)
+            texts += (entry.key, entry.value)
     for declared in (*graph.input, *graph.output):
-        yield declared.name
-        yield from (d.dim_param for d in declared.type.tensor_type.shape.dim)
+        texts.append(declared.name)
+        texts += (d.dim_param for d in declared.type.tensor_type.shape.dim)
+    return texts
 
 
 _GRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)

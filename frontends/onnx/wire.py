@@ -10,7 +10,7 @@ the walk, and the whole file is parsed as it is.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,8 +26,7 @@ class _Odd(Exception):
     """The bytes are not what this walk expects."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Field:
+class _Field(NamedTuple):
     """A field of a message: its number, where it starts, its payload and where it ends."""
 
     number: int
@@ -61,18 +60,20 @@ def _cut(view: memoryview, data: np.ndarray) -> tuple[bytes, dict[int, np.ndarra
     weights: dict[int, np.ndarray] = {}
     parts: list[bytes | memoryview] = []
     index = 0
+    kept = graph.body
     for field in _fields(view, graph.body, graph.end):
         if field.number != _INITIALIZER:
-            parts.append(view[field.start : field.end])
             continue
-        raw = [f for f in _fields(view, field.body, field.end) if f.number == _RAW_DATA]
-        if len(raw) == 1 and raw[0].end - raw[0].body >= _WORTH_CUTTING:
-            weights[index] = data[raw[0].body : raw[0].end]
-            rest = (view[field.body : raw[0].start], view[raw[0].end : field.end])
-            parts += (_header(_INITIALIZER, sum(map(len, rest))), *rest)
-        else:
-            parts.append(view[field.start : field.end])
+        if field.end - field.body >= _WORTH_CUTTING:
+            raw = [f for f in _fields(view, field.body, field.end) if f.number == _RAW_DATA]
+            if len(raw) == 1 and raw[0].end - raw[0].body >= _WORTH_CUTTING:
+                weights[index] = data[raw[0].body : raw[0].end]
+                rest = (view[field.body : raw[0].start], view[raw[0].end : field.end])
+                parts += (view[kept : field.start], _header(_INITIALIZER, sum(map(len, rest))))
+                parts += rest
+                kept = field.end
         index += 1
+    parts.append(view[kept : graph.end])
     inner = b"".join(parts)
     return b"".join(
         (view[: graph.start], _header(_GRAPH, len(inner)), inner, view[graph.end :])
@@ -82,15 +83,23 @@ def _cut(view: memoryview, data: np.ndarray) -> tuple[bytes, dict[int, np.ndarra
 def _fields(view: memoryview, start: int, end: int) -> Iterator[_Field]:
     at = start
     while at < end:
-        key, body = _varint(view, at, end)
+        # Most keys and many lengths are one byte.
+        key, body = view[at], at + 1
+        if key > 127:
+            key, body = _varint(view, at, end)
         match key & 7:
+            case 2:  # a length, then as many bytes
+                if body >= end:
+                    raise _Odd
+                length = view[body]
+                body += 1
+                if length > 127:
+                    length, body = _varint(view, body - 1, end)
+                after = body + length
             case 0:  # varint
                 _, after = _varint(view, body, end)
             case 1:  # 64 bits
                 after = body + 8
-            case 2:  # a length, then as many bytes
-                length, body = _varint(view, body, end)
-                after = body + length
             case 5:  # 32 bits
                 after = body + 4
             case _:
