@@ -10,7 +10,7 @@ from tilewright.api import compile as compile_graph
 from tilewright.errors import OptionError
 from tilewright.frontends import CAPTURES
 from tilewright.options import from_environment
-from tilewright.stages import load_function
+from tilewright.stages import load_function, uncollected
 
 _OPTIONS = ("target", "math", "threads", "cache", "debug")
 _MODES = ("default", "reduce-overhead")
@@ -50,7 +50,7 @@ def compile_captured(
         )
     threads = from_environment(None, **chosen).threads
     make = partial(compile_graph, **chosen)
-    function: Callable[..., Any] = load_function(CAPTURES["dynamo"])(
-        module, example_inputs, make, threads
-    )
+    capture = load_function(CAPTURES["dynamo"])
+    with uncollected():
+        function: Callable[..., Any] = capture(module, example_inputs, make, threads)
     return function

@@ -85,16 +85,17 @@ def _compile_recorded(
     threads: int | None,
 ) -> Callable[..., Any]:
     """Compiles a graph that is functional as it is."""
-    steady = {i for i in recording.steady if _is_constant(example_inputs[i])}
+    given = (*recording.held, *example_inputs)
+    steady = {i for i in recording.steady if _is_constant(given[i])}
     region = Region(
         recording.module, name, _symbols(recording.module), frozenset(steady), recording.results,
         threads,
     )  # fmt: skip
     runner = Runner(region, compile_graph)
-    runner.variant([x if i in steady else None for i, x in enumerate(example_inputs)])
+    runner.variant([x if i in steady else None for i, x in enumerate(given)])
 
     def call(*args: Any) -> Sequence[Any]:
-        return runner(list(args))
+        return runner([*recording.held, *args])
 
     return call
 

@@ -14,11 +14,13 @@ import builtins
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch._dispatch.python import enable_python_dispatcher
+from torch._dynamo.utils import dynamo_timed
 from torch._higher_order_ops.effects import has_effects
 from torch._ops import OpOverload, OpOverloadPacket
 from torch._subclasses.fake_tensor import FakeTensor
@@ -51,11 +53,14 @@ class Recording:
 
     Attributes:
         module: holds the graph as ``graph``, and the tensors that its ``get_attr`` nodes name.
+        held: its first arguments: what Dynamo's graph holds itself (where Inductor is set to
+            freeze them, parameters). Those of Dynamo's graph follow.
         steady: the positions of the arguments that are a module's parameters and buffers.
         results: how its outputs come about.
     """
 
     module: Any
+    held: tuple[Any, ...]
     steady: frozenset[int]
     results: Results
 
@@ -69,22 +74,28 @@ def record(module: torch.fx.GraphModule, example_inputs: Sequence[Any]) -> Recor
     """
     if torch._C._is_any_autocast_enabled():  # noqa: SLF001
         return None
-    placeholders = module.graph.find_nodes(op="placeholder")
-    values = [node.meta.get("example_value") for node in placeholders]
-    if not all(map(_is_plain, values, example_inputs)):
+    attributes = module.graph.find_nodes(op="get_attr")
+    held = tuple(attrgetter(node.target)(module) for node in attributes)
+    sources = [*attributes, *module.graph.find_nodes(op="placeholder")]
+    values = [node.meta.get("example_value") for node in sources]
+    given = (*held, *example_inputs)
+    if not all(map(_is_plain, values, given)):
         return None
     if torch.is_grad_enabled() and any(
-        isinstance(x, torch.Tensor) and x.requires_grad for x in example_inputs
+        isinstance(x, torch.Tensor) and x.requires_grad for x in given
     ):
         return None
     modes = {v.fake_mode for v in values if isinstance(v, FakeTensor)}
     if len(modes) != 1:
         return None
     try:
-        with composites_kept() as table, enable_python_dispatcher(), modes.pop():
-            recorder = _Recorder(table, placeholders, values)
+        with (
+            dynamo_timed("tilewright.record"), composites_kept() as table,
+            enable_python_dispatcher(), modes.pop(),
+        ):  # fmt: skip
+            recorder = _Recorder(table, sources, values)
             with recorder:
-                nodes = _run(module.graph, recorder, values)
+                nodes = _run(module.graph, recorder, dict(zip(sources, values, strict=True)))
     except Exception:
         # AOTAutograd will say what is wrong with the graph, if anything is.
         return None
@@ -93,14 +104,14 @@ def record(module: torch.fx.GraphModule, example_inputs: Sequence[Any]) -> Recor
         if not node.users and node.op not in ("placeholder", "output"):
             recorder.graph.erase_node(node)
     steady = frozenset(
-        i for i, node in enumerate(placeholders)
+        i for i, node in enumerate(sources)
         if node.meta.get("tensor_dict", {}).get("_dynamo_static_input_type")
     )  # fmt: skip
     results = results_of(recorder.graph)
     if results.assemble is not None and any(isinstance(v, torch.SymInt) for v in values):
         return None  # calls of operators outside of native code would name the symbols
     recorded = SimpleNamespace(graph=recorder.graph, **recorder.constants)
-    return Recording(recorded, steady, results)
+    return Recording(recorded, held, steady, results)
 
 
 def _is_plain(value: Any, given: Any) -> bool:
@@ -120,9 +131,8 @@ def _is_plain(value: Any, given: Any) -> bool:
 # ------------------------------------------------------------------ running Dynamo's graph
 
 
-def _run(graph: torch.fx.Graph, recorder: _Recorder, values: Sequence[Any]) -> list[Any]:
+def _run(graph: torch.fx.Graph, recorder: _Recorder, known: Mapping[Any, Any]) -> list[Any]:
     """Runs the graph, and returns the nodes of its outputs."""
-    given = iter(values)
     last = {used: node for node in graph.nodes for used in node.all_input_nodes}
     ending: dict[Any, list[Any]] = {}
     for used, node in last.items():
@@ -130,8 +140,8 @@ def _run(graph: torch.fx.Graph, recorder: _Recorder, values: Sequence[Any]) -> l
     environment: dict[Any, Any] = {}
     for node in graph.nodes:
         match node.op:
-            case "placeholder":
-                environment[node] = next(given)
+            case "placeholder" | "get_attr":
+                environment[node] = known[node]
             case "call_function" | "call_method":
                 args, kwargs = torch.fx.map_arg((node.args, node.kwargs), environment.__getitem__)
                 recorder.begin(node, environment)
@@ -141,7 +151,7 @@ def _run(graph: torch.fx.Graph, recorder: _Recorder, values: Sequence[Any]) -> l
             case _:
                 raise _GiveUp
         for used in ending.get(node, ()):
-            if used.op != "placeholder":
+            if used not in known:
                 del environment[used]
     raise AssertionError(graph)
 
@@ -190,7 +200,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc]
     """Notes ATen calls as nodes of a graph; a write to a tensor gives it another node."""
 
     def __init__(
-        self, table: Mapping[Any, Callable[..., Any]], placeholders: Sequence[Any],
+        self, table: Mapping[Any, Callable[..., Any]], sources: Sequence[Any],
         values: Sequence[Any],
     ) -> None:  # fmt: skip
         super().__init__()
@@ -202,8 +212,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc]
         self._nodes: dict[int, torch.fx.Node] = {}
         self._step = _Step(None, {})
         self._inputs: set[int] = set()
-        for placeholder, value in zip(placeholders, values, strict=True):
-            node = self.graph.placeholder(placeholder.name)
+        for source, value in zip(sources, values, strict=True):
+            node = self.graph.placeholder(source.name)
             node.meta["val"] = value
             if isinstance(value, torch.Tensor):
                 self._bind(value, node)

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import torch
 from torch._C._dynamo import guards
+from torch._dynamo.utils import dynamo_timed
 
 from tilewright.errors import InputError
 from tilewright.graph.ir import Graph
@@ -294,7 +295,8 @@ class Runner:
         contents = Contents(constants)
         native = region.results.native
         captured = Captured(region.module, region.name, known, native, region.symbols)
-        executable = self._compile(import_captured(captured)) if native else None
+        with dynamo_timed("tilewright.compile"):
+            executable = self._compile(import_captured(captured)) if native else None
         made = Variant(
             executable, self._positions, tuple(map(id, constants)), *before, contents,
             tuple(inputs), threads=0 if executable is None else executable.threads,
