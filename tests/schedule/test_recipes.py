@@ -236,6 +236,16 @@ def test_one_row_reads_far_panels_in_several_places_within_the_registers(target:
     assert_scheduled_equals_group(group, small, constants)
 
 
+@pytest.mark.parametrize("rows", [2, 5, 7])
+def test_a_few_rows_read_far_panels_in_several_places(rows: int) -> None:
+    small = replace(AVX512, l2_bytes=64 << 10)
+    group, constants = matmul(rows, 96, 200), frozenset({"x1"})
+    done = schedule(to_func(group, constants), small)
+    sums = [b.shape for b in allocations(done.func.body) if len(b.shape) == 3]
+    assert [(n, m) for n, m, _ in sums] == [(4, rows)]
+    assert_scheduled_equals_group(group, small, constants)
+
+
 @pytest.mark.parametrize("shape", [(1, 64, 512), (8, 768, 1000), (1, 769, 1000)])
 def test_other_products_run_in_one_place(shape: tuple[int, int, int]) -> None:
     """Those whose panels stay near, that use a panel for many rows, or of a depth without parts."""

@@ -298,19 +298,21 @@ def shape_reduction(s: Schedule, r: Reduction, row: str | None, column: str) -> 
 def _run_apart(s: Schedule, nests: Nests, t: Tile, target: Target, choices: Choices) -> int:
     """Reads panels that come from beyond L2 in several places at once; returns in how many.
 
-    One row needs all of a panel for few operations, so that it waits for memory, and a core is
+    A few rows need all of a panel for few operations, so that they wait for memory, and a core is
     given more bytes a second of several streams than of one.
     """
     loop = nested(t.main)[-1].var.name
-    if t.mr > 1 or len(s.packings) != 1 or len(nests.reductions) != 1:
+    alone = t.row is not None and all(same_dim(a.extent, 1) for a in t.outer)
+    few = t.mr == 1 or (alone and same_dim(t.row.extent, t.mr))
+    if not few or len(s.packings) != 1 or len(nests.reductions) != 1:
         return 1
     (packing,) = s.packings
     depth = find_loop(s.func, loop, "tile").extent
     far = size_product(packing.packed.shape) * packing.packed.dtype.bytes > target.l2_bytes // 2
     if not far or not isinstance(depth, int):
         return 1
-    free = target.vector_registers - 4
-    fitting = [k for k in STREAMS if depth % k == 0 and k * t.nr <= free * target.lanes(32)]
+    free = (target.vector_registers - 4) * target.lanes(32)
+    fitting = [k for k in STREAMS if depth % k == 0 and k * t.mr * t.nr <= free]
     if not fitting:
         return 1
     streams = choices.pick("streams", fitting[0], (1, *sorted(fitting)))

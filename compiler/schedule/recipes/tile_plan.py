@@ -74,7 +74,8 @@ def plan(nests: Nests, target: Target, choices: Choices) -> Tile:
         and any(a.var in symbols_of(load) for a in main.reduce)
         and can_pack(nests, main, load)
     )
-    streamed = any(bytes_of(load) > target.l2_bytes // 2 for load in packed)
+    rows = sum(not same_dim(a.extent, 1) for a in others)
+    streamed = rows < 2 and any(bytes_of(load) > target.l2_bytes // 2 for load in packed)
     groups = find_groups(main, None if row is None else own_axes.get(row.var.name))
     costs = {} if groups is None else group_costs(groups, row, column, target)
     if not costs:
@@ -115,9 +116,10 @@ def tile_costs(
     be the limit. Of equal tiles the first is to be taken.
 
     Args:
-        streamed: whether the columns' operand comes from beyond L2: a single row then waits for
-            it however wide its tile is, narrow panels are shared more evenly, and their sums
-            are to fit four times: one set for each place that they are read in.
+        streamed: whether the columns' operand comes from beyond L2, for these rows alone: if they
+            are few they wait for it however wide their tile is, narrow panels are shared more
+            evenly, and their sums are to fit four times: one set for each place that they are
+            read in.
     """
     lanes = target.lanes(32)
     registers = target.vector_registers
@@ -140,9 +142,9 @@ def tile_costs(
             # Loads for each multiply-add: at 0.42 (6x4 vectors) they hide, then they show.
             pressure = (mr + v) / accumulators
             load_limit = max(1.0, pressure) * (1.0 + 0.5 * max(0.0, pressure - 0.42) + 0.2 / mr)
-            if streamed and m == 1:
-                best = max(1, min(4, (registers - 4) // 4))
-                hide, load_limit = min(1.0, v / best), 1.0 + 0.05 * max(0, v - best)
+            best = min(4, (registers - 4) // (4 * m))
+            if streamed and best and fixed_rows:
+                hide, load_limit = min(1.0, v / best) * mr / m, 1.0 + 0.05 * max(0, v - best)
             tall = 1.0 + 0.01 * max(0, mr - 9)
             cost = width * height * load_limit * tall / hide
             if not contraction:
