@@ -8,6 +8,7 @@ intervals, and lets each part of an address be computed in the outermost loop th
 from __future__ import annotations
 
 from abc import abstractmethod
+from math import gcd
 
 from tilewright import dtype as dt
 from tilewright.tensor.ir import Binary, Const, Dim, Expr, Unary, Var, as_expr
@@ -36,12 +37,14 @@ class Addresser(Builder):
         width: the lanes of the current vector chunk (1: scalar code).
         active: how many of those lanes exist.
         lane_constants: what each lane holds of a vector of constants, by its text.
+        multiples: what the value of a least or greatest index is a multiple of, by its text.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.env: dict[Var, Index | Value] = {}
         self.lane_constants: dict[str, list[int]] = {}
+        self.multiples: dict[str, int] = {}
         self.width = 1
         self.active = 1
         self._forms: dict[Expr, Form] = {}
@@ -220,6 +223,7 @@ class Addresser(Builder):
         else:
             result.lo = max(known_lo, default=None)
             result.hi = max(known_hi) if len(known_hi) == 2 else None
+        self.multiples[result.text] = gcd(_multiple_of(a), _multiple_of(b))
         return self.atom(result)
 
     # -------------------------------------------------------------- intervals
@@ -550,6 +554,11 @@ def _by_name(value: Value) -> str:
 def _level_of(term: tuple[Monomial, int]) -> int:
     monomial = term[0]
     return monomial[0].level if len(monomial) == 1 else max(v.level for v in monomial)
+
+
+def _multiple_of(a: Index) -> int:
+    """What an index that is the same in all lanes is a multiple of."""
+    return gcd(a.const, *(k for _, k in a.terms)) if a.is_uniform else 1
 
 
 def _monomial_bounds(monomial: Monomial) -> tuple[Bound, Bound]:

@@ -69,21 +69,79 @@ def emit_module(funcs: Sequence[Func], target: Target) -> str:
     parts: list[str] = []
     uses_zeros = False
     for func in funcs:
-        kernel = _Kernel(func, machine)
-        parts += kernel.emit()
-        uses_zeros |= kernel.uses_zeros
+        streamed = _streamed(func) if machine.fence else ()
+        for kernel in _versions(func, machine, streamed):
+            parts += kernel.emit()
+            uses_zeros |= kernel.uses_zeros
+        if streamed:
+            parts.append(_either(func, streamed, machine))
     if uses_zeros:
         zeros = f"{ZEROS} = private constant [{ZEROS_BYTES} x i8] zeroinitializer, align 64"
         parts.insert(0, zeros)
     return "\n\n".join(parts) + "\n"
 
 
-class _Kernel:
-    """The functions of one kernel."""
+def _streamed(func: Func) -> tuple[str, ...]:
+    """The names of the results that go past the caches."""
+    found = {s.buffer.name for s in statements(func.body) if isinstance(s, Store) and s.streamed}
+    return tuple(sorted(found))
 
-    def __init__(self, func: Func, machine: Machine) -> None:
+
+def _versions(func: Func, machine: Machine, streamed: tuple[str, ...]) -> list[_Kernel]:
+    """The kernel; where results are streamed, one for memory that is aligned and one for other."""
+    if not streamed:
+        return [_Kernel(func, machine)]
+    past, plain = (Func(f"{func.name}.{n}", func.params, func.body) for n in ("past", "plain"))
+    return [_Kernel(past, machine, frozenset(streamed)), _Kernel(plain, machine, internal=True)]
+
+
+def _either(func: Func, streamed: tuple[str, ...], machine: Machine) -> str:
+    """The function that calls the version for where its results are."""
+    names = [f"%p{k}" for k in range(len(func.params))]
+    types = ["ptr" if isinstance(p, Buffer) else register_type(p.dtype) for p in func.params]
+    given = ["ptr %ctx", *(f"{t} {n}" for t, n in zip(types, names, strict=True))]
+    lines = []
+    total = "0"
+    for k, (p, name) in enumerate(zip(func.params, names, strict=True)):
+        if isinstance(p, Buffer) and p.name in streamed:
+            lines.append(f"  %a{k} = ptrtoint ptr {name} to i64")
+            lines.append(f"  %o{k} = or i64 {total}, %a{k}")
+            total = f"%o{k}"
+    arguments = ", ".join(given)
+    lines += [
+        f"  %rest = and i64 {total}, 63",
+        "  %whole = icmp eq i64 %rest, 0",
+        "  br i1 %whole, label %past, label %plain",
+        "past:",
+        f"  call void @{func.name}.past({arguments})",
+        "  ret void",
+        "plain:",
+        f"  call void @{func.name}.plain({arguments})",
+        "  ret void",
+    ]
+    head = f"define void @{func.name}({arguments}) {machine.attributes} {{"
+    return "\n".join([head, "entry:", *lines, "}"])
+
+
+class _Kernel:
+    """The functions of one kernel.
+
+    Args:
+        streamed: names of results that begin at a multiple of 64 bytes and go past the caches.
+        internal: whether only the module calls it.
+    """
+
+    def __init__(
+        self,
+        func: Func,
+        machine: Machine,
+        streamed: frozenset[str] = frozenset(),
+        internal: bool = False,
+    ) -> None:
         self.func = func
         self.machine = machine
+        self.streamed = streamed
+        self.internal = internal or bool(streamed)
         self.uses_zeros = False
         self.outlined: list[str] = []
         self.free_vars_of: dict[Expr, frozenset[Var]] = {}
@@ -103,7 +161,7 @@ class _Kernel:
         params = ["ptr %ctx", *self._bind(emitter, self.func.params)]
         emitter.outline = lambda loop: self._parallel(emitter, loop)
         emitter.run(self.func.body)
-        text = self._define(f"@{self.func.name}", params, emitter, internal=False)
+        text = self._define(f"@{self.func.name}", params, emitter, internal=self.internal)
         return [*self.outlined, text]
 
     def _bind(self, emitter: Statements, params: Iterable[Buffer | Var]) -> list[str]:
@@ -120,7 +178,7 @@ class _Kernel:
                 declared.append(f"ptr noalias {'' if written else 'readonly '}{name}")
                 emitter.bases[param.name] = Pointer(name, 0)
                 emitter.buffers[param.name] = param
-                if param.scope != "global":
+                if param.scope != "global" or param.name in self.streamed:
                     emitter.aligned.add(param.name)
                 continue
             type_ = register_type(param.dtype)
@@ -138,6 +196,8 @@ class _Kernel:
             attributes += _BRIEF
         head = f"define {linkage}void {name}({', '.join(params)}) {attributes} {{"
         body = [*emitter.prologue, *scope.lines]
+        if self.streamed:
+            body.append(f"  call void @llvm.{self.machine.fence}()")
         return "\n".join([head, "entry:", *body, "  ret void", "}"])
 
     # -------------------------------------------------------------- parallel loops

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tilewright.target import Target
 
+_FENCES = {"x86_64": "x86.sse.sfence"}
 _PERMUTE = {("x86_64", 512): "x86.avx512.permvar.sf.512"}
 
 
@@ -20,6 +21,8 @@ class Machine:
         gather: loads through a vector of indices are one instruction.
         permute: LLVM's name of the instruction that moves each lane of a register of f32 to any
             other; what LLVM makes of such a shuffle may be two. Empty: there is none.
+        fence: LLVM's name of the instruction after which others see what was stored past the
+            caches. Empty: such stores are as any others.
         attributes: of every function.
     """
 
@@ -29,6 +32,7 @@ class Machine:
     masked: bool
     gather: bool
     permute: str
+    fence: str
     attributes: str
 
 
@@ -41,5 +45,6 @@ def machine_of(target: Target) -> Machine:
         masked=target.masked,
         gather=target.gather,
         permute=_PERMUTE.get((target.architecture, target.vector_bits), ""),
+        fence=_FENCES.get(target.architecture, ""),
         attributes=target.attributes,
     )

@@ -30,6 +30,7 @@ class Memory(Arithmetic):
         guard: a scalar condition under which loads are performed (None: always); elsewhere
             they give zero.
         exposed: undefined register elements that were read: (buffer, first, count, lanes).
+        streaming: whether what is stored now may go past the caches.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -41,6 +42,7 @@ class Memory(Arithmetic):
         self.registers: dict[str, Cells] = {}
         self.exposed: set[tuple[str, int, int, int]] = set()
         self.uses_zeros = False
+        self.streaming = False
         self._dependents: dict[str, list[object]] = {}
         self.free_vars_of: dict[Expr, frozenset[Var]] = {}
         self._load_forms: dict[Load, Form] = {}
@@ -195,8 +197,8 @@ class Memory(Arithmetic):
         if buffer.name not in self.aligned:
             return size
         bits = at.const | 64 // size
-        for _, k in at.terms:
-            bits |= k
+        for m, k in at.terms:
+            bits |= k * self.multiples.get(m[0].text, 1) if len(m) == 1 else k
         return (bits & -bits) * size
 
     def _load_scalar(self, buffer: Buffer, at: Index) -> Value:
@@ -437,7 +439,9 @@ class Memory(Arithmetic):
         align = self._alignment(buffer, at)
         if mask is None:
             where = f"ptr {pointer.text}, align {align}"
-            self.line(f"store {raw.type} {raw.text}, {where}")
+            past = self.streaming and align >= self.width * buffer.dtype.bytes
+            hint = ", !nontemporal !{i32 1}" if past else ""
+            self.line(f"store {raw.type} {raw.text}, {where}{hint}")
             self.forget(buffer.name)
             self._forward(buffer, f"load {raw.type}, {where}", raw)
             return

@@ -28,10 +28,11 @@ from tilewright.tensor.ir import (
 from tilewright.tensor.walk import statements
 
 from .builder import Pointer, Value
-from .control import Control, Lane, loop_range
+from .control import Lane, loop_range
 from .index import Form, Index
 from .machine import Machine
 from .registers import Cells
+from .rows import Rows
 from .types import memory_type
 
 _REDUCTIONS = frozenset({"add", "mul", "min", "max", "and", "or", "xor"})
@@ -66,7 +67,7 @@ class Pending:
     parts: list[Value]
 
 
-class Statements(Control):
+class Statements(Rows):
     """Emits statements into the open scopes.
 
     Attributes:
@@ -222,7 +223,9 @@ class Statements(Control):
             value = self.contract(self.value(a), self.value(b), old)
         else:
             value = self.value(facts.value)
+        self.streaming = stmt.streamed and stmt.buffer.name in self.aligned
         self.store_at(stmt.buffer, at, value)
+        self.streaming = False
 
     def _prefetch(self, stmt: Prefetch) -> None:
         """One hint for each chunk: a chunk of 16 f32 is a cache line."""
@@ -330,6 +333,8 @@ class Statements(Control):
                     f"{stmt.var.name}: an unrolled loop has a symbolic extent",
                     code="TW-E0944",
                 )
+            if self.looped(stmt, start, extent, lanes):
+                return
             for i in range(extent.const):
                 self.env[stmt.var] = self.add(start, self.const_index(i))
                 self.block(stmt.body, lanes)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 
 from ..errors import InternalError, ScheduleError
 from ..graph.ir import Graph, Node, Value
 from ..ops import OPS
+from ..schedule.hints import stream
 from ..schedule.nest import simplify_func
 from ..schedule.pack import Packing
 from ..schedule.recipes import fits_one_kernel, kinds_of, schedule, spread_loops
@@ -18,7 +20,7 @@ from ..target import Target
 from ..tensor.compute import ComputeGroup
 from ..tensor.ir import Buffer, Func, Reduce, Var
 from ..tensor.text import text
-from ..tensor.walk import replace_buffers
+from ..tensor.walk import block_loads, replace_buffers, stores
 from .alike import Key, body_key, sources
 from .bands import Link, find_links, plan_bands, write_bands
 from .fission import by_stage, fission
@@ -30,6 +32,9 @@ from .sliding import find_sliding
 from .split import split_reductions
 from .winograd import rewrite
 from .winograd_plan import plan_winograd
+
+LEAST_STREAMED = 7 << 19
+"""Bytes of a result that is worth storing past the caches, at least."""
 
 Answers = Callable[[ComputeGroup, frozenset[str]], Mapping[str, int]]
 """Answers to the questions for a group and the names of its inputs whose data is known."""
@@ -125,15 +130,21 @@ class KernelTable:
     decided: list[Decided] = field(default_factory=list)
     kernels: dict[str, Kernel] = field(default_factory=dict)
     _known: dict[
-        tuple[ComputeGroup, frozenset[str], tuple[tuple[str, int], ...]],
+        tuple[ComputeGroup, frozenset[str], tuple[tuple[str, int], ...], frozenset[str]],
         tuple[tuple[Kernel, ...], tuple[Buffer, ...]],
     ] = field(default_factory=dict)
-    _bodies: dict[Key, tuple[GroupCode, list[Value]]] = field(default_factory=dict)
+    _bodies: dict[tuple[Key, frozenset[int]], tuple[GroupCode, list[Value]]] = field(
+        default_factory=dict
+    )
     _plain: dict[tuple[object, ...], tuple[Kernel, ...]] = field(default_factory=dict)
     _shared: dict[tuple[object, ...], Kernel] = field(default_factory=dict)
 
     def code(
-        self, body: Graph, constants: frozenset[Value], widths: Mapping[Value, int] | None = None
+        self,
+        body: Graph,
+        constants: frozenset[Value],
+        widths: Mapping[Value, int] | None = None,
+        leaving: Collection[Value] = (),
     ) -> GroupCode:
         """The kernels that compute a fused body.
 
@@ -142,21 +153,28 @@ class KernelTable:
             constants: its inputs whose data is known.
             widths: for inputs and outputs that are some columns of longer rows (see parts.py),
                 the length of those.
+            leaving: outputs that no other kernel reads.
         """
         if len(body.nodes) == 1 and OPS[body.nodes[0].op].compute is None:
             return self._loops(body)
         known = constants | set(body.constants)
+        leaving = [v for v in leaving if is_past_caches(v, self.target)]
         key = body_key(body, known, widths)
         if key is None:
-            return self._code(body, known, widths)
+            return self._code(body, known, widths, leaving)
         own = [*sources(body), *body.outputs]
-        if key not in self._bodies:
-            self._bodies[key] = self._code(body, known, widths), own
-        code, others = self._bodies[key]
+        way = key, frozenset(body.outputs.index(v) for v in leaving)
+        if way not in self._bodies:
+            self._bodies[way] = self._code(body, known, widths, leaving), own
+        code, others = self._bodies[way]
         return code.of(dict(zip(others, own, strict=True)))
 
     def _code(
-        self, body: Graph, known: frozenset[Value], widths: Mapping[Value, int] | None
+        self,
+        body: Graph,
+        known: frozenset[Value],
+        widths: Mapping[Value, int] | None,
+        leaving: Collection[Value],
     ) -> GroupCode:
         lowered = lower_body("group", body)
         names = [(b.name, v) for b, v in zip(lowered.group.inputs, lowered.inputs, strict=True)]
@@ -167,9 +185,11 @@ class KernelTable:
             group = read_wide(group, {n: widths[v] for n, v in names if v in widths})
             named = zip(results, lowered.outputs, strict=True)
             wide = tuple((b.name, widths[v]) for b, v in named if v in widths)
-        key = (group, fixed, wide)
+        named = zip(results, lowered.outputs, strict=True)
+        unread = frozenset(b.name for b, v in named if v in leaving) - {n for n, _ in wide}
+        key = (group, fixed, wide, unread)
         if key not in self._known:
-            kernels, scratch = self.compile(group, fixed, _title(body))
+            kernels, scratch = self.compile(group, fixed, _title(body), unread)
             for result, width in wide:
                 kernels, scratch = self._write_wide(kernels, scratch, group, result, width)
             made = tuple(k.func.name for k in kernels)
@@ -214,7 +234,11 @@ class KernelTable:
         return (*wide[-len(kernels) :], self._add(made)), (*scratch, held)
 
     def compile(
-        self, group: ComputeGroup, fixed: frozenset[str], title: str
+        self,
+        group: ComputeGroup,
+        fixed: frozenset[str],
+        title: str,
+        unread: frozenset[str] = frozenset(),
     ) -> tuple[tuple[Kernel, ...], tuple[Buffer, ...]]:
         """The kernels of a group in order, and the buffers between them.
 
@@ -222,18 +246,19 @@ class KernelTable:
             group: what they compute together.
             fixed: the names of its inputs whose data is known.
             title: what their names begin with.
+            unread: names of results that no kernel reads, and that are too large for caches.
         """
         given = {} if self.answers is None else self.answers(group, fixed)
         choices = Choices(given, checked=True)
         before = set(self.kernels)
-        done = self._choose(group, fixed, title, choices)
+        done = self._stream(self._choose(group, fixed, title, choices), unread, choices)
         if any(q in choices.asked and choices.asked[q][1] != a for q, a in given.items()):
             # They are for other recipes than these: the model is better than some of them.
             for kernel in done[0]:
                 if kernel.func.name not in before:
                     self._remove(kernel)
             given, choices = {}, Choices()
-            done = self._choose(group, fixed, title, choices)
+            done = self._stream(self._choose(group, fixed, title, choices), unread, choices)
         names = tuple(k.func.name for k in done[0])
         self.decided.append(
             Decided(group, fixed, names, given, choices.asked, tuple(choices.weighed))
@@ -267,6 +292,24 @@ class KernelTable:
             except ScheduleError as error:
                 why = f" (the whole group: {error})"
         return self._pieces(fission(group), group, fixed, title, why, choices)
+
+    def _stream(
+        self,
+        done: tuple[tuple[Kernel, ...], tuple[Buffer, ...]],
+        unread: frozenset[str],
+        choices: Choices,
+    ) -> tuple[tuple[Kernel, ...], tuple[Buffer, ...]]:
+        """The kernels, those that only walk over elements storing such results past the caches."""
+        made: list[Kernel] = []
+        for kernel in done[0]:
+            held = unread & {x.buffer.name for x in stores(kernel.func.body)}
+            held -= {x.buffer.name for x in block_loads(kernel.func.body)}
+            plain = kernel.recording is not None and not kernel.recording.when
+            walks = plain and kernel.recipe == "elementwise" and self.target.threads is None
+            if held and walks and choices.pick("stream", 1, (0, 1)):
+                kernel = self._add(_past_caches(kernel, sorted(held)))
+            made.append(kernel)
+        return tuple(made), done[1]
 
     def _merged(self, group: ComputeGroup, fixed: frozenset[str], choices: Choices) -> ComputeGroup:
         """The group with as few axes as it can have; groups of columns apart or joined."""
@@ -417,6 +460,24 @@ class KernelTable:
         )
         unread = tuple(b for b, r in zip(outputs, read, strict=True) if not r)
         return GroupCode(self._plain[key], named, results, unread)
+
+
+def is_past_caches(v: Value, target: Target) -> bool:
+    """Whether a value is so large that little of it is in the cache when it is read again."""
+    count = prod(d for d in v.shape if isinstance(d, int))
+    known = all(isinstance(d, int) for d in v.shape)
+    return known and count * v.dtype.bytes >= max(target.l2_bytes * 3 // 2, LEAST_STREAMED)
+
+
+def _past_caches(kernel: Kernel, results: Sequence[str]) -> Kernel:
+    """The kernel with results stored past the caches."""
+    func, recording = kernel.func, kernel.recording
+    assert recording is not None
+    for name in results:
+        func = stream(func, name)
+    steps = (*recording.steps, *(("stream", (name,)) for name in results))
+    recording = replace(recording, steps=steps)
+    return replace(kernel, func=func, recording=recording, steps=str(recording))
 
 
 def _has_pieces(group: ComputeGroup) -> bool:

@@ -252,7 +252,11 @@ class _Lowering:
         produced = dict(zip(body.outputs, node.outputs, strict=True))
         placed = (outer | produced).items()
         widths = {b: parts[v].width for b, v in placed if v in parts}
-        code = self.table.code(body, frozenset(data), widths)
+        leaving = [b for b, v in produced.items() if isinstance(where[v].storage, OutputStorage)]
+        if leaving:
+            read = {v for n in graph.nodes for v in n.inputs}
+            leaving = [b for b in leaving if produced[b] not in read]
+        code = self.table.code(body, frozenset(data), widths, leaving)
         names: dict[str, Tensor] = {b.name: self.arena(b.name, b) for b in code.scratch}
         names |= {n: where[produced[v]] for n, v in code.outputs}
         sources = dict(code.inputs)

@@ -134,7 +134,7 @@ def map_block(
                 indices = tuple([expr(i) for i in stmt.indices])
                 target, value = buffer(stmt.buffer), expr(stmt.value)
                 same = value is stmt.value and target is stmt.buffer and indices == stmt.indices
-                result.append(stmt if same else Store(target, indices, value))
+                result.append(stmt if same else Store(target, indices, value, stmt.streamed))
             case If():
                 then, orelse = (map_block(b, expr, buffer) for b in (stmt.then, stmt.orelse))
                 cond = expr(stmt.cond)
@@ -205,7 +205,7 @@ def simplify_block(block: Block, ranges: Ranges) -> Block:
                 indices = tuple(simplify(i, ranges) for i in stmt.indices)
                 old = Load(stmt.buffer, stmt.indices)
                 value = simplify_update(stmt.value, old, ranges)
-                result.append(Store(stmt.buffer, indices, value))
+                result.append(Store(stmt.buffer, indices, value, stmt.streamed))
             case If():
                 cond = simplify(stmt.cond, ranges)
                 match getattr(cond, "value", None):

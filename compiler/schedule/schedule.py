@@ -13,6 +13,7 @@ from .ahead import prefetch, prefetch_panel, prefetch_rows
 from .barriers import place_barriers
 from .exchange import combine, combine_columns, on_one_thread
 from .factors import drop_guards, level_guards, stage, widen
+from .hints import stream
 from .inline import inline
 from .keep import keep_factor
 from .loops import fuse, peel, reorder, set_kind, specialise, split, tighten
@@ -40,6 +41,7 @@ STEPS: dict[str, Callable[..., Func]] = {
     "prefetch": prefetch,
     "prefetch_panel": prefetch_panel,
     "prefetch_rows": prefetch_rows,
+    "stream": stream,
     "place_barriers": place_barriers,
     "cache_read": cache_read,
     "spread": spread,

@@ -128,11 +128,16 @@ class For:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Writes ``value`` to ``buffer[indices]``."""
+    """Writes ``value`` to ``buffer[indices]``.
+
+    ``streamed`` hints that nothing reads it soon, so that it may go past the caches; then the
+    buffer should begin at a multiple of 64 bytes.
+    """
 
     buffer: Buffer
     indices: tuple[Expr, ...]
     value: Expr
+    streamed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

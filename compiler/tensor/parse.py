@@ -258,6 +258,15 @@ def _stmt(node: ast.stmt, names: Names) -> Stmt:
             return Store(_buffer(target, names), indices, _expr(value, names))
         case ast.Expr(
             value=ast.Call(
+                func=ast.Name(id="stream"),
+                args=[ast.Subscript(value=target, slice=inner), value],
+                keywords=[],
+            )
+        ):
+            indices = tuple(_expr(i, names) for i in _elements(inner))
+            return Store(_buffer(target, names), indices, _expr(value, names), streamed=True)
+        case ast.Expr(
+            value=ast.Call(
                 func=ast.Name(id="prefetch"), args=[ast.Subscript(value=target, slice=inner)]
             )
         ):

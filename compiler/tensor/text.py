@@ -255,6 +255,8 @@ def _stmt(stmt: Stmt, indent: str) -> list[str]:
             return [indent + head, *_block(stmt.body, deeper)]
         case Store():
             place = f"{_name(stmt.buffer.name)}[{_list(stmt.indices) or '()'}]"
+            if stmt.streamed:
+                return [f"{indent}stream({place}, {_expr(stmt.value)[0]})"]
             return [f"{indent}{place} = {_expr(stmt.value)[0]}"]
         case Prefetch():
             place = f"{_name(stmt.buffer.name)}[{_list(stmt.indices) or '()'}]"

@@ -280,7 +280,7 @@ def rewrite_block(block: Block, f: ExprFn) -> Block:
                 return (For(stmt.var, extent, stmt.body, stmt.kind, start),)
             case Store():
                 indices = tuple(f(i) for i in stmt.indices)
-                return (Store(stmt.buffer, indices, f(stmt.value)),)
+                return (Store(stmt.buffer, indices, f(stmt.value), stmt.streamed),)
             case Prefetch():
                 return (Prefetch(stmt.buffer, tuple(f(i) for i in stmt.indices)),)
             case If():
@@ -326,7 +326,8 @@ def replace_block_buffers(block: Block, mapping: Mapping[Buffer, Buffer]) -> Blo
     def each(stmt: Stmt) -> Block:
         match stmt:
             case Store():
-                return (Store(mapping.get(stmt.buffer, stmt.buffer), stmt.indices, stmt.value),)
+                target = mapping.get(stmt.buffer, stmt.buffer)
+                return (Store(target, stmt.indices, stmt.value, stmt.streamed),)
             case Prefetch():
                 return (Prefetch(mapping.get(stmt.buffer, stmt.buffer), stmt.indices),)
             case Alloc():

@@ -185,7 +185,7 @@ def _blocks(
                     draw(expressions(dt.i64, variables, buffers, 2)) for _ in buffer.shape
                 )
                 value = draw(expressions(buffer.dtype, variables, buffers, 3))
-                block.append(Store(buffer, index, value))
+                block.append(Store(buffer, index, value, draw(st.booleans())))
     return tuple(block)
 
 

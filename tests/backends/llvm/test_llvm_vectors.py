@@ -34,8 +34,9 @@ from tilewright.tensor.ir import (
     maximum,
     symbol,
 )
+from tilewright.tensor.parse import parse_func
 
-from .run_kernel import agree, run_func
+from .run_kernel import TARGETS, agree, compile_func, run_func
 
 I, J, K = (Var(name) for name in "ijk")  # noqa: E741
 RNG = np.random.default_rng(0)
@@ -348,3 +349,36 @@ def test_values_of_groups_are_shuffled_from_whole_vectors_that_lie_in_the_row() 
         text = emit_kernel(Func("k", (x, y), (body,)), resolve_target("x86-64-v4"))
         assert text.count("masked.gather") == gathers
         assert text.count("shufflevector") == 1 - gathers
+
+
+STREAMED = """
+def k(x: f32[N], y: f32[N], N: symbol(0, 4096)):
+    for p in parallel(N // 256):
+        for i in serial(8):
+            for j in vector(32):
+                stream(y[p * 256 + i * 32 + j], x[p * 256 + i * 32 + j] * 2.0)
+"""
+
+
+def test_streamed_stores_go_past_the_caches_and_are_seen_by_others_at_the_end() -> None:
+    text = emit_kernel(parse_func(STREAMED), resolve_target("x86-64-v4"))
+    assert text.count("!nontemporal") == 2
+    # The loop that threads share ends with a fence, and so does the kernel.
+    assert text.count("sfence()\n  ret void") == 2
+    assert "nontemporal" not in emit_kernel(parse_func(STREAMED), resolve_target("aarch64"))
+
+
+@pytest.mark.parametrize("offset", [0, 1, 8, 16])
+def test_streamed_stores_are_right_wherever_the_result_begins(offset: int) -> None:
+    func = parse_func(STREAMED)
+    memory = np.zeros(1024 + 64, np.float32)
+    start = (-memory.ctypes.data // 4) % 16 + offset
+    y, x = memory[start : start + 1024], floats(1024)
+    compile_func(func)(x, y, 1024)
+    np.testing.assert_array_equal(y, x * 2)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_streamed_stores_are_right_at_every_level(target: str) -> None:
+    arrays = {"x": floats(2048), "y": floats(2048)}
+    agree(parse_func(STREAMED), arrays, {"N": 2048}, targets=[target])
