@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import linecache
+import os
+import sys
+import sysconfig
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import FrameType
 
 
 class TilewrightError(Exception):
@@ -55,7 +60,18 @@ class UnsupportedError(TilewrightError):
 
 
 class InputError(TilewrightError):
-    """A call's arguments do not fit the model: missing, wrong dtype, shape or range (TW-E03xx)."""
+    """A call's arguments do not fit the model: missing, wrong dtype, shape or range (TW-E03xx).
+
+    Attributes:
+        place: the user's line that the call stands in; empty where there is none.
+    """
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message, code=code)
+        self.place = user_line()
+
+    def __str__(self) -> str:
+        return super().__str__() + (self.place and f", at {self.place}")
 
 
 class TargetError(TilewrightError):
@@ -82,6 +98,49 @@ class InternalError(TilewrightError):
     """A defect of the compiler itself (TW-E09xx)."""
 
     exit_code = 4
+
+
+_LIBRARIES = frozenset({"tilewright", "torch", "numpy"})
+_COMMANDS = ("tilewright.cli", "tilewright.commands", "tilewright.__main__")
+_INSTALLED = tuple({
+    sysconfig.get_path(kind) + os.sep for kind in ("stdlib", "platstdlib", "purelib", "platlib")
+} | {os.path.dirname(os.path.abspath(__file__)) + os.sep})  # fmt: skip
+
+
+def user_line() -> str:
+    """``path:12 `code```, of the innermost frame that is the user's; empty without one.
+
+    Below the command line, no frame is.
+    """
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001
+    while frame is not None:
+        if is_users(frame):
+            return line_text(frame, frame.f_lineno)
+        if str(frame.f_globals.get("__name__")).startswith(_COMMANDS):
+            return ""
+        frame = frame.f_back
+    return ""
+
+
+def is_users(frame: FrameType) -> bool:
+    """Whether a frame is of no installed package, nor of code that one of them has generated."""
+    path = frame.f_code.co_filename
+    if path.startswith("<"):
+        return path == "<stdin>"
+    package = str(frame.f_globals.get("__name__")).partition(".")[0]
+    return package not in _LIBRARIES and not is_installed(path)
+
+
+def is_installed(path: str) -> bool:
+    """Whether a file belongs to Python, to a package beside it, or to this one."""
+    return os.path.abspath(path).startswith(_INSTALLED)
+
+
+def line_text(frame: FrameType, line: int) -> str:
+    """``path:12 `code``` of a line in a frame's file."""
+    path = frame.f_code.co_filename
+    code = linecache.getline(path, line).strip()
+    return f"{path}:{line}" + (code and f" `{code}`")
 
 
 def first_line(error: Exception) -> str:

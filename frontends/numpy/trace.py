@@ -8,30 +8,18 @@ equal, the tracing begins again with one put in the other's place.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 import numpy as np
 
 from tilewright import dtype as dt
-from tilewright.errors import Gap, InputError, UnsupportedError
+from tilewright.errors import Gap, InputError, UnsupportedError, user_line
 from tilewright.graph.build import GraphBuilder
 from tilewright.graph.ir import Attr, Value
 from tilewright.ops.op import OpError, shape_text
 from tilewright.tensor.ir import Dim, Expr, Var, as_expr
 from tilewright.tensor.simplify import dim, evaluate, prove, same_dim, simplify, symbols
-
-_INSIDE = tuple(
-    f"{place}/"
-    for place in (
-        Path(str(np.__file__)).parent,
-        Path(__file__).parent,
-        Path(str(dt.__file__)).parent,
-    )
-)
 
 Handler = Callable[..., Any]
 
@@ -187,7 +175,7 @@ class Trace:
 
     def refuse(self, message: str, code: str = "TW-E0320") -> NoReturn:
         """Raises that the arguments do not go with the function, as NumPy would."""
-        raise InputError(f"{self.name}: {message}, at {self.place()}", code=code)
+        raise InputError(f"{self.name}: {message}", code=code)
 
     def missing(self, name: str) -> NoReturn:
         """Raises that a function of NumPy is not there, with the reason where one is known."""
@@ -199,19 +187,8 @@ class Trace:
         raise UnsupportedError([Gap(what, (self.place(),))], code=code, model=self.name)
 
     def place(self) -> str:
-        """The user's line: the first frame outside this package and NumPy."""
-        return user_line()
-
-
-def user_line() -> str:
-    """``file.py:12``, of the innermost frame outside this package and NumPy."""
-    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001
-    while frame is not None:
-        name = frame.f_code.co_filename
-        if not name.startswith(_INSIDE):
-            return f"{Path(name).name}:{frame.f_lineno}"
-        frame = frame.f_back
-    return "?"
+        """The line of the user's function that is being run."""
+        return user_line() or "?"
 
 
 def shown(shape: Sequence[Dim]) -> str:

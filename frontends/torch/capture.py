@@ -27,7 +27,7 @@ from torch.export.exported_program import (
 from torch.utils import _pytree as pytree
 
 from tilewright.dtype import i64
-from tilewright.errors import Gap, InternalError, UnsupportedError
+from tilewright.errors import Gap, InternalError, UnsupportedError, user_line
 from tilewright.graph.build import GraphBuilder
 from tilewright.graph.ir import Graph, TensorType, Value
 from tilewright.ops import OpError
@@ -37,6 +37,7 @@ from tilewright.tensor.ir import Dim, Expr, Var
 from .context import Context, Converter
 from .custom import converter_of
 from .encoder import DECOMPOSITIONS
+from .export import parameter_line
 from .table import CONVERTERS, DECOMPOSED, EFFECT, NUMBER, REFUSED
 from .types import GapError, array_of, element_type, to_dim
 
@@ -81,6 +82,7 @@ class Captured:
         symbols: the sizes that may differ from call to call, with their ranges.
         refused: what is known not to be supported, and the node that needs it.
         conditions: what must hold between the symbols for the program to be meant.
+        forward: the user's function that the inputs are parameters of, where it is known.
     """
 
     module: Any
@@ -90,6 +92,7 @@ class Captured:
     symbols: Mapping[str, Var]
     refused: Sequence[tuple[str, Any]] = ()
     conditions: Sequence[Expr] = ()
+    forward: Callable[..., Any] | None = None
 
 
 def import_captured(captured: Captured) -> Graph:
@@ -321,6 +324,10 @@ class _Import:
 
     def _gap(self, what: str, node: Any) -> None:
         place = _source_line(node)
+        forward = self._captured.forward
+        if not place and node.op == "placeholder" and forward is not None:
+            place = parameter_line(forward, node.name)
+        place = place or user_line()
         self._gaps.setdefault(what, []).append(f"{node.name}{place and f' at {place}'}")
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import linecache
-import os
-import sysconfig
+import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -16,11 +15,14 @@ from torch._decomp import global_decomposition_table
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
 
-from tilewright.errors import Gap, ModelError, UnsupportedError
-
-_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_INSTALLED = tuple(
-    sorted({_OURS, os.path.dirname(torch.__file__), *sysconfig.get_paths().values()})
+from tilewright.errors import (
+    Gap,
+    ModelError,
+    UnsupportedError,
+    is_installed,
+    is_users,
+    line_text,
+    user_line,
 )
 
 
@@ -46,7 +48,7 @@ def export(
         args = tuple(example_inputs)
     else:
         args = (example_inputs,)
-    _refuse_what_is_not_dense(type(module).__name__, args, kwargs)
+    _refuse_what_is_not_dense(module, args, kwargs)
     try:
         with recurrent_shapes():
             return torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes)
@@ -57,7 +59,9 @@ def export(
 # ------------------------------------------------------------------ what went wrong
 
 
-def _refuse_what_is_not_dense(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+def _refuse_what_is_not_dense(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> None:
     """Names the inputs of kinds that torch.export fails on without saying which they are.
 
     Raises:
@@ -77,9 +81,36 @@ def _refuse_what_is_not_dense(name: str, args: tuple[Any, ...], kwargs: Mapping[
             kind = f"tensors of layout {given.layout}"
         if kind:
             place = pytree.keystr(tuple(path))
-            gaps.append(Gap(f"the example input {place}: {kind}", (f"input {place}",)))
+            where = parameter_line(module.forward, path[0]) or user_line()
+            named = f"input {place}" + (where and f" at {where}")
+            gaps.append(Gap(f"the example input {place}: {kind}", (named,)))
     if gaps:
-        raise UnsupportedError(gaps, model=name)
+        raise UnsupportedError(gaps, model=type(module).__name__)
+
+
+def parameter_line(function: Callable[..., Any], key: Any) -> str:
+    """``path:12 `code``` of the user's line that declares a parameter; empty without one.
+
+    Args:
+        key: where the parameter stands, as pytree says it, or a name that begins with its own, as
+            inputs of exported programs have.
+    """
+    try:
+        lines, first = inspect.getsourcelines(function)
+        path = inspect.getsourcefile(function) or ""
+        parameters = list(inspect.signature(function).parameters)
+    except (OSError, TypeError, ValueError):  # it has no source, or no signature
+        return ""
+    if isinstance(key, pytree.SequenceKey):
+        name = parameters[min(key.idx, len(parameters) - 1)] if parameters else ""
+    else:
+        text = str(key.key if isinstance(key, pytree.MappingKey) else key)
+        name = max((p for p in parameters if f"{text}_".startswith(f"{p}_")), key=len, default="")
+    if not name or is_installed(path):
+        return ""
+    numbered = enumerate(lines, first)
+    found = ((n, code) for n, code in numbered if re.search(rf"\b{re.escape(name)}\b", code))
+    return next((f"{path}:{n} `{code.strip()}`" for n, code in found), "")
 
 
 def _refusal(name: str, error: Exception) -> ModelError:
@@ -105,13 +136,11 @@ def _user_line(trace: TracebackType | None) -> str:
     found = ""
     outside = False
     while trace is not None:
-        path = trace.tb_frame.f_code.co_filename
-        installed = os.path.abspath(path).startswith(_INSTALLED)
-        # Before the first frame of torch stands the caller of compile.
-        outside = outside or installed
-        if outside and not installed and not path.startswith("<"):
-            code = linecache.getline(path, trace.tb_lineno).strip()
-            found = f"{path}:{trace.tb_lineno} `{code}`"
+        # Before the first frame of a library stands the caller of compile.
+        if not is_users(trace.tb_frame):
+            outside = True
+        elif outside:
+            found = line_text(trace.tb_frame, trace.tb_lineno)
         trace = trace.tb_next
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,11 +34,15 @@ def import_module(
         UnsupportedError: see ``import_exported``.
     """
     program = export(module, example_inputs, dynamic_shapes)
-    return import_exported(program, type(module).__name__, declared_least(dynamic_shapes))
+    least = declared_least(dynamic_shapes)
+    return import_exported(program, type(module).__name__, least, module.forward)
 
 
 def import_exported(
-    program: torch.export.ExportedProgram, name: str = "program", least: Least | None = None
+    program: torch.export.ExportedProgram,
+    name: str = "program",
+    least: Least | None = None,
+    forward: Callable[..., Any] | None = None,
 ) -> Graph:
     """Imports an exported program as a graph of primitive ops.
 
@@ -48,6 +53,7 @@ def import_exported(
 
     Args:
         least: the least size that the user has declared, by the name of a Dim.
+        forward: the user's function that was exported, for messages.
 
     Raises:
         ModelError: torch cannot state it in core operators (TW-E0162).
@@ -68,7 +74,16 @@ def import_exported(
     except GapError as gap:
         refused.append((gap.reason, lowered.graph.output_node()))
     return import_captured(
-        Captured(lowered.graph_module, name, _known(lowered), outputs, symbols, refused, conditions)
+        Captured(
+            lowered.graph_module,
+            name,
+            _known(lowered),
+            outputs,
+            symbols,
+            refused,
+            conditions,
+            forward,
+        )
     )
 
 

@@ -215,6 +215,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc]
         for source, value in zip(sources, values, strict=True):
             node = self.graph.placeholder(source.name)
             node.meta["val"] = value
+            node.meta["stack_trace"] = source.meta.get("stack_trace")
             if isinstance(value, torch.Tensor):
                 self._bind(value, node)
                 self._inputs.add(_storage(value))

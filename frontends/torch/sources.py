@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,11 +27,13 @@ class Exported:
         program: as torch exported it.
         name: for messages and the graph.
         least: the least sizes that the user has declared, by the name of a Dim.
+        forward: the user's function that was exported, for messages.
     """
 
     program: torch.export.ExportedProgram
     name: str = "program"
     least: Least = field(default_factory=dict)
+    forward: Callable[..., Any] | None = None
 
 
 def open_source(
@@ -61,7 +64,8 @@ def open_source(
             code="TW-E0160",
         )
     program = export(source, example_inputs, dynamic_shapes)
-    return Exported(program, type(source).__name__, declared_least(dynamic_shapes))
+    least = declared_least(dynamic_shapes)
+    return Exported(program, type(source).__name__, least, source.forward)
 
 
 def import_source(source: Exported | str | os.PathLike[str]) -> Graph:
@@ -73,7 +77,7 @@ def import_source(source: Exported | str | os.PathLike[str]) -> Graph:
     """
     if not isinstance(source, Exported):
         source = Exported(_read(source))
-    return import_exported(source.program, source.name, source.least)
+    return import_exported(source.program, source.name, source.least, source.forward)
 
 
 def _read(path: str | os.PathLike[str]) -> torch.export.ExportedProgram:

@@ -121,6 +121,52 @@ def test_inputs_that_are_not_dense_are_named(make: Callable[[], Any], said: str)
         tw.compile(module, (torch.ones(3, 3), {"y": make()}))
 
 
+class Named(nn.Module):  # type: ignore[misc, name-defined]
+    """A module whose parameters stand in lines of their own."""
+
+    def forward(
+        self,
+        x: Any,
+        held: Any,
+    ) -> Any:
+        return x + held
+
+
+@pytest.mark.parametrize(
+    ("held", "said"),
+    [
+        (torch.ones(3, dtype=torch.complex64), "held: tensors of torch.complex64"),
+        (torch.ones(3).to_sparse(), "layout torch.sparse_coo"),
+    ],
+    ids=["complex", "sparse"],
+)
+def test_inputs_that_are_refused_are_told_with_the_line_that_declares_them(
+    held: Any, said: str
+) -> None:
+    for inputs in ((torch.ones(3), held), {"x": torch.ones(3), "held": held}):
+        with pytest.raises(UnsupportedError, match="TW-E0200") as caught:
+            tw.compile(Named(), inputs)
+        assert said in str(caught.value)
+        assert f"at {__file__}:" in str(caught.value) and "`held: Any,`" in str(caught.value)
+
+
+def test_inputs_of_torchs_own_modules_are_told_with_the_line_of_the_call() -> None:
+    module = nn.Identity()
+    with pytest.raises(UnsupportedError) as caught:
+        tw.compile(module, (torch.ones(3, dtype=torch.complex64),))
+    assert "`tw.compile(module, (torch.ones(3, dtype=torch.complex64),))`" in str(caught.value)
+
+
+def test_inputs_of_torch_compile_are_told_with_a_line_that_reads_them() -> None:
+    def twice(x: Any) -> Any:
+        return x * 2
+
+    torch.compiler.reset()
+    with pytest.raises(Exception, match="tensors of torch.complex64") as caught:
+        torch.compile(twice, backend="tilewright")(torch.ones(3, dtype=torch.complex64))
+    assert __file__ in str(caught.value) and "`return x * 2`" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("function", "operator"),
     [
@@ -184,6 +230,15 @@ def test_an_argument_that_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=said):
         linear(make())
+
+
+def test_an_argument_that_does_not_fit_is_refused_with_the_line_of_the_call(
+    linear: tw.Executable,
+) -> None:
+    with pytest.raises(InputError) as caught:
+        linear(torch.ones(4, 4))
+    assert str(caught.value).endswith("`linear(torch.ones(4, 4))`")
+    assert f"at {__file__}:" in str(caught.value)
 
 
 def test_tensors_come_out_where_tensors_go_in(linear: tw.Executable) -> None:
