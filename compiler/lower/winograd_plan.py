@@ -33,6 +33,8 @@ LEAST_TILES = 4
 LEAST_BLOCK = 12
 MOST_BLOCK = 56
 """The fewest tiles that are worth it, and the fewest and most of a block where there are more."""
+LEAST_HALF = 8
+"""The fewest tiles of a block that is half of all: two threads then exchange nothing."""
 
 LEAST_ACCUMULATORS = 12
 MOST_ROWS = 16
@@ -175,7 +177,7 @@ def _plans(work: _Sizes, target: Target) -> Iterator[Plan]:
         most = min(MOST_ROWS, (registers - 2 - v) // v, work.least)
         fewest = min(-(-LEAST_ACCUMULATORS // v), most)
         for mr in range(max(1, fewest), most + 1):
-            rows = -(-min(LEAST_BLOCK, work.least) // mr)
+            rows = -(-min(LEAST_BLOCK, max(LEAST_HALF, work.least // 2), work.least) // mr)
             while rows * mr <= max(MOST_BLOCK, mr):
                 block = min(mr * rows, work.least)
                 for by_panels in (False, True):
