@@ -145,6 +145,9 @@ def tile_costs(
             best = min(4, (registers - 4) // (4 * m))
             if streamed and best and fixed_rows:
                 hide, load_limit = min(1.0, v / best) * mr / m, 1.0 + 0.05 * max(0, v - best)
+            elif not contraction and m == 1:
+                # Sums of columns: a few chains take all that memory gives.
+                hide, load_limit = min(1.0, accumulators / 5), 1.0
             tall = 1.0 + 0.01 * max(0, mr - 9)
             cost = width * height * load_limit * tall / hide
             if not contraction:
