@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from ..dtype import DType
 from ..ops import OPS, OpError
 from ..ops.op import type_of, type_text
 from ..tensor.ir import Expr
@@ -106,15 +107,46 @@ class GraphBuilder:
             OpError: the op is unknown, an attribute is missing or extra, or the type rule does
                 not hold; names the op, the input types and the origin.
         """
+        return self.add_node(op, inputs, attrs, origin, names)
+
+    def add_node(
+        self,
+        op: str,
+        inputs: tuple[Value, ...],
+        attrs: Mapping[str, Attr],
+        origin: str = "",
+        names: Sequence[str] | None = None,
+    ) -> tuple[Value, ...]:
+        """``add_many`` with operands and attributes at hand.
+
+        Raises:
+            OpError: as for ``add_many``.
+        """
         origin = origin or self._origin
         canonical = canonical_attrs(op, attrs)
         types = infer(op, inputs, canonical, origin)
-        outputs = tuple(
-            Value(self._unique(names[i]) if names and i < len(names) else self._number(op), type_)
-            for i, type_ in enumerate(types)
-        )
+        if names:
+            chosen = [*map(self._unique, names[: len(types)])]
+            chosen += [self._number(op) for _ in types[len(names) :]]
+        else:
+            chosen = [self._number(op) for _ in types]
+        outputs = tuple(map(Value, chosen, types))
         self._nodes.append(Node(op, inputs, MappingProxyType(canonical), outputs, origin))
         return outputs
+
+    def repeat(self, node: Node, inputs: tuple[Value, ...], origin: str) -> tuple[Value, ...]:
+        """Adds a node like one that was added before, on operands of the same types."""
+        outputs = tuple([Value(self._number(node.op), v.type) for v in node.outputs])
+        self._nodes.append(Node(node.op, inputs, node.attrs, outputs, origin))
+        return outputs
+
+    def mark(self) -> tuple[int, int, int, int]:
+        """How much there is now, for ``added_since``."""
+        return len(self._nodes), len(self._inputs), len(self._outputs), len(self._conditions)
+
+    def added_since(self, mark: tuple[int, int, int, int]) -> tuple[Node, ...] | None:
+        """The nodes that were added since; None where anything but nodes and constants was."""
+        return tuple(self._nodes[mark[0] :]) if self.mark()[1:] == mark[1:] else None
 
     def output(self, value: Value, name: str | None = None) -> None:
         """Declares the next result, under the value's own name unless another is given."""
@@ -182,13 +214,13 @@ def infer(
     entry = OPS.get(op)
     if entry is None:
         raise OpError(f"{op}: no such op{place}", code="TW-E0151")
-    if set(attrs) != set(entry.attrs):
+    if len(attrs) != len(entry.attrs) or not all(map(attrs.__contains__, entry.attrs)):
         raise OpError(
             f"{op}: takes the attributes ({', '.join(entry.attrs)}),"
             f" got ({', '.join(sorted(attrs))}){place}",
             code="TW-E0152",
         )
-    types = tuple(v.type for v in inputs)
+    types = tuple([v.type for v in inputs])
     try:
         return entry.infer(types, attrs)
     except OpError as error:
@@ -199,12 +231,17 @@ def infer(
 def canonical_attrs(op: str, attrs: Mapping[str, Attr]) -> dict[str, Attr]:
     """Returns an op's attributes in canonical form, those left out as the op table says."""
     entry = OPS.get(op)
-    given = attrs if entry is None else {**entry.defaults, **attrs}
+    given = attrs if entry is None or not entry.defaults else {**entry.defaults, **attrs}
     return {key: canonical_attr(value) for key, value in given.items()}
+
+
+_CANONICAL = (int, bool, float, str, DType, Graph, type(None))
 
 
 def canonical_attr(value: Attr) -> Attr:
     """Returns an attribute in canonical form: tuples, Python numbers, canonical dims."""
+    if type(value) in _CANONICAL:
+        return value
     given: object = value
     match given:
         case np.bool_():

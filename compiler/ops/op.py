@@ -216,7 +216,7 @@ def expect_same_dtype(types: Types) -> DType:
 
 def same_shape(a: Shape, b: Shape) -> bool:
     """Whether two shapes have the same dims."""
-    return len(a) == len(b) and all(same_dim(x, y) for x, y in zip(a, b, strict=True))
+    return a is b or (len(a) == len(b) and all(map(same_dim, a, b)))
 
 
 def broadcast_shapes(shapes: Sequence[Shape]) -> Shape:
@@ -229,9 +229,12 @@ def broadcast_shapes(shapes: Sequence[Shape]) -> Shape:
     result: list[Dim] = [1] * rank
     for shape in shapes:
         for position, dim in enumerate(shape, rank - len(shape)):
-            if same_dim(result[position], 1):
+            have = result[position]
+            if dim is have:
+                continue
+            if same_dim(have, 1):
                 result[position] = dim
-            elif not same_dim(dim, 1) and not same_dim(dim, result[position]):
+            elif not same_dim(dim, 1) and not same_dim(dim, have):
                 both = " and ".join(shape_text(s) for s in shapes)
                 raise OpError(
                     f"shapes {both} do not broadcast:"

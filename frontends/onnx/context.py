@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import NoReturn, Protocol, TypeAlias
+from dataclasses import dataclass, field
+from typing import NoReturn, Protocol, TypeAlias, cast
 
 import numpy as np
 
@@ -36,7 +37,15 @@ from .equal import conflict, solved
 from .messages import GraphProto
 from .node import GapError, NodeView
 from .read import MAX_ELEMENTS
-from .shapes import Content, content_dims, content_fraction, fold_constants, fold_contents
+from .shapes import (
+    MAX_CONTENT,
+    Content,
+    content_dims,
+    content_fraction,
+    fold_constants,
+    fold_contents,
+    may_have_content,
+)
 
 Number: TypeAlias = int | float | bool
 Operand: TypeAlias = Value | Number
@@ -57,18 +66,33 @@ class SubgraphImporter(Protocol):
         ...
 
 
+@dataclass(slots=True)
+class Record:
+    """What a converter did besides adding nodes.
+
+    Attributes:
+        literals: the constants that it made, each with its value and the name that it asked for.
+        looked: whether it looked into a constant that has many elements.
+    """
+
+    literals: list[tuple[np.ndarray, Value, str | None]] = field(default_factory=list)
+    looked: bool = False
+
+
 class Context:
     """Builds one graph (the model's, or one body of a control-flow node).
 
     Attributes:
         builder: where nodes go; converters use ``op`` instead.
         opset: the version of the current node's domain.
+        record: where to note what the current converter does, if that is wanted (see memo.py).
     """
 
     def __init__(self, builder: GraphBuilder, importer: SubgraphImporter) -> None:
         self.builder = builder
         self.opset = 0
         self.origin = ""
+        self.record: Record | None = None
         self._importer = importer
         self._arrays: dict[Value, np.ndarray] = {}
         self._contents: dict[Value, Content] = {}
@@ -90,13 +114,12 @@ class Context:
     def ops(self, name: str, *inputs: Operand, **attrs: Attr) -> tuple[Value, ...]:
         """Adds a primitive operation and returns all its results."""
         values = self._operands(name, inputs)
-        arrays = [self.constant(v) for v in values]
-        folded = fold_constants(name, [a for a in arrays if a is not None], len(values), attrs)
+        arrays = self._known(values)
+        folded = None if arrays is None else fold_constants(name, arrays, attrs)
         if folded is not None:
             return tuple(self.literal(a) for a in folded)
         try:
-            with self.builder.origin(self.origin):
-                results = self.builder.add_many(name, *values, **attrs)  # type: ignore[arg-type]
+            results = self.builder.add_node(name, values, attrs, self.origin)
         except OpError:
             cause = conflict(name, values, attrs)
             if cause is not None:
@@ -104,6 +127,8 @@ class Context:
             raise
         for result in results:
             self._check_size(result)
+        if not may_have_content(name, results[0]):
+            return results
         content = fold_contents(name, [self.content(v) for v in values], values, attrs, results[0])
         if content is None:
             return results
@@ -123,6 +148,8 @@ class Context:
         data = np.asarray(array) if dtype is None else np.asarray(array).astype(dtype.numpy)
         value = self.builder.constant(data, name)
         self._arrays[value] = data
+        if self.record is not None:
+            self.record.literals.append((data, value, name))
         return value
 
     def dims_value(self, dims: Sequence[Dim]) -> Value:
@@ -138,18 +165,43 @@ class Context:
     def constant(self, value: Value) -> np.ndarray | None:
         """The contents of a value that is known while importing, else None."""
         found = self._arrays.get(value)
+        if found is not None and self.record is not None and found.size > MAX_CONTENT:
+            self.record.looked = True
         if found is None and 0 in value.shape and all(isinstance(d, int) for d in value.shape):
             # A tensor without elements has no contents that could vary.
             return np.empty(tuple(d for d in value.shape if isinstance(d, int)), value.dtype.numpy)
         return found
+
+    def _known(self, values: Sequence[Value]) -> list[np.ndarray] | None:
+        """The contents of all values; None where one of them is not known."""
+        if any(v not in self._arrays and 0 not in v.shape for v in values):
+            return None
+        arrays: list[np.ndarray] = []
+        for value in values:
+            array = self.constant(value)
+            if array is None:
+                return None
+            arrays.append(array)
+        return arrays
 
     def content(self, value: Value) -> Content | None:
         """What is known of a small tensor's elements, as expressions over symbolic dims."""
         found = self._contents.get(value)
         if found is not None:
             return found
+        array = self._arrays.get(value)
+        if array is not None and array.size > MAX_CONTENT:
+            return None
         array = self.constant(value)
         return None if array is None else Content.of(array)
+
+    def held(self, value: Value) -> np.ndarray | None:
+        """The data of a constant, for who does not look into it."""
+        return self._arrays.get(value)
+
+    def is_followed(self, value: Value) -> bool:
+        """Whether the elements of a value are followed as expressions."""
+        return value in self._contents
 
     def dims(self, value: Value) -> tuple[Dim, ...] | None:
         """The elements of a small integer tensor (rank 0 or 1) as dims, or None if not known."""
@@ -362,7 +414,7 @@ class Context:
     # -------------------------------------------------------------- private
 
     def _check_size(self, result: Value) -> None:
-        extents = [d for d in result.shape if isinstance(d, int)]
+        extents = [d for d in result.type.shape if type(d) is int]
         if math.prod(extents) > MAX_ELEMENTS and 0 not in extents:
             raise ModelError(
                 f"{self.origin}: its result {type_text(result.type)} does not fit in any memory",
@@ -378,6 +430,8 @@ class Context:
         return x if same else self.op(name, x, shape=wanted)
 
     def _operands(self, name: str, inputs: Sequence[Operand]) -> tuple[Value, ...]:
+        if all(isinstance(x, Value) for x in inputs):
+            return cast("tuple[Value, ...]", tuple(inputs))
         typed = inputs[1:] if name == "where" else inputs
         like = next((x.dtype for x in typed if isinstance(x, Value)), dt.f32)
         return tuple(x if isinstance(x, Value) else self.literal(x, like) for x in inputs)

@@ -20,6 +20,7 @@ from ..kernel import Kernel
 from .context import Context
 from .custom import convert_kernel
 from .equal import DimsDifferError
+from .memo import Memo
 from .messages import (
     AttributeProto,
     FunctionProto,
@@ -94,6 +95,7 @@ class _Import:
         model = source.model
         self._functions = {(key_of(f.domain, f.name), f.overload): f for f in model.functions}
         self._gaps: dict[str, list[str]] = {}
+        self._memo = Memo()
         self._scope: Scope | None = None
         self._depth = 0
 
@@ -267,7 +269,7 @@ class _Import:
                 return self._call(scope, view, function, _opsets(function.opset_import))
             converter = CONVERTERS.get(key)
             if converter is not None:
-                return converter(context, view)
+                return self._memo.convert(context, view, converter)
             return self._expand(scope, view, node)
         except GapError as gap:
             self._gap(f"{key}: {gap.reason}", name)

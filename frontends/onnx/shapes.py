@@ -90,17 +90,17 @@ def content_fraction(content: Content) -> tuple[Dim, int] | None:
 
 
 def fold_constants(
-    op: str, arrays: Sequence[np.ndarray], count: int, attrs: Mapping[str, Attr]
+    op: str, arrays: Sequence[np.ndarray], attrs: Mapping[str, Attr]
 ) -> tuple[np.ndarray, ...] | None:
-    """Evaluates an operation whose inputs are all known and small, else None.
+    """Evaluates an operation whose inputs are all known, where they are small, else None.
 
     Args:
         op: a primitive op.
-        arrays: the inputs that are known.
-        count: how many inputs there are.
+        arrays: the inputs.
+        attrs: the attributes.
     """
     entry = OPS.get(op)
-    if entry is None or len(arrays) != count or not all(_is_static(a) for a in attrs.values()):
+    if entry is None or not all(_is_static(a) for a in attrs.values()):
         return None
     attrs = canonical_attrs(op, attrs)
     if sum(a.size for a in arrays) > _MAX_FOLD or set(attrs) != set(entry.attrs):
@@ -128,6 +128,14 @@ class _Unknown(Exception):
     """An element has no symbolic form."""
 
 
+def may_have_content(op: str, result: Value) -> bool:
+    """Whether ``fold_contents`` knows the operation and its result is small."""
+    shape = result.shape
+    if op not in _RULES or not all(isinstance(d, int) for d in shape):
+        return False
+    return math.prod(cast("tuple[int, ...]", shape)) <= MAX_CONTENT
+
+
 def fold_contents(
     op: str,
     contents: Sequence[Content | None],
@@ -144,13 +152,9 @@ def fold_contents(
         attrs: the attributes.
         result: the first result.
     """
-    shape = result.shape
-    if not all(isinstance(d, int) for d in shape):
+    if any(c is None for c in contents) or not may_have_content(op, result):
         return None
-    sizes = cast("tuple[int, ...]", shape)
-    rule = _RULES.get(op)
-    if rule is None or math.prod(sizes) > MAX_CONTENT or any(c is None for c in contents):
-        return None
+    sizes, rule = cast("tuple[int, ...]", result.shape), _RULES[op]
     if not (result.dtype in _SYMBOLIC or result.dtype.is_float or result.dtype is dt.bool_):
         return None
     arrays = [c.elements for c in contents if c is not None]
