@@ -112,8 +112,8 @@ def tile_costs(
 
     Accumulators, one row of column vectors, a broadcast and, where multiply-add is two
     instructions, a product must fit the registers. About 12 accumulators are needed to hide the
-    latency of an FMA, and loads (MR broadcasts and V vectors for MR * V multiply-adds) must not
-    be the limit. Of equal tiles the first is to be taken.
+    latency of an FMA, 8 that of an add, and loads (MR broadcasts and V vectors for MR * V
+    multiply-adds) must not be the limit. Of equal tiles the first is to be taken.
 
     Args:
         streamed: whether the columns' operand comes from beyond L2, for these rows alone: if they
@@ -124,6 +124,8 @@ def tile_costs(
     lanes = target.lanes(32)
     registers = target.vector_registers
     usable = registers if contraction and target.fma else registers - 1
+    # Without FMA a multiply, an add and a shuffle for each broadcast compete for the same ports.
+    shuffles = contraction and not target.fma
     n = max(1, size(column.extent))
     m = size(row.extent) if row is not None else 1
     fixed_rows = row is None or isinstance(row.extent, int)
@@ -138,10 +140,12 @@ def tile_costs(
                 break
             width = -(-n // (v * lanes)) * v * lanes / n
             height = -(-m // mr) * mr / m if fixed_rows else 1.0 + 0.003 * mr
-            hide = min(1.0, accumulators / 12)
+            hide = min(1.0, accumulators / (8 if shuffles else 12))
             # Loads for each multiply-add: at 0.42 (6x4 vectors) they hide, then they show.
             pressure = (mr + v) / accumulators
             load_limit = max(1.0, pressure) * (1.0 + 0.5 * max(0.0, pressure - 0.42) + 0.2 / mr)
+            if shuffles:
+                load_limit *= 1.0 + 0.4 / v
             best = min(4, (registers - 4) // (4 * m))
             if streamed and best and fixed_rows:
                 hide, load_limit = min(1.0, v / best) * mr / m, 1.0 + 0.05 * max(0, v - best)
