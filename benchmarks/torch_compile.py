@@ -3,17 +3,19 @@
     python benchmarks/torch_compile.py [NAME ...] [--threads 1,2] [--seconds 10] [--freezing]
                                        [--dynamic] [--json FILE] [--lock FILE]
 
-Each model runs in a process of its own with empty caches for both; another backend of torch's that
-generates no code goes first, and so loads what both need. Outputs are compared with eager ones
-before anything is timed. Times are of calls in turns; ``ratio`` is our time over Inductor's, the
-median over blocks and of the two minima, so below 1 is faster; ``faster`` is Inductor's first call
-over ours.
+Each model runs in a process of its own with empty caches for both; torch's aot_eager, which makes
+no code, goes first, and so loads what both need. Outputs are compared with eager ones before
+anything is timed. Times are of calls in turns; ``ratio`` is our time over Inductor's, the median
+over blocks and of the two minima, so below 1 is faster; ``faster`` is Inductor's first call over
+ours.
 
 A second table splits the first calls, by the times that torch takes itself
 (torch._dynamo.utils.compile_times): ``Dynamo`` is what a backend has no part in (tracing Python,
-guards, and the call itself), ``capture`` what turns Dynamo's graph into functional ATen calls
-(Inductor: AOTAutograd), ``own`` the rest. Dynamo is told to trace recurrent layers, which it leaves
-to eager mode by default (both would then be timed in eager mode).
+guards, and the call itself), ``capture`` what turns Dynamo's graph into functional ATen calls (of
+Inductor: what AOTAutograd took aot_eager, without Inductor's decompositions), ``own`` the rest.
+Dynamo is told to trace recurrent layers, which it leaves to eager mode by default (both would then
+be timed in eager mode).
+
 Needs what export_models.py needs, and a C++ compiler for Inductor.
 """
 
@@ -32,7 +34,6 @@ import sys
 import tempfile
 import time
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -114,19 +115,19 @@ def error_of(result: Any, wanted: Any) -> float:
     return max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-30)) for a, b in pairs)
 
 
-def split_of(backend: str, total: float) -> dict[str, float]:
-    """What a first call was spent on, in seconds."""
+def split_of(total: float, own: str, capture: float = 0.0) -> dict[str, float]:
+    """What a first call was spent on, in seconds.
+
+    Args:
+        total: that the call took.
+        own: what torch's times call the backend's own part; empty: all but the capture.
+        capture: how long the capture took, where it has no time of its own.
+    """
     names, values = compile_times(repr="csv", aggregate=True)
-    seconds: Counter[str] = Counter()
-    for stage, value in zip(names, values, strict=True):
-        seconds[stage] += float(value)  # type: ignore[assignment]
+    seconds = {name: float(value) for name, value in zip(names, values, strict=True)}
     given = seconds["OutputGraph.call_user_compiler"]
-    if backend == "tilewright":
-        own = seconds["tilewright.compile"]
-    else:
-        passes = seconds["compile_fx_inner"] + seconds["_recursive_joint_graph_passes"]
-        own = given - (seconds["create_aot_dispatcher_function"] - passes)
-    return {"dynamo": total - given, "capture": given - own, "own": own}
+    mine = seconds[own] if own else given - capture
+    return {"dynamo": total - given, "capture": given - mine, "own": mine}
 
 
 def measure(name: str, threads: int, seconds: float, dynamic: bool) -> dict[str, Any]:
@@ -138,16 +139,21 @@ def measure(name: str, threads: int, seconds: float, dynamic: bool) -> dict[str,
     wanted = model.module(*inputs)
     for backend in BACKENDS:  # loads what torch and the backends import
         torch.compile(lambda x: x.sin() + 1, backend=backend)(torch.ones(3))
-    torch.compile(model.module, backend="aot_eager", dynamic=dynamic or None)(*inputs)
     found: dict[str, Any] = {"model": name, "threads": threads}
     calls: list[Callable[[], object]] = []
-    for backend in BACKENDS:
+    capture = 0.0
+    for backend in ("aot_eager", *BACKENDS):
         compiled = torch.compile(model.module, backend=backend, dynamic=dynamic or None)
         compilation_time_metrics.clear()
         began = time.perf_counter()
         result = compiled(*inputs)
-        found[f"{backend}_compile_s"] = time.perf_counter() - began
-        found[f"{backend}_split_s"] = split_of(backend, found[f"{backend}_compile_s"])
+        total = time.perf_counter() - began
+        own = "tilewright.compile" if backend == "tilewright" else ""
+        split = split_of(total, own, capture)
+        if backend == "aot_eager":
+            capture = split["own"]  # it does nothing after it
+            continue
+        found |= {f"{backend}_compile_s": total, f"{backend}_split_s": split}
         found[f"{backend}_error"] = error_of(result, wanted)
         calls.append(partial(compiled, *inputs))
     if found["tilewright_error"] > TOLERANCE:
