@@ -239,7 +239,7 @@ def _rows_first(t: Tile, target: Target) -> bool:
     half, nbytes = target.l2_bytes // 2, operand_bytes(t, of_columns=True)
     result = size_product(t.main.buffer.shape) * t.main.buffer.dtype.bytes
     near = max(result, operand_bytes(t, of_columns=False)) <= half
-    if t.packed and nbytes > target.l1_bytes and near:
+    if t.packed and t.groups is None and nbytes > target.l1_bytes and near:
         # Weights come from afar however few they are, unless the model is small: panel by panel
         # they can be asked for in time, where rows and results stay near meanwhile.
         return False
