@@ -40,7 +40,14 @@ from ..tensor.simplify import (
     substitute,
     symbols,
 )
-from ..tensor.walk import allocations, block_loads, loads, replace_block_buffers, stores
+from ..tensor.walk import (
+    allocations,
+    block_loads,
+    loads,
+    replace_block_buffers,
+    stores,
+    substitution,
+)
 from .nest import (
     bind,
     edit_loop,
@@ -424,7 +431,7 @@ def tighten(func: Func, loop: str) -> Func:
             start = maximum(start, x)
         for x in highs:
             end = minimum(end, x)
-        body = map_block(it.body, lambda e: substitute(e, dropped))
+        body = map_block(it.body, substitution(dropped))
         begin = dim(start)
         # An empty range must not become negative: loops count from start by extent.
         extent = dim(maximum(end - as_expr(begin), 0))
@@ -531,7 +538,7 @@ def specialise(func: Func, loop: str, inner: Sequence[str]) -> Func:
                     dropped[g] = Const(True, dt.bool_)
         if not dropped:
             return (it,)
-        fast = map_block(it.body, lambda e: substitute(e, dropped))
+        fast = map_block(it.body, substitution(dropped))
         fast = simplify_block(fast, {it.var: loop_range(it)})
         slow = rename_loops(it.body, "_edge")
         body = (If(conjunction(whole), fast, slow),)

@@ -27,8 +27,8 @@ from ..tensor.ir import (
     Wait,
     as_expr,
 )
-from ..tensor.simplify import Ranges, dim, simplify, substitute
-from ..tensor.walk import allocations, replace_block_buffers, stores
+from ..tensor.simplify import Ranges, dim, simplify
+from ..tensor.walk import allocations, replace_block_buffers, stores, substitution
 
 __all__ = [
     "LoopEdit",
@@ -76,7 +76,11 @@ def find_loop(func: Func, name: str, step: str) -> For:
     for loop in loops(func.body):
         if loop.var.name == name:
             return loop
-    raise fail(step, func, f"there is no loop named {name!r}")
+    raise _no_loop(func, name, step)
+
+
+def _no_loop(func: Func, name: str, step: str) -> ScheduleError:
+    return fail(step, func, f"there is no loop named {name!r}")
 
 
 def edit_loop(func: Func, name: str, edit: LoopEdit, step: str) -> Func:
@@ -85,7 +89,6 @@ def edit_loop(func: Func, name: str, edit: LoopEdit, step: str) -> Func:
     Raises:
         ScheduleError: there is no such loop.
     """
-    find_loop(func, name, step)
 
     def visit(block: Block) -> Block | None:
         for k, stmt in enumerate(block):
@@ -109,7 +112,8 @@ def edit_loop(func: Func, name: str, edit: LoopEdit, step: str) -> Func:
         return None
 
     body = visit(func.body)
-    assert body is not None
+    if body is None:
+        raise _no_loop(func, name, step)
     return Func(func.name, func.params, body)
 
 
@@ -162,11 +166,12 @@ def substitute_block(block: Block, mapping: Mapping[Expr, Expr]) -> Block:
     if not mapping:
         return block
     resized: dict[Buffer, Buffer] = {}
+    replaced = substitution(mapping)
     for b in allocations(block):
-        shape = tuple(_map_dim(d, lambda e: substitute(e, mapping)) for d in b.shape)
+        shape = tuple(_map_dim(d, replaced) for d in b.shape)
         if shape != b.shape:
             resized[b] = Buffer(b.name, b.dtype, shape, b.scope)
-    new = map_block(block, lambda e: substitute(e, mapping))
+    new = map_block(block, replaced)
     return replace_block_buffers(new, resized)
 
 

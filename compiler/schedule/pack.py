@@ -30,7 +30,7 @@ from ..tensor.simplify import (
     substitute,
     symbols,
 )
-from ..tensor.walk import block_loads
+from ..tensor.walk import block_loads, substitution
 from ..tensor.winograd import Matrix
 from .nest import fail, map_block
 from .place import in_bounds
@@ -124,7 +124,7 @@ def pack(func: Func, load: Load, dims: Sequence[PackDim], name: str) -> tuple[Fu
     value = simplify(Select(conjunction(guards), value, Const(0, load.dtype)) if guards else value)
     record = Packing(load.buffer, packed, (*outer_vars, *inner_vars), value)
     new_load = Load(packed, (*index, *inner))
-    body = map_block(func.body, lambda e: substitute(e, {load: new_load}))
+    body = map_block(func.body, substitution({load: new_load}))
     params = tuple(packed if p == load.buffer else p for p in func.params)
     return Func(func.name, params, body), record
 

@@ -42,6 +42,9 @@ from .ir import (
 
 ExprFn: TypeAlias = Callable[[Expr], Expr]
 
+_DEEP = 64
+"""Levels of an expression that a function recurses through."""
+
 # ------------------------------------------------------------------ expressions
 
 
@@ -159,31 +162,36 @@ def substitute(e: Expr, mapping: Mapping[Expr, Expr]) -> Expr:
 
     A replacement is not searched again, so ``{i: j, j: i}`` swaps. Buffers keep their shapes.
     """
-    if not mapping:
-        return e
+    return substitution(mapping)(e) if mapping else e
+
+
+def substitution(mapping: Mapping[Expr, Expr]) -> ExprFn:
+    """The function that substitutes by a mapping; expressions that share parts share the work."""
     memo: dict[Expr, Expr] = dict(mapping)
     # What has none of the variables of any key does not hold a key.
-    marks = frozenset().union(*(key.variables for key in mapping))
+    marks: frozenset[Var] = frozenset().union(*[key.variables for key in mapping])
     marked = all(key.variables for key in mapping)
-    stack = [e]
-    while stack:
-        node = stack[-1]
-        if node in memo:
-            stack.pop()
-            continue
-        operands = node.operands
-        if not operands or (marked and marks.isdisjoint(node.variables)):
-            memo[node] = node
-            stack.pop()
-            continue
-        missing = [child for child in operands if child not in memo]
-        if missing:
-            stack += missing
-            continue
-        new = tuple([memo[child] for child in operands])
-        memo[node] = node if new == operands else rebuild(node, new)
-        stack.pop()
-    return memo[e]
+
+    def replaced(e: Expr) -> Expr:
+        found = memo.get(e)
+        if found is not None:
+            return found
+        operands = e.operands
+        if not operands or (marked and marks.isdisjoint(e.variables)):
+            return e
+        new = tuple([replaced(x) for x in operands])
+        found = memo[e] = e if new == operands else rebuild(e, new)
+        return found
+
+    def whole(e: Expr) -> Expr:
+        if e.depth > _DEEP:
+            # From the bottom up, so that no step recurses far.
+            for node in visit(e):
+                if node.depth % _DEEP == 0:
+                    replaced(node)
+        return replaced(e)
+
+    return whole
 
 
 # ------------------------------------------------------------------ statements
@@ -307,11 +315,12 @@ def substitute_block(block: Block, mapping: Mapping[Expr, Expr]) -> Block:
     if not mapping:
         return block
     changed = {}
+    replaced = substitution(mapping)
     for buffer in allocations(block):
-        shape = tuple(_rewrite_dim(d, lambda e: substitute(e, mapping)) for d in buffer.shape)
+        shape = tuple(_rewrite_dim(d, replaced) for d in buffer.shape)
         if shape != buffer.shape:
             changed[buffer] = Buffer(buffer.name, buffer.dtype, shape, buffer.scope)
-    new = rewrite_block(block, lambda e: substitute(e, mapping))
+    new = rewrite_block(block, replaced)
     return replace_block_buffers(new, changed)
 
 
