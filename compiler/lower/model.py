@@ -90,7 +90,7 @@ def fill_constants(
     for e in entries:
         if e.packing is not None:
             mixed[e.packing.mixings] = mixed.get(e.packing.mixings, 0) + e.nbytes
-    entries.sort(key=lambda e: (e.data.nbytes, e.nbytes, e.offset))
+    entries.sort(key=lambda e: (e.data.nbytes, e.nbytes, -e.offset))
     while entries:
         e = entries.pop()
         end = e.offset + e.nbytes
