@@ -180,6 +180,17 @@ def trivial_reduce(rules: Rules, node: Node) -> Value | None:
     return rules.make("reshape", (x,), {"shape": node.outputs[0].shape}, like=node)
 
 
+def window_of_one(rules: Rules, node: Node) -> Value | None:
+    """Windows of one element each, one after the other, are the elements themselves."""
+    (x,) = node.inputs
+    attrs = node.attrs
+    ones = (*ints_attr(attrs, "window"), *ints_attr(attrs, "strides"))
+    pads = (*dims_attr(attrs, "lo"), *dims_attr(attrs, "hi"))
+    if any(n != 1 for n in ones) or not all(same_dim(p, 0) for p in pads):
+        return None
+    return x
+
+
 def gather_of_constant(rules: Rules, node: Node) -> Value | None:
     """Elements taken at constant, evenly spaced places are a slice."""
     x, indices = node.inputs
@@ -218,7 +229,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "concat": (concat,),
     "pad": (no_padding,),
     "conv": (pad_into_window,),
-    "reduce_window": (pad_into_window,),
+    "reduce_window": (window_of_one, pad_into_window),
     "reduce": (trivial_reduce,),
     "gather": (gather_of_constant,),
 }

@@ -320,6 +320,19 @@ def test_zero_padding_joins_the_convolution(rng: Generator, check: Check) -> Non
     assert ops(check(b.finish(), simplify, N=2)) == ["conv", "pad", "conv"]
 
 
+@pytest.mark.parametrize(("step", "left"), [(1, ["neg"]), (2, ["reduce_window", "neg"])])
+def test_windows_of_one_element_are_the_elements(step: int, left: list[str], check: Check) -> None:
+    b = GraphBuilder("g")
+    x = b.input("x", f32(N, 5, 5, 4))
+    one, none = (1, 1, 1, 1), (0, 0, 0, 0)
+    y = b.add(
+        "reduce_window", x, op="sum", window=one, strides=(1, step, step, 1), lo=none, hi=none,
+        dilations=one,
+    )  # fmt: skip
+    b.output(b.add("neg", y))
+    assert ops(check(b.finish(), simplify, N=2)) == left
+
+
 def test_projections_through_flat_rows_lose_their_reshapes(rng: Generator, check: Check) -> None:
     b = GraphBuilder("g")
     x = b.input("x", f32(N, S, 8))
