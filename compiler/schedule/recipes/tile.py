@@ -235,11 +235,14 @@ def _rows_first(t: Tile, target: Target) -> bool:
     the column operand from L2 again for every row tile: it must fit there. A window over an image
     that stays in L2 reads nothing again but taps, and fewer columns of it at once stay in L1.
     """
+    if t.groups is not None:
+        # Pixels of an image lie far apart, and few sets of L1 hold those of a panel alone.
+        return all(bytes_of(load) <= target.l2_bytes // 2 for load in t.packed)
     column = t.main.spatial[t.main.axes.index(t.column.var.name)].var
     half, nbytes = target.l2_bytes // 2, operand_bytes(t, of_columns=True)
     result = size_product(t.main.buffer.shape) * t.main.buffer.dtype.bytes
     near = max(result, operand_bytes(t, of_columns=False)) <= half
-    if t.packed and t.groups is None and nbytes > target.l1_bytes and near:
+    if t.packed and nbytes > target.l1_bytes and near:
         # Weights come from afar however few they are, unless the model is small: panel by panel
         # they can be asked for in time, where rows and results stay near meanwhile.
         return False
