@@ -134,6 +134,7 @@ def build(
     return Compiled(found, again.stages())
 
 
+@uncollected()
 def _build(
     opened: Source, options: Options, log: Log, records: str | os.PathLike[str] | None
 ) -> tuple[Artifact, _Again]:
@@ -159,6 +160,7 @@ def _build(
     return found, _Again(opened, wanted, options.math, backend, made, replay)
 
 
+@uncollected()
 def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Executable:
     """Loads a model that ``Executable.save`` wrote; nothing is compiled.
 
@@ -189,7 +191,7 @@ def import_graph(
 
 
 def _imported(source: Source, log: Log) -> Graph:
-    with log.stage("import"), uncollected():
+    with log.stage("import"):
         return source.graph()
 
 

@@ -47,6 +47,10 @@ class DType:
     bits: int
     numpy: np.dtype
 
+    def __hash__(self) -> int:
+        # Types are part of most keys, and a hash of all fields took long.
+        return hash(self.name)
+
     @property
     def bytes(self) -> int:
         """The size of one element in memory, in bytes."""

@@ -135,10 +135,11 @@ class _Printer:
 
     def step(self, step: Step, depth: int, names: dict[Tensor, str]) -> None:
         def tensor(t: Tensor) -> str:
-            if t not in names:
-                names[t] = self.fresh(t.name)
-                self.line(depth, f"{names[t]} = {self.tensor(t)}")
-            return names[t]
+            name = names.get(t)
+            if name is None:
+                name = names[t] = self.fresh(t.name)
+                self.line(depth, f"{name} = {self.tensor(t)}")
+            return name
 
         match step:
             case CallKernel():
