@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -14,7 +15,7 @@ from tilewright.graph.build import GraphBuilder
 from tilewright.graph.interpret import interpret
 from tilewright.graph.ir import Graph, TensorType, Value
 from tilewright.graph.passes import run_passes
-from tilewright.lower.model import Lowered, lower_graph
+from tilewright.lower.model import ConstantEntry, Lowered, fill_constants, lower_graph
 from tilewright.runtime.check import check as check_program
 from tilewright.runtime.program import CallKernel, CopyTensor, LoopStep, walk_steps
 from tilewright.tensor.ir import Dim, symbol
@@ -319,3 +320,26 @@ def test_scan_inside_scan() -> None:
         return b.add_many("scan", h, xs, body=outer(), carried=1, scanned=1, reverse=False)
 
     assert_runs(graph_of(make))
+
+
+def test_weights_are_let_go_one_by_one_and_the_largest_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arrays = [np.full((n, 16), n, np.float32) for n in (1, 4, 2)]
+    alive = [weakref.ref(a) for a in arrays]
+    entries = [
+        ConstantEntry(offset, a.nbytes, a, None)
+        for offset, a in zip((0, 64, 320), arrays, strict=True)
+    ]
+    del arrays
+    held: list[int] = []
+
+    def forget(array: np.ndarray) -> None:
+        held.append(sum(ref() is not None for ref in alive))
+        assert len(array) == (4, 2, 1)[len(held) - 1]
+
+    monkeypatch.setattr("tilewright.lower.model.forget_pages", forget)
+    out = np.ones(448, np.uint8)
+    fill_constants(entries, out)
+    assert held == [3, 2, 1] and not entries
+    assert out.view(np.float32).tolist() == [1.0] * 16 + [4.0] * 64 + [2.0] * 32
