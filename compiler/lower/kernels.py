@@ -302,11 +302,10 @@ class KernelTable:
         """The kernels, those that only walk over elements storing such results past the caches."""
         made: list[Kernel] = []
         for kernel in done[0]:
-            held = unread & {x.buffer.name for x in stores(kernel.func.body)}
-            held -= {x.buffer.name for x in block_loads(kernel.func.body)}
             plain = kernel.recording is not None and not kernel.recording.when
             walks = plain and kernel.recipe == "elementwise" and self.target.threads is None
-            if held and walks and choices.pick("stream", 1, (0, 1)):
+            held = _only_written(kernel.func, unread) if walks else frozenset()
+            if held and choices.pick("stream", 1, (0, 1)):
                 kernel = self._add(_past_caches(kernel, sorted(held)))
             made.append(kernel)
         return tuple(made), done[1]
@@ -485,6 +484,12 @@ def _has_pieces(group: ComputeGroup) -> bool:
     return len(group.stages) > 1 or any(
         has_reduce(s.expr) and not isinstance(s.expr, Reduce) for s in group.stages
     )
+
+
+def _only_written(func: Func, names: frozenset[str]) -> frozenset[str]:
+    """The buffers of those names that a function stores to and does not read."""
+    held = names & {x.buffer.name for x in stores(func.body)}
+    return held - {x.buffer.name for x in block_loads(func.body)}
 
 
 def _work(kernel: Kernel) -> tuple[object, ...]:

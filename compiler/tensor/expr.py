@@ -268,7 +268,7 @@ class Load(Expr):
     indices: tuple[Expr, ...]
 
     def __new__(cls, buffer: Buffer, indices: Iterable[Dim]) -> Load:
-        index = tuple(as_expr(i) for i in indices)
+        index = tuple([i if isinstance(i, Expr) else as_expr(i) for i in indices])
         assert len(index) == len(buffer.shape), (buffer, index)
         key = (cls, buffer, index)
         held = _TABLE.get(key)

@@ -499,13 +499,10 @@ def _simplifier(e: Expr, ranges: Ranges) -> _Simplifier:
     if not ranges or used.isdisjoint(ranges):
         return _free()
     while True:
-        key = tuple([item for item in ranges.items() if item[0] in used])
-        wider = used
-        for _, ends in key:
-            for end in ends:
-                if isinstance(end, Expr):
-                    wider = wider | end.variables
-        if wider is used or len(wider) == len(used):
+        key = tuple([(v, ranges[v]) for v in used if v in ranges])
+        more = [end.variables for _, ends in key for end in ends if isinstance(end, Expr)]
+        wider = used.union(*more) if more else used
+        if len(wider) == len(used):
             break
         used = wider
     found = _by_ranges.get(key)

@@ -8,10 +8,10 @@ from functools import lru_cache
 from types import MappingProxyType
 
 from ...target import Target
+from ...tensor import walk
 from ...tensor.access import flat_index
 from ...tensor.ir import Axis, Dim, Expr, Load, Var
 from ...tensor.simplify import affine, bounds, ranges_of_axes, same_dim, symbols
-from ...tensor.walk import visit
 from ..nests import Nests, Reduction
 from ..pack import stays_inside
 from .choices import Choices
@@ -207,7 +207,7 @@ def _strides(axes: tuple[Axis, ...], load: Load) -> Mapping[Var, Dim] | None:
 
 def loads(e: Expr) -> list[Load]:
     """Every distinct load of an expression."""
-    return [x for x in visit(e) if isinstance(x, Load)]
+    return list(walk.loads(e))
 
 
 def symbols_of(load: Load) -> frozenset[Var]:
