@@ -305,8 +305,9 @@ def _run_apart(s: Schedule, nests: Nests, t: Tile, target: Target, choices: Choi
     given more bytes a second of several streams than of one.
     """
     loop = nested(t.main)[-1].var.name
-    alone = t.row is not None and all(same_dim(a.extent, 1) for a in t.outer)
-    few = t.mr == 1 or (alone and same_dim(t.row.extent, t.mr))
+    alone = all(same_dim(a.extent, 1) for a in t.outer)
+    whole = t.row is not None and same_dim(t.row.extent, t.mr)
+    few = t.mr == 1 or (alone and whole)
     if not few or len(s.packings) != 1 or len(nests.reductions) != 1:
         return 1
     (packing,) = s.packings
