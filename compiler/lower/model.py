@@ -116,6 +116,7 @@ class _Lowering:
     entries: list[ConstantEntry] = field(default_factory=list)
     placed: dict[tuple[object, ...], ConstantStorage] = field(default_factory=dict)
     constant_bytes: int = 0
+    walks: dict[int, tuple[Packing, Expr]] = field(default_factory=dict)
     counter: int = 0
 
     # -------------------------------------------------------------- memory
@@ -137,7 +138,11 @@ class _Lowering:
     def packed(self, packing: Packing, data: np.ndarray) -> Tensor:
         """The tensor of a packed constant; equal packings of one array share it."""
         b = packing.packed
-        key = (id(data), b.shape, _walk_of(packing), packing.mixings)
+        # Layers that are alike share their kernels, and these their packings.
+        known = self.walks.get(id(packing))
+        if known is None:
+            known = self.walks[id(packing)] = packing, _walk_of(packing)
+        key = (id(data), b.shape, known[1], packing.mixings)
         if key not in self.placed:
             count = product(b.shape)
             assert isinstance(count, int)
