@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import llvmlite.binding as llvm
@@ -138,8 +139,13 @@ def workers(wanted: int = 0) -> int:
 
 
 def count_workers() -> int:
-    names = (Path(f"/proc/self/task/{t}/comm") for t in os.listdir("/proc/self/task"))
-    return sum(n.read_text().strip() == "tilewright" for n in names)
+    found = 0
+    for thread in os.listdir("/proc/self/task"):
+        # One may end between being listed and being asked for its name.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            name = Path(f"/proc/self/task/{thread}/comm").read_text()
+            found += name.strip() == "tilewright"
+    return found
 
 
 def test_pool_text_is_valid_llvm() -> None:
