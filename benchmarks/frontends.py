@@ -21,6 +21,12 @@ What differs, and why it stays:
   the cache grows, in a kernel that then writes both the longer cache and its product.
 - lstm_lm: ONNX orders the gates input, output, forget, cell, PyTorch input, forget, cell, output;
   the kernel behind the product reads them from other places.
+- unet: a transposed convolution whose taps do not overlap is a product of pixels and taps. Through
+  ONNX it is stated as a convolution of one tap, through torch as a matrix product; the loop nests
+  are the same under other names of loops.
+
+All others (resnet18, resnet50, densenet121, efficientnet_b0, mobilenet_v2, vgg16, vit_b_16) call
+the same kernels.
 """
 
 # mypy: disable-error-code="misc, no-any-return"
