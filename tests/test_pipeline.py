@@ -108,7 +108,7 @@ def test_a_log_adds_the_times_of_a_stage_that_comes_twice() -> None:
 
 
 def test_the_fingerprint_is_that_of_the_source() -> None:
-    assert len(fingerprint()) == 64
+    assert len(fingerprint()) == 32
     assert fingerprint() == fingerprint()
 
 
