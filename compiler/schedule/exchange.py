@@ -28,9 +28,8 @@ from ..tensor.ir import (
     lt,
 )
 from ..tensor.simplify import ceildiv, dim, prove, substitute, symbols
-from ..tensor.walk import loads
 from .nest import edit_loop, fail, find_loop
-from .place import identity
+from .place import accumulated, identity
 
 UNROLLED = 16
 """Steps of one thread that are written out, so that its loads are under way together."""
@@ -227,17 +226,8 @@ def _accumulation(func: Func, loop: For, step: str) -> _Accumulation:
     store = loop.body[0] if len(loop.body) == 1 else None
     if not isinstance(store, Store) or loop.start != 0:
         raise fail(step, func, "the loop does not hold a single accumulation")
-    own, value = Load(store.buffer, store.indices), store.value
-    if not (
-        isinstance(value, Binary)
-        and value.op in ("add", "mul", "max", "min", "and", "or")
-        and (value.a is own or value.b is own)
-    ):
-        raise fail(step, func, "the loop does not hold a single accumulation")
-    term = value.b if value.a is own else value.a
-    if loop.var in symbols(own) or any(x.buffer == store.buffer for x in loads(term)):
-        raise fail(step, func, "the accumulator is indexed by the loop")
-    return _Accumulation(own, value.op, term)
+    value, term = accumulated(store, loop, func, step)
+    return _Accumulation(Load(store.buffer, store.indices), value.op, term)
 
 
 def _while_below(position: Expr, extent: Dim, threads: int, body: Block) -> Block:
