@@ -11,10 +11,10 @@ like any other, that begins somewhere in the memory of the concat.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ..graph.ir import Graph, Value
+from ..graph.ir import Graph, Node, Value
 from ..ops.op import same_shape
 from ..tensor.compute import Compute, ComputeGroup
 from ..tensor.ir import Axis, Buffer, Dim, Func, Load, Var
@@ -62,36 +62,45 @@ def columns(shape: tuple[Dim, ...]) -> int:
 
 def find_parts(graph: Graph) -> dict[Value, Part]:
     """The values of a fused graph that lie in others."""
-    found: dict[Value, Part] = {}
-    for node in reversed(graph.nodes):
-        (result, *_) = node.outputs
-        if node.op == "reshape" and result in found:
-            found[node.inputs[0]] = found[result]
-        elif node.op == "concat" and node.attrs["axis"] == len(result.shape) - 1:
-            held = found.get(result, Part(result, 0))
-            start = held.start
-            for v in node.inputs:
-                found[v] = Part(held.whole, start)
-                start += columns(v.shape)
-    return found
+
+    def is_of_columns(node: Node) -> bool:
+        return node.attrs["axis"] == len(node.outputs[0].shape) - 1
+
+    found = _joined(graph, is_of_columns, lambda v: columns(v.shape))
+    return {v: Part(whole, start) for v, (whole, start) in found.items()}
 
 
 def find_slabs(graph: Graph) -> dict[Value, Slab]:
     """The values of a fused graph that lie in others as a whole."""
-    found: dict[Value, Slab] = {}
+
+    def is_of_slabs(node: Node) -> bool:
+        return node.attrs["axis"] != len(node.outputs[0].shape) - 1
+
+    found = _joined(graph, is_of_slabs, _bytes)
+    return {v: Slab(whole, offset) for v, (whole, offset) in found.items()}
+
+
+def _joined(
+    graph: Graph, is_one: Callable[[Node], bool], length: Callable[[Value], int]
+) -> dict[Value, tuple[Value, int]]:
+    """What the concats of one kind join: the outermost concat, and how far in it each begins."""
+    found: dict[Value, tuple[Value, int]] = {}
     for node in reversed(graph.nodes):
         (result, *_) = node.outputs
         if node.op == "reshape" and result in found:
             found[node.inputs[0]] = found[result]
-        elif node.op == "concat" and node.attrs["axis"] != len(result.shape) - 1:
-            held = found.get(result, Slab(result, 0))
-            offset = held.offset
+        elif node.op == "concat" and is_one(node):
+            whole, start = found.get(result, (result, 0))
             for v in node.inputs:
-                found[v] = Slab(held.whole, offset)
-                count = product(v.shape)
-                assert isinstance(count, int), v.shape
-                offset += count * v.dtype.bytes
+                found[v] = whole, start
+                start += length(v)
     return found
+
+
+def _bytes(value: Value) -> int:
+    count = product(value.shape)
+    assert isinstance(count, int), value.shape
+    return count * value.dtype.bytes
 
 
 def read_wide(group: ComputeGroup, widths: Mapping[str, int]) -> ComputeGroup:
