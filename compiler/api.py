@@ -67,7 +67,7 @@ def compile(  # noqa: A001
         dynamic_shapes: which of their sizes may differ, in the words of the source's framework.
         target: ``native`` (this CPU) or a target that it can run (``x86-64-v3``).
         math: ``fast`` (the default) allows Winograd's method for convolutions of float32, whose
-            results differ from the plain sum's by up to about 2e-5 of the largest one, and which
+            results differ from the plain sum's by up to about 5e-6 of the largest one, and which
             spreads an infinity or a nan to neighbouring places; ``strict`` forbids it.
         threads: the most threads a call may use; by default what affinity and quota allow.
         shapes: dims by input name in place of the declared ones: numbers or symbol names.

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tilewright.tensor.winograd import Matrix, filtering, linear_program
 
-SIZES = [(2, 3), (4, 3), (2, 5), (3, 2), (6, 3), (1, 3), (4, 1)]
+SIZES = [(2, 3), (4, 3), (2, 5), (3, 2), (3, 4), (1, 3), (4, 1), (1, 6)]
 
 
 def times(matrix: Matrix, x: Sequence[Fraction]) -> list[Fraction]:

@@ -16,7 +16,7 @@ from tilewright.runtime.executable import Executable
 from tilewright.tensor.ir import Dim, symbol
 
 LAYERS = [(56, 64), (28, 128), (14, 256), (7, 512)]
-BOUNDS = {2: 2e-6, 4: 4e-5}
+BOUNDS = {2: 2e-6, 4: 1e-5}
 
 
 def layer(size: Dim, channels: int, columns: int, batch: Dim = 1) -> tuple[Graph, np.ndarray]:
