@@ -263,7 +263,7 @@ def _open(model: str, label: str, folder: Path, sizes: _Sizes, source: Path | No
     began = time.perf_counter()
     exe = ready(model, shapes=sizes.shapes, target=sizes.target, cache=False, records=sizes.records)
     took = time.perf_counter() - began
-    chosen = choose_dims(exe.inputs, sizes.dims, exe.program.conditions)
+    chosen = choose_dims(exe.inputs, sizes.dims, exe.artifact.interface.conditions)
     feed = random_inputs(exe.inputs, chosen, sizes.seed)
     file, feed_file = folder / "model.tw", folder / "inputs.npz"
     exe.save(file)

@@ -122,7 +122,7 @@ def _feed(
 ) -> dict[str, np.ndarray]:
     given = read_inputs(exe.inputs, files, archive)
     chosen = {**dims_from(exe.inputs, given), **dims}
-    sizes = choose_dims(exe.inputs, chosen, exe.program.conditions)
+    sizes = choose_dims(exe.inputs, chosen, exe.artifact.interface.conditions)
     missing = [s for s in exe.inputs if s.name not in given]
     return {**random_inputs(missing, sizes, seed), **given}
 

@@ -7,6 +7,9 @@
 Constants are memory-mapped when loaded, so processes share them and nothing is copied. Every
 byte that is used is covered by a digest that is checked first: against chance, which damages
 files, and as fast as memory is read. A file appears complete, by rename, or not at all.
+
+The native entry knows what to run, so that the steps of a loaded program are read from its text
+only when somebody looks at them.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import os
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +43,25 @@ _OBJECT_ALIGNMENT = 64
 _FULL_DISK = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
+class StoredProgram:
+    """A program as a file has it.
+
+    Attributes:
+        text: all of it.
+        interface: the program without its steps.
+    """
+
+    text: str
+    interface: Program
+
+
+@dataclass(frozen=True, eq=False)
 class Artifact:
     """A compiled model.
 
     Attributes:
-        program: what runs, with the names and shapes of its interface.
+        source: what runs, with the names and shapes of its interface, or the text of it.
         target: what the code was generated for.
         objects: object code that defines the entry and every kernel.
         constants: the program's constants, u8 and read-only.
@@ -52,12 +69,31 @@ class Artifact:
         stages: texts of stages that were asked to be kept, by name.
     """
 
-    program: Program
+    source: Program | StoredProgram
     target: Target
     objects: tuple[bytes, ...]
     constants: np.ndarray
     versions: Mapping[str, str] = field(default_factory=dict)
     stages: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def interface(self) -> Program:
+        """The program; its steps may be missing."""
+        return self.source if isinstance(self.source, Program) else self.source.interface
+
+    @cached_property
+    def program(self) -> Program:
+        """The program with its steps.
+
+        Raises:
+            ArtifactError: the text of a file is no program (TW-E0504).
+        """
+        return self.source if isinstance(self.source, Program) else text.parse(self.source.text)
+
+    @property
+    def program_text(self) -> str:
+        """The text of the program."""
+        return text.text(self.source) if isinstance(self.source, Program) else self.source.text
 
 
 # ------------------------------------------------------------------ writing
@@ -82,7 +118,7 @@ def write(path: str | os.PathLike[str], artifact: Artifact) -> None:
     header = json.dumps(
         {
             "versions": dict(artifact.versions),
-            "program": text.text(artifact.program),
+            "program": artifact.program_text,
             "target": asdict(artifact.target),
             "objects": sections,
             "constants": {
@@ -240,11 +276,12 @@ def _unpack(
     constants = section(header["constants"])
     if xxh3_128_hexdigest(constants.data) != header["constants"]["digest"]:
         raise _damaged(path, "its constants do not have the digest they should have")
-    program = text.parse(header["program"])
-    if program.constants_bytes != len(constants):
-        raise _damaged(path, f"it holds {len(constants)} bytes of {program.constants_bytes}")
+    program = StoredProgram(header["program"], text.parse_interface(header["program"]))
+    wanted = program.interface.constants_bytes
+    if wanted != len(constants):
+        raise _damaged(path, f"it holds {len(constants)} bytes of {wanted}")
     return Artifact(
-        program=program,
+        source=program,
         target=_target(header["target"]),
         objects=tuple(objects),
         constants=constants,

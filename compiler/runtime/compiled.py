@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from ..errors import OptionError
 from ..target import Target
 from . import artifact
-from . import text as program_text
 from .artifact import Artifact
 from .program import Program, TensorSpec
 
@@ -28,23 +27,23 @@ class Compiled:
         self._stages: dict[str, str | Callable[[], str]] = {
             **(stages or {}),
             **built.stages,
-            "program": lambda: program_text.text(built.program),
+            "program": lambda: built.program_text,
         }
 
     @property
     def name(self) -> str:
         """The model's name."""
-        return self._built.program.name
+        return self._built.interface.name
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
         """Name, dtype and shape of each input, in calling order."""
-        return self._built.program.inputs
+        return self._built.interface.inputs
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         """Name, dtype and shape of each output, in order."""
-        return self._built.program.outputs
+        return self._built.interface.outputs
 
     @property
     def program(self) -> Program:
@@ -95,7 +94,7 @@ class Compiled:
         artifact.write(
             path,
             Artifact(
-                built.program, built.target, built.objects, built.constants, built.versions, kept
+                built.source, built.target, built.objects, built.constants, built.versions, kept
             ),
         )
 

@@ -97,7 +97,7 @@ class Executable(Compiled):
     """
 
     def __init__(self, built: Artifact, entry: Entry, stages: Stages | None = None) -> None:
-        program = built.program
+        program = built.interface
         constants = built.constants
         if constants.nbytes != program.constants_bytes:
             raise InternalError(
@@ -206,7 +206,7 @@ class Executable(Compiled):
         try:
             context = self._free.pop()
         except IndexError:
-            context = _CallContext(self._built.program, self._context, self._constants)
+            context = _CallContext(self._built.interface, self._context, self._constants)
         if context.plan is not plan:
             try:
                 context.prepare(plan)

@@ -9,7 +9,9 @@
     scale(y, x, N)
 
 Steps are calls of kernels, ``copy(dst, src)``, ``K = element(tensor, index, ...)``, ``if`` and
-``for ... in range(trip)``. The text is read as a syntax tree and never executed.
+``for ... in range(trip)``. The text is read as a syntax tree and never executed. The lines of the
+interface come first, so that it can be read by itself: a deep model has thousands of steps, which
+take longer to read than everything else that loading does.
 """
 
 from __future__ import annotations
@@ -224,6 +226,20 @@ class _Printer:
 
 # ------------------------------------------------------------------ parsing
 
+_INTERFACE = re.compile(r"[A-Za-z_]\w* = symbol\(|(?:program|spec_input|spec_output|require)\(")
+
+
+def parse_interface(source: str) -> Program:
+    """Reads a text up to its first step: the program that it is of, without steps.
+
+    Raises:
+        ArtifactError: what was read is not the interface of a program (TW-E0504).
+    """
+    end = 0
+    while _INTERFACE.match(source, end):
+        end = source.find("\n", end) + 1 or len(source)
+    return parse(source[:end])
+
 
 def parse(source: str) -> Program:
     """Reads the text form back.
@@ -264,11 +280,15 @@ class _Parser:
         steps: list[Step] = []
         heads: list[ast.Call] = []
         for node in module.body:
+            count = len(steps) + len(scope.tensors)
             match node:
                 case ast.Expr(ast.Call(ast.Name("program")) as found):
                     heads.append(found)
                 case _ if not self.interface(node, scope):
                     self.step(node, scope, steps)
+                    continue
+            if count:
+                self.fail(node, "the interface comes before all steps")
         if len(heads) != 1:
             raise ArtifactError("program text: expected one program(...) line", code="TW-E0504")
         arguments = heads[0].args

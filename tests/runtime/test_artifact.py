@@ -52,6 +52,17 @@ def test_a_loaded_artefact_saves_itself_again(saved: Path, tmp_path: Path, cache
     assert again.read_bytes() == saved.read_bytes()
 
 
+def test_steps_of_a_loaded_program_are_read_when_they_are_looked_at(
+    shift: Executable, saved: Path, cache: Cache
+) -> None:
+    run = load(saved, cache)
+    run(A, A)
+    assert run.artifact.interface.steps == () != shift.program.steps
+    assert run.inputs == shift.inputs and run.text("program") == shift.text("program")
+    assert "program" not in vars(run.artifact)
+    assert run.program.steps == shift.program.steps
+
+
 def test_constants_are_mapped_and_aligned_to_a_page(saved: Path) -> None:
     constants = read(saved).constants
     assert not constants.flags.writeable and not constants.flags.owndata

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,7 +27,7 @@ from tilewright.runtime.program import (
     kernel_names,
     walk_steps,
 )
-from tilewright.runtime.text import parse, text
+from tilewright.runtime.text import parse, parse_interface, text
 from tilewright.tensor.ir import BINARY_OPS, Binary, Cast, Const, Expr, Select, Unary, Var, lt
 
 NAMES = st.sampled_from(["x", "y", "1/conv:0", "for", "input", "", "batch size", "é", "x_2"])
@@ -112,6 +114,7 @@ def test_parsing_the_text_gives_the_program_back(program: Program) -> None:
     written = text(program)
     compile(written, "<program>", "exec")
     assert parse(written) == program
+    assert parse_interface(written) == replace(program, steps=())
 
 
 def test_steps_are_walked_and_kernels_named_in_order() -> None:
@@ -138,6 +141,8 @@ def test_steps_are_walked_and_kernels_named_in_order() -> None:
         ("while True:\n    pass", "not a step"),
         ("k(1 < 2, (1 < 2) + 1)", "operands of types"),
         ("program('q', arena=0, constants=0)", "one program"),
+        ("k()\nspec_input('x', f32[2])", "interface comes before"),
+        ("t = arena(0, 't', f32[2])\nrequire(1 < 2)", "interface comes before"),
     ],
 )
 def test_other_text_is_refused_with_its_line(line: str, said: str) -> None:
