@@ -59,6 +59,25 @@ def body_key(
     return tuple(parts)
 
 
+def are_copies(body: Graph, other: Graph) -> bool:
+    """Whether two bodies are the same nodes over the same values, wherever those come from."""
+    return (
+        body.inputs is other.inputs
+        and body.outputs is other.outputs
+        and body.constants is other.constants
+        and len(body.nodes) == len(other.nodes)
+        and all(
+            [
+                a.op == b.op
+                and a.inputs is b.inputs
+                and a.outputs is b.outputs
+                and a.attrs is b.attrs
+                for a, b in zip(body.nodes, other.nodes, strict=True)
+            ]
+        )
+    )
+
+
 def _plain(value: Attr) -> Key | None:
     """A stand-in that tells 1, 1.0, True, 0.0 and -0.0 apart; None for what is no plain data."""
     kind = type(value)

@@ -21,7 +21,7 @@ from ..tensor.compute import ComputeGroup
 from ..tensor.ir import Buffer, Func, Reduce, Var
 from ..tensor.text import text
 from ..tensor.walk import block_loads, replace_buffers, stores
-from .alike import Key, body_key, sources
+from .alike import Key, are_copies, body_key, sources
 from .bands import Link, find_links, plan_bands, write_bands
 from .fission import by_stage, fission
 from .inline import has_reduce, lower_body
@@ -112,6 +112,35 @@ class GroupCode:
         return GroupCode(self.kernels, inputs, outputs, self.scratch)
 
 
+@dataclass(frozen=True, slots=True)
+class _Copied:
+    """The code of a body, which is that of its copies: layers that passes have put in for it.
+
+    Attributes:
+        body: what the code is of; its outputs are held by this, so that no others are at their
+            place.
+        known, widths, leaving: what else decided the code.
+        code: that code.
+    """
+
+    body: Graph
+    known: frozenset[Value]
+    widths: Mapping[Value, int]
+    leaving: Collection[Value]
+    code: GroupCode
+
+    def is_for(
+        self,
+        body: Graph,
+        known: frozenset[Value],
+        widths: Mapping[Value, int] | None,
+        leaving: Collection[Value],
+    ) -> bool:
+        """Whether the code is that of another body, too."""
+        alike = self.known == known and self.widths == (widths or {}) and self.leaving == leaving
+        return alike and are_copies(self.body, body)
+
+
 @dataclass
 class KernelTable:
     """All kernels of a model; groups that are alike share theirs.
@@ -136,6 +165,7 @@ class KernelTable:
     _bodies: dict[tuple[Key, frozenset[int]], tuple[GroupCode, list[Value]]] = field(
         default_factory=dict
     )
+    _copied: dict[int, _Copied] = field(default_factory=dict)
     _plain: dict[tuple[object, ...], tuple[Kernel, ...]] = field(default_factory=dict)
     _shared: dict[tuple[object, ...], Kernel] = field(default_factory=dict)
 
@@ -159,6 +189,21 @@ class KernelTable:
             return self._loops(body)
         known = constants | set(body.constants)
         leaving = [v for v in leaving if is_past_caches(v, self.target)]
+        before = self._copied.get(id(body.outputs))
+        if before is not None and before.is_for(body, known, widths, leaving):
+            return before.code
+        code = self._of_alike(body, known, widths, leaving)
+        self._copied[id(body.outputs)] = _Copied(body, known, dict(widths or {}), leaving, code)
+        return code
+
+    def _of_alike(
+        self,
+        body: Graph,
+        known: frozenset[Value],
+        widths: Mapping[Value, int] | None,
+        leaving: Collection[Value],
+    ) -> GroupCode:
+        """The code of a body, made once for all that are alike."""
         key = body_key(body, known, widths)
         if key is None:
             return self._code(body, known, widths, leaving)

@@ -16,8 +16,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import gcd
 
-import numpy as np
-
 from ..errors import Gap, InternalError, UnsupportedError
 from ..runtime.program import (
     ALIGNMENT,
@@ -92,7 +90,16 @@ def plan_memory(program: Program) -> Program:
 def planned(program: Program, buffers: Sequence[Lifetime]) -> Program:
     """Returns the program with its arena buffers placed, whose lifetimes are known."""
     placed, total = place(buffers)
-    steps = _rewrite(program.steps, lambda t: _placed(t, placed))
+    # Steps share their tensors: one that is written once is read by many.
+    changed: dict[int, Tensor] = {}
+
+    def change(tensor: Tensor) -> Tensor:
+        found = changed.get(id(tensor))
+        if found is None:
+            found = changed[id(tensor)] = _placed(tensor, placed)
+        return found
+
+    steps = _rewrite(program.steps, change)
     return replace(program, steps=steps, arena_bytes=total)
 
 
@@ -125,6 +132,8 @@ def lifetimes(program: Program) -> list[Lifetime]:
     touched: dict[Var, _Touches] = {}
     spans: list[list[int]] = []
     limits: dict[Expr, Expr] = {}
+    # Outside of loops a tensor always ends where it did before.
+    seen: dict[int, _Touches | None] = {}
     for position, step, scope, opened in _walk(program.steps):
         while len(spans) < opened:
             spans.append([position, position])
@@ -133,10 +142,17 @@ def lifetimes(program: Program) -> list[Lifetime]:
         if isinstance(step, LetElement) and step.var.hi is not None:
             limits[step.var] = Const(step.var.hi)
         for tensor in _tensors(step):
-            offset = _offset(tensor)
-            if offset is None:
+            if not scope.loops and id(tensor) in seen:
+                known_touches = seen[id(tensor)]
+                if known_touches is not None:
+                    known_touches.places.append((position, ()))
                 continue
-            touches = touched.setdefault(offset, _Touches())
+            offset = _offset(tensor)
+            touches = None if offset is None else touched.setdefault(offset, _Touches())
+            if not scope.loops and not limits:
+                seen[id(tensor)] = touches
+            if offset is None or touches is None:
+                continue
             touches.places.append((position, scope.loops))
             for end in _ends(tensor, offset, scope.steps, limits):
                 touches.sizes[end] = None
@@ -359,20 +375,24 @@ def lower_bound(spans: Sequence[tuple[int, int, int]]) -> int:
 def _best_fit(spans: Sequence[tuple[int, int, int]], order: Sequence[int]) -> tuple[list[int], int]:
     """Puts each interval in turn into the tightest gap that holds it, else on top."""
     starts = [0] * len(spans)
-    done = np.zeros((len(spans), 4), np.int64)
+    # What is placed already, by each moment at which it is live.
+    live: list[list[int]] = [[] for _ in range(1 + max((s[2] for s in spans), default=0))]
     height = 0
-    for count, index in enumerate(order):
+    for index in order:
         size, first, last = spans[index]
-        rows = done[:count]
-        rows = rows[(rows[:, 2] <= last) & (rows[:, 3] >= first)]
-        rows = rows[np.argsort(rows[:, 0], kind="stable")]
+        near = set().union(*live[first : last + 1])
+        best, top, tightest = -1, 0, 0
         # The top of everything below, and from there to the next start, is a gap.
-        tops = np.concatenate([[0], np.maximum.accumulate(rows[:, 1])])
-        gaps = rows[:, 0] - tops[:-1]
-        fits = np.flatnonzero(gaps >= size)
-        start = int(tops[fits[np.argmin(gaps[fits])]] if len(fits) else tops[-1])
-        starts[index] = start
-        done[count] = (start, start + size, first, last)
+        for other in sorted(near, key=starts.__getitem__):
+            gap = starts[other] - top
+            if gap >= size and (best < 0 or gap < tightest):
+                best, tightest = top, gap
+            end = starts[other] + spans[other][0]
+            if end > top:
+                top = end
+        start = starts[index] = top if best < 0 else best
+        for moment in range(first, last + 1):
+            live[moment].append(index)
         height = max(height, start + size)
     return starts, height
 

@@ -96,7 +96,7 @@ class _Wiring:
 
     def stretches(self, least: int) -> Iterator[Stretch]:
         """Stretches of layers that may repeat, the likeliest first."""
-        places: dict[Key, list[int]] = {}
+        places: dict[int, list[int]] = {}
         for index, key in enumerate(self.keys):
             places.setdefault(key, []).append(index)
         seen: set[Stretch] = set()
@@ -130,11 +130,11 @@ class _Wiring:
         """Whether a node and the one in the next layer have the same op, wired alike."""
         if self.keys[index] != self.keys[index + length]:
             return False
-        constants = self.graph.constants
+        constants, made = self.graph.constants, self.made
         for a, b in zip(self.nodes[index].inputs, self.nodes[index + length].inputs, strict=True):
             if a is b:
                 continue
-            here, there = self.made.get(a), self.made.get(b)
+            here, there = made.get(a), made.get(b)
             if here is None or there is None:
                 if here is not there or a not in constants or b not in constants:
                     return False
@@ -156,21 +156,30 @@ class _Wiring:
         return all(self.made.get(v, (-1, 0))[0] not in last for v in (*behind, *self.graph.outputs))
 
 
-def _keys(graph: Graph) -> list[Key]:
-    """For each node what those of other layers must have in common with it."""
-    types: dict[Value, Key] = {}
+def _keys(graph: Graph) -> list[int]:
+    """For each node a number for what those of other layers must have in common with it."""
+    numbers: dict[Key, int] = {}
+    types: dict[int, int] = {}
+    attrs: dict[int, int] = {}
 
-    def type_of(value: Value) -> Key:
-        found = types.get(value)
+    def number(key: Key) -> int:
+        return numbers.setdefault(key, len(numbers))
+
+    def type_of(value: Value) -> int:
+        # Nodes that are added again share their types and attributes.
+        found = types.get(id(value.type))
         if found is None:
-            found = types[value] = (value.type.dtype.name, value.type.shape)
+            key = ("type", value.type.dtype.name, value.type.shape)
+            found = types[id(value.type)] = number(key)
         return found
 
-    keys: list[Key] = []
+    keys: list[int] = []
     for n in graph.nodes:
+        held = attrs.get(id(n.attrs))
+        if held is None:
+            held = attrs[id(n.attrs)] = number(("attrs", *_attrs_key(n.attrs)))
         operands = tuple([type_of(v) for v in n.inputs])
-        results = tuple([type_of(v) for v in n.outputs])
-        keys.append((n.op, operands, results, _attrs_key(n.attrs)))
+        keys.append(number((n.op, operands, tuple([type_of(v) for v in n.outputs]), held)))
     return keys
 
 
