@@ -122,4 +122,5 @@ _BY_NUMPY: dict[np.dtype, DType] = {t.numpy: t for t in DTYPES.values()}
 
 def from_numpy(dtype: np.dtype | type) -> DType | None:
     """Returns the element type stored by a NumPy dtype, or None where there is none."""
-    return _BY_NUMPY.get(np.dtype(dtype).newbyteorder("="))
+    given = np.dtype(dtype)
+    return _BY_NUMPY.get(given if given.isnative else given.newbyteorder("="))

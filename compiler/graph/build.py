@@ -191,13 +191,13 @@ class GraphBuilder:
         return wanted
 
     def _number(self, wanted: str) -> str:
-        name = ""
-        while not name or name in self._names:
-            # The counter makes n values of one name cost n steps, not n * n.
-            count = self._counters.get(wanted, 0) + 1
-            self._counters[wanted] = count
-            name = f"{wanted}_{count}"
-        self._names.add(name)
+        names = self._names
+        # The counter makes n values of one name cost n steps, not n * n.
+        count = self._counters.get(wanted, 0) + 1
+        while (name := f"{wanted}_{count}") in names:
+            count += 1
+        self._counters[wanted] = count
+        names.add(name)
         return name
 
 

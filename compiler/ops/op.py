@@ -195,7 +195,7 @@ def type_of(array: np.ndarray) -> TensorType:
     dtype = from_numpy(array.dtype)
     if dtype is None:
         raise OpError(f"no element type stores NumPy's {array.dtype}")
-    return TensorType(dtype, tuple(int(d) for d in array.shape))
+    return TensorType(dtype, array.shape)
 
 
 def expect_inputs(types: Types, low: int, high: int | None = None) -> None:

@@ -195,13 +195,16 @@ class Context:
         array = self.constant(value)
         return None if array is None else Content.of(array)
 
-    def held(self, value: Value) -> np.ndarray | None:
-        """The data of a constant, for who does not look into it."""
-        return self._arrays.get(value)
+    def outline(self, value: Value) -> bytes | bool | None:
+        """What a converter can know of a value's elements without looking into a large one.
 
-    def is_followed(self, value: Value) -> bool:
-        """Whether the elements of a value are followed as expressions."""
-        return value in self._contents
+        The bytes of a small constant, True for a large one, None for elements that are computed;
+        False where they are followed as expressions.
+        """
+        array = self._arrays.get(value)
+        if array is not None:
+            return array.tobytes() if array.size <= MAX_CONTENT else True
+        return False if value in self._contents else None
 
     def dims(self, value: Value) -> tuple[Dim, ...] | None:
         """The elements of a small integer tensor (rank 0 or 1) as dims, or None if not known."""

@@ -217,54 +217,66 @@ class _Import:
             self._depth -= 1
 
     def _node(self, scope: Scope, node: NodeProto) -> None:
-        bindings = [scope.lookup(name) if name else None for name in node.input]
-        unknown = [b for b in bindings if isinstance(b, Unknown)]
-        name = scope.path + (node.name or next((o for o in node.output if o), node.op_type))
+        lookup = scope.lookup
+        bindings = [lookup(name) if name else None for name in node.input]
+        outputs = tuple(node.output)
         key = key_of(node.domain, node.op_type)
+        name = scope.path + (node.name or next((o for o in outputs if o), node.op_type))
+        unknown = [b for b in bindings if isinstance(b, Unknown)]
         results: Sequence[Value | None] | None = None
         if unknown:
             for reason in {u.reason for u in unknown if u.reason}:
                 self._gap(f"{key}: {reason}", name)
             self._look_for_gaps(scope, [node])
         else:
-            values = tuple(b for b in bindings if not isinstance(b, Unknown))
-            results = self._convert(scope, node, name, values)
-        for i, output in enumerate(node.output):
+            values = tuple([b for b in bindings if not isinstance(b, Unknown)])
+            results = self._convert(scope, node, key, name, values, outputs)
+        for i, output in enumerate(outputs):
             if output:
-                scope.define(output, self._result(results, i, f"{key}:{name}"))
+                scope.define(output, self._result(results, i, key, name))
 
-    def _result(self, results: Sequence[Value | None] | None, index: int, label: str) -> Binding:
+    def _result(
+        self, results: Sequence[Value | None] | None, index: int, key: str, name: str
+    ) -> Binding:
         if results is None:
             return Unknown()
         found = results[index] if index < len(results) else None
         if found is None:
-            raise ModelError(f"{label}: it has no output {index}", code="TW-E0122")
+            raise ModelError(f"{key}:{name}: it has no output {index}", code="TW-E0122")
         return found
 
     def _convert(
-        self, scope: Scope, node: NodeProto, name: str, values: tuple[Value | None, ...]
+        self,
+        scope: Scope,
+        node: NodeProto,
+        key: str,
+        name: str,
+        values: tuple[Value | None, ...],
+        outputs: tuple[str, ...],
     ) -> Sequence[Value | None] | None:
-        key = key_of(node.domain, node.op_type)
-        domain = "" if node.domain == "ai.onnx" else node.domain
+        op, domain = node.op_type, node.domain
+        if domain == "ai.onnx":
+            domain = ""
         opset = scope.opsets.get(domain, 0) or newest(domain)
         context = scope.context
         before = context.opset, context.origin
-        context.opset, context.origin = opset, f"{node.op_type}:{name}"
+        context.opset, context.origin = opset, f"{op}:{name}"
         try:
             view = NodeView(
-                node.op_type,
+                op,
                 domain,
                 name,
                 opset,
                 values,
-                tuple(node.output),
+                outputs,
                 self._attributes(scope, node),
                 self._source.external,
             )
             kernel = self._kernels.get(key)
             if kernel is not None:
                 return convert_kernel(context, view, kernel)
-            function = self._functions.get((key, node.overload))
+            functions = self._functions
+            function = functions.get((key, node.overload)) if functions else None
             if function is not None:
                 return self._call(scope, view, function, _opsets(function.opset_import))
             converter = CONVERTERS.get(key)
@@ -391,7 +403,7 @@ def _swept(graph: Graph) -> Graph:
     needed = set(graph.outputs)
     kept: list[Node] = []
     for node in reversed(graph.nodes):
-        if any(o in needed for o in node.outputs):
+        if not needed.isdisjoint(node.outputs):
             kept.append(node)
             needed.update(node.inputs)
     constants = {v: a for v, a in graph.constants.items() if v in needed}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
@@ -40,17 +41,18 @@ Results = tuple[Value | None, ...]
 class _Done:
     """What a conversion added.
 
+    What nodes read and what was returned is numbered: 0 is nothing, then come its operands, the
+    constants that it made, and what its nodes made.
+
     Attributes:
-        operands: its operands.
         literals: the constants that it made, in order.
-        nodes: the nodes that it added.
+        nodes: the nodes that it added, and what each reads.
         results: what it returned.
     """
 
-    operands: Results
-    literals: tuple[tuple[np.ndarray, Value], ...]
-    nodes: tuple[Node, ...]
-    results: Results
+    literals: tuple[np.ndarray, ...]
+    nodes: tuple[tuple[Node, tuple[int, ...]], ...]
+    results: tuple[int, ...]
 
 
 class Memo:
@@ -87,20 +89,17 @@ def _key(ctx: Context, node: NodeView) -> Key | None:
             return None
         attributes.append((name, attribute.SerializeToString()))
     operands: list[object] = []
-    for value in node.inputs:
+    inputs = node.inputs
+    for value in inputs:
         if value is None:
             operands.append(None)
             continue
-        # A converter may tell whether two operands are one.
-        first = node.inputs.index(value)
-        array = ctx.held(value)
-        content: object = None
-        if array is not None:
-            content = array.tobytes() if array.size <= MAX_CONTENT else True
-        elif ctx.is_followed(value):
+        content = ctx.outline(value)
+        if content is False:
             return None
-        operands.append((first, value.type, content))
-    wanted = tuple([bool(o) for o in node.outputs])
+        # A converter may tell whether two operands are one.
+        operands.append((inputs.index(value), value.type.dtype.name, value.type.shape, content))
+    wanted = tuple([o != "" for o in node.outputs])
     return (node.domain, node.op, node.opset, wanted, tuple(attributes), tuple(operands))
 
 
@@ -112,35 +111,38 @@ def _remembered(
         return None
     if any(name or a.nbytes > _LARGE_BYTES for a, _, name in record.literals):
         return None
-    known: set[Value | None] = {None, *node.inputs, *(v for _, v, _ in record.literals)}
+    known: dict[Value | None, int] = {None: 0}
+    for place, operand in enumerate(node.inputs):
+        known.setdefault(operand, 1 + place)
+    for place, (_, literal, _) in enumerate(record.literals):
+        known[literal] = 1 + len(node.inputs) + place
+    count = 1 + len(node.inputs) + len(record.literals)
+    again: list[tuple[Node, tuple[int, ...]]] = []
     for added in nodes:
         if any(isinstance(a, Graph) for a in added.attrs.values()):
             return None
-        if not known.issuperset(added.inputs) or any(map(ctx.is_followed, added.outputs)):
+        followed = [v for v in added.outputs if ctx.outline(v) is False]
+        if followed or not known.keys() >= set(added.inputs):
             return None
+        again.append((added, tuple([known[v] for v in added.inputs])))
         for value in added.outputs:
-            stem, _, count = value.name.rpartition("_")
-            if stem != added.op or not count.isdecimal():
+            stem, _, number = value.name.rpartition("_")
+            if stem != added.op or not number.isdecimal():
                 return None
-            known.add(value)
-    if not known.issuperset(results):
+            known[value] = count
+            count += 1
+    if not known.keys() >= set(results):
         return None
-    literals = tuple((a, v) for a, v, _ in record.literals)
-    return _Done(node.inputs, literals, tuple(nodes), results)
+    literals = tuple([a for a, _, _ in record.literals])
+    return _Done(literals, tuple(again), tuple([known[v] for v in results]))
 
 
 def _again(ctx: Context, node: NodeView, done: _Done) -> Results:
     """Adds what was added before, over other operands."""
-    stands: dict[Value | None, Value | None] = dict(zip(done.operands, node.inputs, strict=True))
-    stands[None] = None
-    for array, value in done.literals:
-        stands[value] = ctx.literal(array)
-    for added in done.nodes:
-        inputs = _values([stands[v] for v in added.inputs])
-        outputs = ctx.builder.repeat(added, inputs, ctx.origin)
-        stands.update(zip(added.outputs, outputs, strict=True))
-    return tuple([stands[v] for v in done.results])
-
-
-def _values(found: Sequence[Value | None]) -> tuple[Value, ...]:
-    return tuple([v for v in found if v is not None])
+    stands: list[Value | None] = [None, *node.inputs]
+    stands += [ctx.literal(array) for array in done.literals]
+    repeat, origin = ctx.builder.repeat, ctx.origin
+    for added, reads in done.nodes:
+        inputs = cast("tuple[Value, ...]", tuple([stands[i] for i in reads]))
+        stands += repeat(added, inputs, origin)
+    return tuple([stands[i] for i in done.results])

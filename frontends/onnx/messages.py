@@ -63,3 +63,6 @@ if TYPE_CHECKING:
 else:
     _MESSAGES = _generated()
     globals().update({name: getattr(_MESSAGES, name) for name in __all__})
+
+GRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
+"""The types of attributes that hold graphs."""

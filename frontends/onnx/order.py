@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from tilewright.errors import ModelError
 
-from .messages import NodeProto
+from .messages import GRAPHS, NodeProto
 
 
 def in_order(nodes: Iterable[NodeProto], known: Callable[[str], bool]) -> Sequence[NodeProto]:
@@ -64,12 +64,14 @@ def _sorted(
 
 def _reads(node: NodeProto) -> set[str]:
     """The names that a node reads, also those that its graphs take from around it."""
-    names = {n for n in node.input if n}
-    pending = [g for a in node.attribute for g in (a.g, *a.graphs)]
+    names = set(node.input)
+    names.discard("")
+    pending = [g for a in node.attribute if a.type in GRAPHS for g in (a.g, *a.graphs)]
     while pending:
         graph = pending.pop()
         for inner in graph.node:
             names.update(n for n in inner.input if n)
-            pending.extend(g for a in inner.attribute for g in (a.g, *a.graphs))
+            attributes = [a for a in inner.attribute if a.type in GRAPHS]
+            pending.extend(g for a in attributes for g in (a.g, *a.graphs))
         names.update(o.name for o in graph.output)
     return names

@@ -19,7 +19,7 @@ from tilewright import dtype as dt
 from tilewright.dtype import DType
 from tilewright.errors import ModelError
 
-from .messages import AttributeProto, GraphProto, ModelProto, TensorProto
+from .messages import GRAPHS, GraphProto, ModelProto, TensorProto
 from .wire import without_weights
 
 _T = TensorProto
@@ -180,7 +180,8 @@ def read_model(
             )
         if not path.is_file():
             raise ModelError(f"{name} is not a regular file", code="TW-E0101")
-        data = np.memmap(path, np.uint8, "r") if size else np.empty(0, np.uint8)
+        # As a plain array: each view of a memmap is one again, which takes longer.
+        data = np.asarray(np.memmap(path, np.uint8, "r")) if size else np.empty(0, np.uint8)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise ModelError(f"{name} cannot be read: {why}", code="TW-E0101") from None
@@ -243,7 +244,7 @@ def _texts(model: ModelProto) -> list[object]:
             texts += node.output
             for attribute in node.attribute:
                 texts += (attribute.name, attribute.ref_attr_name)
-                if attribute.type in _GRAPHS:
+                if attribute.type in GRAPHS:
                     graphs += (attribute.g, *attribute.graphs)
     return texts
 
@@ -260,7 +261,6 @@ def _declared_texts(graph: GraphProto) -> list[object]:
     return texts
 
 
-_GRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
 _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"PK\x03\x04", "a zip archive, perhaps of torch.save"),
     (b"\x89HDF", "an HDF5 file"),
@@ -324,7 +324,7 @@ def element_count(shape: Iterable[int], label: str) -> int:
     """
     dims = tuple(shape)
     count = math.prod(dims)
-    if any(d < 0 for d in dims) or count > MAX_ELEMENTS:
+    if min(dims, default=0) < 0 or count > MAX_ELEMENTS:
         raise ModelError(
             f"{label}: the shape {list(dims)} is not possible: dims must be non-negative and"
             " their product must fit in memory",
