@@ -16,6 +16,7 @@ from .. import dtype as dt
 from ..dtype import DType
 from ..graph.ir import TensorType
 from ..tensor.compute import Compute
+from ..tensor.exponentials import FLUSHED
 from ..tensor.ir import (
     Axis,
     Binary,
@@ -144,6 +145,10 @@ def _erf(x: np.ndarray) -> np.ndarray:
     wide = np.asarray(x, np.float64)
     flat = np.fromiter((math.erf(v) for v in wide.ravel().tolist()), np.float64, wide.size)
     return flat.reshape(wide.shape)
+
+
+def _exp_flushed(x: np.ndarray) -> np.ndarray:
+    return np.where(x < FLUSHED, x.dtype.type(0), np.exp(x))
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
@@ -431,6 +436,7 @@ _UNARY = (
     _floats("trunc", "x without its fraction.", np.trunc),
     _floats("sqrt", "The square root; nan for negatives.", np.sqrt),
     _floats("exp", "e to the x.", np.exp),
+    _floats("exp_flushed", "e to the x, and 0 below -87.", _exp_flushed),
     _floats("log", "The natural logarithm.", np.log),
     _floats("log1p", "log(1 + x), exact near 0.", np.log1p),
     _floats("expm1", "exp(x) - 1, exact near 0.", np.expm1),

@@ -202,7 +202,7 @@ def _parts(
         if not isinstance(_store(start).value, Const):
             raise body.fail("a sum or the maximum does not begin with one value")
     match _store(e).value:
-        case Call(name="exp", args=(Binary(op="sub", a=a, b=b),)) if _is_load(
+        case Call(name="exp" | "exp_flushed", args=(Binary(op="sub", a=a, b=b),)) if _is_load(
             a, values
         ) and _is_load(b, top):
             pass

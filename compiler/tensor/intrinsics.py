@@ -16,6 +16,7 @@ import numpy as np
 
 from .. import dtype as dt
 from ..dtype import DType
+from .exponentials import FLUSHED
 from .ir import Call, Cast, Expr
 from .polynomials import EXPANSIONS
 from .walk import children, rebuild
@@ -172,6 +173,10 @@ def _erf(x: Array) -> Array:
     return np.asarray(np.vectorize(erf, otypes=[np.float64])(x))
 
 
+def _exp_flushed(x: Array) -> Array:
+    return np.where(x < FLUSHED, 0.0, np.exp(x))
+
+
 def _sigmoid(x: Array) -> Array:
     # Both halves of the line use the exponential that cannot overflow.
     small = np.exp(-np.abs(x))
@@ -283,6 +288,7 @@ INTRINSICS: dict[str, Intrinsic] = {
         _entry("isinf", 1, np.isinf, result="bool"),
         # Polynomials.
         _entry("exp", 1, np.exp),
+        _entry("exp_flushed", 1, _exp_flushed),
         _entry("exp2", 1, np.exp2),
         _entry("expm1", 1, np.expm1),
         _entry("log", 1, np.log),

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from math import inf
 
 from .. import dtype as dt
-from .exponentials import cosh, erf, exp, exp2, expm1, sigmoid, sinh, tanh
+from .exponentials import cosh, erf, exp, exp2, exp_flushed, expm1, sigmoid, sinh, tanh
 from .floats import absolute, compare, copysign, fma, format_of, select, sqrt, to_f64
 from .ir import Binary, Call, Cast, Const, Expr, Select
 from .logarithms import acosh, asinh, atanh, log, log1p, log2, pow_
@@ -90,6 +90,7 @@ EXPANSIONS: dict[str, Callable[..., Expr]] = {
     "isnan": isnan,
     "isinf": isinf,
     "exp": exp,
+    "exp_flushed": exp_flushed,
     "exp2": exp2,
     "expm1": expm1,
     "log": log,

@@ -22,6 +22,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 BOUNDS: dict[str, tuple[float, float]] = {
     # name: the largest error in ULP, for f32 and for f64
     "exp": (1.5, 1.5),
+    "exp_flushed": (1.5, 1.5),
     "exp2": (2.0, 2.0),
     "expm1": (2.5, 2.5),
     "log": (1.0, 1.0),
@@ -43,11 +44,12 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "sigmoid": (2.5, 2.5),
     "rsqrt": (1.5, 1.5),
 }
-TWICE = {**BOUNDS, "exp": (2.0, 1.5), "sigmoid": (3.5, 2.5)}
+TWICE = {**BOUNDS, "exp": (2.0, 1.5), "exp_flushed": (2.0, 1.5), "sigmoid": (3.5, 2.5)}
 """The same on machines where a multiply-add is rounded twice."""
 PERIODIC = {"sin", "cos", "tan"}
 EXACT: dict[str, Callable[[Any], Any]] = {
     "exp": mpmath.exp,
+    "exp_flushed": mpmath.exp,
     "exp2": lambda v: mpmath.mpf(2) ** v,
     "expm1": lambda v: v + v * v / 2 if abs(v) < 1e-30 else mpmath.expm1(v),
     "log": mpmath.log,
@@ -180,6 +182,17 @@ def test_bounded_functions_never_leave_their_range(dtype: DType) -> None:
         assert (np.abs(_apply(name, dtype, kept)) <= 1).all(), name
     assert (_apply("sigmoid", dtype, x) <= 1).all()
     assert (_apply("exp", dtype, x) >= 0).all()
+
+
+@pytest.mark.parametrize("dtype", [dt.f32, dt.f64])
+def test_a_flushed_power_is_zero_or_normal_in_f32(dtype: DType) -> None:
+    x = np.concatenate([_samples(dtype, 2000), np.linspace(-110, -80, 3001, dtype=dtype.numpy)])
+    got = _apply("exp_flushed", dtype, x)
+    assert (np.isnan(got) == np.isnan(x)).all()
+    assert ((got == 0) | (got >= np.finfo(np.float32).tiny))[~np.isnan(x)].all()
+    above = x >= -87
+    np.testing.assert_array_equal(got[above], _apply("exp", dtype, x[above]))
+    assert (got[x < -87] == 0).all()
 
 
 def test_log2_and_exp2_are_exact_at_powers_of_two() -> None:

@@ -18,6 +18,7 @@ from .repeats import lengthened, shortened
 from .rewrite import merge_duplicates, remove_dead
 from .simplify import simplify
 from .stand_ins import OpaqueError
+from .weights import flush_weights
 
 Pass = Callable[[Graph, Target], Graph]
 Trace = Callable[[str, Graph], None]
@@ -46,6 +47,7 @@ PASSES: tuple[tuple[str, Pass, str], ...] = (
     ("layout again", layout, "reshapes that stood between two transposes are gone now"),
     ("simplify last", simplify, "a scale that layout moved behind its product joins the weights"),
     ("phases", phases, "transposed convolutions are to multiply no zeros, whatever joined them"),
+    ("weights", flush_weights, "what a softmax masks off must cost no more than the rest"),
     ("fuse", fuse, "a kernel per group keeps intermediates in registers and caches"),
 )
 """(name, function, reason), in the order in which they run."""

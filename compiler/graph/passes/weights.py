@@ -1,0 +1,46 @@
+"""The weights of a softmax: none of them is subnormal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ...target import Target
+from ..ir import Graph, Node, Value
+
+
+def flush_weights(graph: Graph, target: Target) -> Graph:
+    """Returns the graph with ``exp_flushed(x - max(x))`` in place of ``exp(x - max(x))``.
+
+    A mask of -100 leaves weights of 1e-44. As the largest weight is 1 they change no sum, but
+    CPUs take a hundred steps or more for each product with a subnormal number; other machines
+    take one.
+    """
+    if target.threads is not None or not any(n.op == "exp" for n in graph.nodes):
+        return graph
+    producer = {v: n for n in graph.nodes for v in n.outputs}
+    nodes = tuple(
+        Node("exp_flushed", n.inputs, n.attrs, n.outputs, n.origin)
+        if n.op == "exp" and _is_gap(producer, n.inputs[0])
+        else n
+        for n in graph.nodes
+    )
+    return Graph(
+        graph.name,
+        graph.inputs,
+        nodes,
+        graph.outputs,
+        graph.constants,
+        graph.output_names,
+        graph.conditions,
+    )
+
+
+def _is_gap(producer: Mapping[Value, Node], value: Value) -> bool:
+    """Whether a value is how far others lie below the largest of them."""
+    gap = producer.get(value)
+    if gap is None or gap.op != "sub":
+        return False
+    top = producer.get(gap.inputs[1])
+    if top is None or top.op != "reduce" or top.attrs["op"] != "max":
+        return False
+    return top.inputs[0] is gap.inputs[0]
