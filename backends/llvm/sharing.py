@@ -7,7 +7,9 @@ its results over lines that are there, which is as slow as memory. So the pool i
 iterations are one round of rows, and gives each hand its half of every round (see cpu/pool.py).
 The order of iterations, and what each computes, stay as they are.
 
-The price is that every core reads what belongs to the panels, weights mostly, as a whole.
+The price is that every core reads what belongs to the panels, weights mostly, as a whole. Most of
+it arrives while the panel before is multiplied, where the other core's rows come when they are
+asked for. So a byte of panels costs less than one of rows.
 """
 
 from __future__ import annotations
@@ -20,8 +22,10 @@ from tilewright.tensor.walk import block_loads, free_vars, stores, substitute, v
 
 LEAST_ROWS = 8
 """Of fewer rows, unless they are even, one half is too much more than the other."""
-ROWS_PER_PANEL = 2
-"""How many times as many bytes operands by rows must be as those by panels."""
+PANELS_PER_ROWS = 3.5
+"""How many times as many bytes operands by panels may be as those by rows."""
+UNEVEN = 0.5
+"""The same where one half is too much more: what is exchanged must be nearly all there is."""
 
 _NUMBER, _ROW = Var("number"), Var("row")
 
@@ -37,10 +41,11 @@ def rows_of(loop: For) -> int:
     if not isinstance(count, int) or loop.start != 0:
         return 0
     rows = _period_of_results(loop)
-    if rows <= 1 or rows >= count or count % rows or (rows < LEAST_ROWS and rows % 2):
+    if rows <= 1 or rows >= count or count % rows:
         return 0
     by_rows, by_panels = _bytes(loop, rows)
-    return rows if by_rows >= ROWS_PER_PANEL * by_panels else 0
+    most = UNEVEN if rows < LEAST_ROWS and rows % 2 else PANELS_PER_ROWS
+    return rows if by_panels <= most * by_rows else 0
 
 
 def _period_of_results(loop: For) -> int:
@@ -68,7 +73,12 @@ def _digits(e: Expr, loop: For, rows: int) -> set[Var]:
     """Whether an index depends on the number of the round, on the row within it, or on both."""
     assert isinstance(loop.extent, int)
     ranges = {_NUMBER: (0, loop.extent // rows - 1), _ROW: (0, rows - 1)}
-    parts = simplify(substitute(e, {loop.var: _NUMBER * rows + _ROW}), ranges)
+    known: dict[Expr, Expr] = {loop.var: _NUMBER * rows + _ROW}
+    for x in visit(e):
+        match x:
+            case Binary(op="floordiv", a=a, b=Const(value=n)) if a is loop.var and n % rows == 0:
+                known[x] = _NUMBER // (int(n) // rows)
+    parts = simplify(substitute(e, known), ranges)
     return set(free_vars(parts) & {_NUMBER, _ROW})
 
 

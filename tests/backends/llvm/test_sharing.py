@@ -45,7 +45,29 @@ def test_panels_are_kept_apart_where_they_are_most_of_what_is_read() -> None:
 
 @pytest.mark.parametrize(("rows", "found"), [(1, 0), (2, 2), (6, 6), (7, 0), (9, 9)])
 def test_rows_that_cannot_be_halved_well_are_no_round(rows: int, found: int) -> None:
+    assert rows_of(product(rows, 6, 32, f"(p % {rows})", f"(p // {rows})")) == found
+
+
+@pytest.mark.parametrize(("rows", "found"), [(1, 0), (5, 5), (7, 7)])
+def test_rows_are_a_round_however_they_are_halved_where_they_are_all_that_is_read(
+    rows: int, found: int
+) -> None:
     assert rows_of(product(rows, 6, 1, f"(p % {rows})", f"(p // {rows})")) == found
+
+
+def test_panels_of_groups_are_told_from_rows() -> None:
+    grouped = loop(
+        """\
+def k(x: f32[32, 4, 64], w: f32[4, 3, 640, 16], y: f32[32, 4, 48]):
+    for p in parallel(96):
+        for i in unroll(4):
+            for j in vector(16):
+                y[p % 8 * 4 + i, p // 24, p // 8 % 3 * 16 + j] = (
+                    x[p % 8 * 4 + i, p // 24, 0] * w[p // 24, p // 8 % 3, 0, j]
+                )
+"""
+    )
+    assert rows_of(grouped) == 0
 
 
 def test_rows_and_places_in_them_are_one_round() -> None:
