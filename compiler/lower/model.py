@@ -35,7 +35,7 @@ from .kernels import Answers, Decided, Kernel, KernelTable
 from .memory import lifetimes, most_live, planned, unplaced
 from .mixing import LARGE_BYTES, Runner
 from .pack import pack_array
-from .parts import Part, Slab, find_parts, find_slabs
+from .parts import Part, Slab, find_padded, find_parts, find_slabs
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +178,9 @@ class _Lowering:
                 wanted.setdefault(root, Tensor(root.name, root.dtype, root.shape, t.storage))
         where: dict[Value, Tensor] = dict(given)
         parts = find_parts(graph)
+        if self.table.target.threads is None:
+            lanes = self.table.target.lanes(32)
+            parts |= {v: p for v, p in find_padded(graph, lanes).items() if v not in results}
         where |= self._parts(parts)
         where |= self._slabs(find_slabs(graph), wanted)
         steps: list[Step] = []

@@ -5,6 +5,9 @@ as well write every row of theirs into a longer row (graph/passes/partition.py).
 have no memory of their own: each is some columns of the widest concat that holds it, and whoever
 writes or reads a part is given rows of that width.
 
+So is a matrix that a kernel transposes for a product, where vectors would lie across its rows: its
+rows are made as long as whole vectors.
+
 The parts of a concat along an outer axis follow each other in memory: each is a slab, a tensor
 like any other, that begins somewhere in the memory of the concat.
 """
@@ -14,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ..graph.ir import Graph, Node, Value
+from ..graph.ir import Graph, Node, TensorType, Value
 from ..ops.op import same_shape
 from ..tensor.compute import Compute, ComputeGroup
 from ..tensor.ir import Axis, Buffer, Dim, Func, Load, Var
@@ -27,7 +30,7 @@ class Part:
     """Where a value lies: in columns of another one.
 
     Attributes:
-        whole: the concat that holds it, and is itself a part of no other.
+        whole: the concat that holds it, and is itself a part of no other; or longer rows.
         start: its first column there.
     """
 
@@ -68,6 +71,49 @@ def find_parts(graph: Graph) -> dict[Value, Part]:
 
     found = _joined(graph, is_of_columns, lambda v: columns(v.shape))
     return {v: Part(whole, start) for v, (whole, start) in found.items()}
+
+
+def find_padded(graph: Graph, lanes: int) -> dict[Value, Part]:
+    """The transposed matrices of a fused graph whose rows are to be as long as whole vectors.
+
+    These are the keys of attention: products of rows read their columns by vectors.
+
+    Args:
+        graph: the graph.
+        lanes: of a vector of 32 bits.
+    """
+    readers: dict[Value, list[Node]] = {}
+    for node in graph.nodes:
+        for v in node.inputs:
+            readers.setdefault(v, []).append(node)
+    found: dict[Value, Part] = {}
+    for node in graph.nodes:
+        body = node.attrs.get("body")
+        if node.op != "fused" or not isinstance(body, Graph) or len(body.outputs) != 1:
+            continue
+        (result,) = node.outputs
+        length = result.shape[-1] if result.shape else 1
+        whole = all(isinstance(d, int) for d in result.shape)
+        if not whole or not isinstance(length, int) or result.dtype.bytes != 4:
+            continue
+        if length < lanes or length % lanes == 0 or result in graph.outputs:
+            continue
+        makes = next(n for n in body.nodes if body.outputs[0] in n.outputs)
+        if makes.op == "transpose" and all(_multiplies(r, result) for r in readers[result]):
+            shape = (*result.shape[:-1], -(-length // lanes) * lanes)
+            wide = Value(f"{result.name}_wide", TensorType(result.dtype, shape))
+            found[result] = Part(wide, 0)
+    return found
+
+
+def _multiplies(node: Node, value: Value) -> bool:
+    """Whether a group reads a value as the second factor of products, and in no other way."""
+    body = node.attrs.get("body")
+    if node.op != "fused" or not isinstance(body, Graph):
+        return False
+    own = {b for b, v in zip(body.inputs, node.inputs, strict=True) if v is value}
+    uses = [(n, k) for n in body.nodes for k, v in enumerate(n.inputs) if v in own]
+    return bool(uses) and all(n.op == "matmul" and k == 1 for n, k in uses)
 
 
 def find_slabs(graph: Graph) -> dict[Value, Slab]:

@@ -17,6 +17,7 @@ from .hints import stream
 from .inline import inline
 from .keep import keep_factor
 from .loops import fuse, peel, reorder, set_kind, specialise, split, tighten
+from .narrow import narrow
 from .nest import fail, find_loop, loops, simplify_func
 from .online import online
 from .pack import PackDim, Packing, pack
@@ -31,6 +32,7 @@ STEPS: dict[str, Callable[..., Func]] = {
     "reorder": reorder,
     "set_kind": set_kind,
     "peel": peel,
+    "narrow": narrow,
     "tighten": tighten,
     "specialise": specialise,
     "compute_at": compute_at,

@@ -10,13 +10,16 @@ import pytest
 from tilewright import dtype as dt
 from tilewright.graph.build import GraphBuilder
 from tilewright.graph.ir import Graph, Value
+from tilewright.graph.passes import run_passes
+from tilewright.lower.model import lower_graph
 from tilewright.lower.nests import to_func
 from tilewright.lower.parts import copy_rows, find_parts, find_slabs, write_wide
 from tilewright.runtime.program import OutputStorage, Tensor
 from tilewright.tensor.check import check
 from tilewright.tensor.interpret import interpret
-from tilewright.tensor.ir import Buffer, For, Func, Load, Store, Var, as_expr, symbol
+from tilewright.tensor.ir import Buffer, Dim, For, Func, Load, Store, Var, as_expr, symbol
 
+from ..schedule.groups import AVX512
 from .bodies import f32
 from .test_model import assert_runs, calls, copies, graph_of
 
@@ -51,6 +54,43 @@ def tail(b: GraphBuilder, x: Value) -> Value:
 def has_concat(graph: Graph) -> bool:
     """Whether a kernel of the program copies parts."""
     return any("concat" in c.kernel for c in calls(assert_runs(graph)))
+
+
+def attend(b: GraphBuilder, keys: Value, queries: Value, values: Value) -> Value:
+    """softmax(q k) v of keys [B, S, D], which are transposed first."""
+    scores = b.add("matmul", queries, b.add("transpose", keys, perm=(0, 2, 1)))
+    top = b.add("reduce", scores, op="max", axes=(2,), keepdims=True)
+    e = b.add("exp", b.add("sub", scores, top))
+    total = b.add("reduce", e, op="sum", axes=(2,), keepdims=True)
+    return b.add("matmul", b.add("div", e, total), values)
+
+
+def shapes_of(graph: Graph) -> list[tuple[Dim, ...]]:
+    """The shapes of all tensors that kernels take on a machine with vectors of 512 bits."""
+    program = lower_graph(run_passes(graph, AVX512), AVX512)
+    return [t.shape for c in calls(program) for t in c.args if isinstance(t, Tensor)]
+
+
+@pytest.mark.parametrize(("length", "row"), [(37, 48), (64, 64), (9, 9)])
+def test_rows_of_transposed_keys_are_as_long_as_whole_vectors(length: int, row: int) -> None:
+    def make(b: GraphBuilder) -> Value:
+        x = b.input("x", f32(2, length, 8))
+        return attend(b, relu(b, x), x, x)
+
+    graph = graph_of(make)
+    assert_runs(graph)
+    assert [s for s in shapes_of(graph) if s[:2] == (2, 8)] == [(2, 8, row)] * 2
+
+
+def test_transposed_keys_that_are_a_result_keep_their_rows() -> None:
+    def make(b: GraphBuilder) -> tuple[Value, ...]:
+        x = b.input("x", f32(2, 37, 8))
+        turned = b.add("transpose", x, perm=(0, 2, 1))
+        return b.add("matmul", x, turned), turned
+
+    graph = graph_of(make)
+    assert_runs(graph)
+    assert all(48 not in shape for shape in shapes_of(graph))
 
 
 def test_branches_are_written_side_by_side() -> None:

@@ -17,6 +17,7 @@ from tilewright.lower.nests import to_func
 from tilewright.lower.pack import pack_array
 from tilewright.schedule.nest import loops
 from tilewright.schedule.recipes import kind_of, schedule
+from tilewright.schedule.recipes.choices import Choices
 from tilewright.schedule.recipes.tile_plan import nested
 from tilewright.target import Target
 from tilewright.tensor.check import check
@@ -132,6 +133,17 @@ def test_attention_is_one_kernel(shape: tuple[int, int, int, int, int], target: 
 def test_attention_over_symbolic_rows_and_columns(rows: int, columns: int) -> None:
     group = attention(2, N, S, 4, 24)
     assert_scheduled_equals_group(group, AVX512, recipe="chain", N=rows, S=columns)
+
+
+@pytest.mark.parametrize(("keys", "last"), [(128, None), (197, 16), (130, 16), (50, None)])
+def test_the_last_scores_of_attention_fill_no_more_vectors_than_there_are_keys(
+    keys: int, last: int | None
+) -> None:
+    choices = Choices({"mr": 6, "nr": 64, "score_nr": 64})
+    nests = to_func(merge_axes(attention(2, 24, keys, 16, 64)))
+    func = schedule(nests, AVX512, choices).func
+    tiles = {b.name: b.shape[-1] for b in allocations(func.body) if b.name.startswith("r0")}
+    assert tiles == {"r0": 64} | ({} if last is None else {"r0_b0": last})
 
 
 def test_attention_keeps_only_a_block_of_scores_on_the_stack() -> None:

@@ -130,7 +130,9 @@ def plan_chain(nests: Nests, target: Target, choices: Choices) -> Chain:
     lanes = target.lanes(32)
     widths = tuple(lanes * k for k in range(1, 9))
     outer_costs = tile_costs(row, column, target, contraction=True)
-    score_costs = tile_costs(row, scores.spatial[-1], target, contraction=True)
+    keys = scores.spatial[-1]
+    narrowed = isinstance(keys.extent, int)
+    score_costs = tile_costs(row, keys, target, contraction=True, narrowed=narrowed)
     costs = {
         (m, n, w): a + b
         for (m, n), a in outer_costs.items()
@@ -186,7 +188,7 @@ def chain(nests: Nests, target: Target, choices: Choices) -> Schedule:
             case Reduction():
                 _reduce(s, temporary, 4 * width)
             case MapStage() if temporary is t.values:
-                _score_tiles(s, t)
+                _score_tiles(s, t, width)
             case MapStage() if len(temporary.axes) == len(t.scores.spatial):
                 vectorise(s, temporary.axes[-1].var.name, width)
     if kept is not None:
@@ -229,8 +231,9 @@ def _shape_final(s: Schedule, t: Chain) -> tuple[str, str]:
     return fuse_all(s, outer, "p"), panel
 
 
-def _score_tiles(s: Schedule, t: Chain) -> None:
+def _score_tiles(s: Schedule, t: Chain, lanes: int) -> None:
     """Register tiles of the inner product, inside the nest that reads it."""
+    extent = t.values.axes[-1].extent
     *outer, column = (a.var.name for a in t.values.axes)
     panel, lane = f"{column}_o", f"{column}_i"
     s.do("split", column, t.score_nr, panel, lane, "guard")
@@ -249,6 +252,10 @@ def _score_tiles(s: Schedule, t: Chain) -> None:
     s.do("set_scope", t.scores.buffer.name, "register")
     own = dict(zip((a.var.name for a in t.values.axes), t.scores.axes, strict=True))
     shape_reduction(s, t.scores, row and own[row], own[column])
+    if isinstance(extent, int) and t.score_nr < extent and extent % t.score_nr:
+        s.do("peel", panel, 0, 1)
+        if extent % t.score_nr <= t.score_nr - lanes:
+            s.do("narrow", f"{lane}_b0", lanes)
 
 
 def _reduce(s: Schedule, r: Reduction, width: int) -> None:

@@ -106,7 +106,12 @@ def worth_joining(nests: Nests, target: Target) -> bool | None:
 
 
 def tile_costs(
-    row: Axis | None, column: Axis, target: Target, contraction: bool, streamed: bool = False
+    row: Axis | None,
+    column: Axis,
+    target: Target,
+    contraction: bool,
+    streamed: bool = False,
+    narrowed: bool = False,
 ) -> dict[tuple[int, int], float]:
     """The padded work per useful work of each tile, weighed by how well it hides latency.
 
@@ -120,6 +125,7 @@ def tile_costs(
             are few they wait for it however wide their tile is, narrow panels are shared more
             evenly, and their sums are to fit four times: one set for each place that they are
             read in.
+        narrowed: whether the last tile of columns is as narrow as they need.
     """
     lanes = target.lanes(32)
     registers = target.vector_registers
@@ -139,6 +145,8 @@ def tile_costs(
             if accumulators + spare > usable or mr > m:
                 break
             width = -(-n // (v * lanes)) * v * lanes / n
+            if narrowed:
+                width = _narrowed(-(-n // lanes), v, mr) * lanes / n
             height = -(-m // mr) * mr / m if fixed_rows else 1.0 + 0.003 * mr
             hide = min(1.0, accumulators / (8 if shuffles else 12))
             # Loads for each multiply-add: at 0.42 (6x4 vectors) they hide, then they show.
@@ -159,6 +167,15 @@ def tile_costs(
                 cost *= 1.0 + 0.03 * v + (0.2 * max(0, v - 2) if m > 1 else 0.0)
             costs[mr, v * lanes] = cost
     return costs or {(1, lanes): 1.0}
+
+
+def _narrowed(vectors: int, v: int, mr: int) -> float:
+    """The vectors that tiles take the time of where the last of them is only as wide as needed.
+
+    It takes that of 8 accumulators at least, unless none has as many: a chain of FMA each.
+    """
+    whole, rest = divmod(vectors, v)
+    return whole * v + (max(rest, min(v, 8 / mr)) if rest else 0)
 
 
 def can_tile(nests: Nests) -> bool:
