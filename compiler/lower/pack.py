@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from operator import mul
 
 import numpy as np
@@ -112,12 +113,9 @@ def _view(
     A source in another order than its elements is walked as it lies, without a copy of it, where
     the packing goes along its axes by constant steps.
     """
-    value = packing.value
-    load = value.a if isinstance(value, Select) else value
-    if not isinstance(load, Load):
-        raise ValueError(f"{packing.packed.name} is not a plain walk over its source")
-    ranges = {v: (0, n - 1) for v, n in zip(packing.axes, shape, strict=True)}
+    load = _load_of(packing)
     if not source.flags.c_contiguous:
+        ranges = {v: (0, n - 1) for v, n in zip(packing.axes, shape, strict=True)}
         held = _of_shape(source, packing.source.shape)
         forms = [_steps(i, packing.axes, ranges) for i in load.indices]
         walks = [form for form in forms if form is not None and form[0] >= 0]
@@ -126,14 +124,32 @@ def _view(
             along = zip(*(steps for _, steps in walks), strict=True)
             strides = [sum(map(mul, steps, held.strides)) for steps in along]
             return as_strided(start, shape, strides), source
-    form = _steps(flat_index(load, ranges), packing.axes, ranges)
-    if form is None:
-        raise ValueError(f"{packing.packed.name} does not walk its source by constant steps")
-    base, steps = form
-    if base < 0:
-        raise ValueError(f"{packing.packed.name} starts {-base} elements before its source")
+    base, steps = _form(packing, shape)
     flat = dense(source).reshape(-1)
     return as_strided(flat[base:], shape, [s * flat.itemsize for s in steps]), flat
+
+
+def _load_of(packing: Packing) -> Load:
+    value = packing.value
+    load = value.a if isinstance(value, Select) else value
+    if not isinstance(load, Load):
+        raise ValueError(f"{packing.packed.name} is not a plain walk over its source")
+    return load
+
+
+@lru_cache
+def _form(packing: Packing, shape: tuple[int, ...]) -> tuple[int, list[int]]:
+    """Where a walk over a row of elements begins and how far it goes along each axis.
+
+    Found once for the layers of a model that share a packing.
+    """
+    ranges = {v: (0, n - 1) for v, n in zip(packing.axes, shape, strict=True)}
+    form = _steps(flat_index(_load_of(packing), ranges), packing.axes, ranges)
+    if form is None:
+        raise ValueError(f"{packing.packed.name} does not walk its source by constant steps")
+    if form[0] < 0:
+        raise ValueError(f"{packing.packed.name} starts {-form[0]} elements before its source")
+    return form
 
 
 def _of_shape(source: np.ndarray, shape: tuple[Dim, ...]) -> np.ndarray | None:
@@ -159,20 +175,24 @@ def _mix_natively(
     packing: Packing, walked: tuple[int, ...], source: np.ndarray, out: np.ndarray, run: Runner
 ) -> bool:
     """Walks and multiplies in one go; False, and nothing done, where that has no function."""
-    matrix = packing.mixings[0][1]
+    first, matrix = packing.mixings[0]
     axes = [axis for axis, _ in packing.mixings]
-    if axes != list(range(1, len(walked) - 2)) or any(m != matrix for _, m in packing.mixings):
+    if axes != list(range(first, len(walked) - 2)) or any(m != matrix for _, m in packing.mixings):
         return False
     value, end = packing.value, None
     if isinstance(value, Select):
-        end = _guard_end(value, packing.axes[0], packing.axes[-1], walked[-1])
+        end = _guard_end(value, packing.axes[first - 1], packing.axes[-1], walked[-1])
     view, held = _view(packing, walked, source)
     if any(s < 0 or s % source.itemsize for s in view.strides):
         return False
-    steps = [s // source.itemsize for s in view.strides]
-    first, last = byte_bounds(view)[0], byte_bounds(held)[1]
-    row = as_strided(view, ((last - first) // source.itemsize,), (source.itemsize,))
-    return mix(run, matrix, row, 0, steps, end, out)
+    steps = [s // source.itemsize for s in view.strides[first - 1 :]]
+    last = byte_bounds(held)[1]
+    for block in np.ndindex(walked[: first - 1]):
+        length = (last - byte_bounds(view[block])[0]) // source.itemsize
+        row = as_strided(view[block], (length,), (source.itemsize,))
+        if not mix(run, matrix, row, 0, steps, end, out[block]):
+            return False
+    return True
 
 
 def _fill_blocks(packing: Packing, view: np.ndarray, result: np.ndarray, value: Select) -> None:
@@ -201,6 +221,7 @@ def _fill_blocks(packing: Packing, view: np.ndarray, result: np.ndarray, value: 
             copy_view(result[tuple(tail)], view[tuple(tail)])
 
 
+@lru_cache
 def _guard_end(value: Select, outer: Var, inner: Var, factor: int) -> int:
     """The extent of the axis that was cut in blocks, from the guard ``position < extent``."""
     cond = value.cond

@@ -19,7 +19,6 @@ from tilewright.graph.ir import Graph, Node, Value
 from .context import Context, Converter, Record
 from .messages import AttributeProto
 from .node import NodeView
-from .shapes import MAX_CONTENT
 
 _LARGE_BYTES = 1024
 _PLAIN = frozenset(

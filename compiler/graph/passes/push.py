@@ -28,6 +28,8 @@ from .stand_ins import derive, reshaped
 Perm = tuple[int, ...]
 NOMINAL = 64
 """The size that symbolic dims are taken to have when costs are compared."""
+_IN_CACHE = 1 << 20
+"""Bytes that stay in a cache while they are permuted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +234,12 @@ def _permuted_rows(matrix: np.ndarray, sizes: tuple[int, ...], order: Perm) -> n
     """
     if matrix.flags.f_contiguous:
         columns = matrix.T.reshape(-1, *sizes).transpose(0, *(1 + p for p in order))
-        return dense(columns).reshape(matrix.T.shape).T
+        if len(matrix) * matrix.itemsize > _IN_CACHE:
+            return dense(columns).reshape(matrix.T.shape).T
+        # A line of it is permuted in the cache: there is nothing to gain by going over blocks.
+        mixed = np.empty(columns.shape, columns.dtype)
+        mixed[...] = columns
+        return mixed.reshape(matrix.T.shape).T
     rows = matrix.reshape(*sizes, -1).transpose(*order, len(order))
     return dense(rows).reshape(matrix.shape)
 
