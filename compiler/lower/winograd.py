@@ -48,7 +48,7 @@ from ..schedule.nest import simplify_func, substitute_block
 from ..schedule.nests import Nests
 from ..schedule.pack import Packing
 from ..schedule.recipes.choices import Choices
-from ..schedule.recipes.tile import PREFETCH_BYTES, tile
+from ..schedule.recipes.tile import PREFETCH_BYTES, STREAMS, tile
 from ..schedule.recipes.tile_plan import size
 from ..schedule.recording import Recording
 from ..schedule.schedule import Schedule, Steps
@@ -129,6 +129,22 @@ def tiles_along(extent: Dim, step: int, m: int) -> Dim:
     return ceildiv(ceildiv(extent, step), m)
 
 
+def is_far(count: int, target: Target) -> bool:
+    """Whether that many transformed weights come from beyond L2 at each call."""
+    return count * 4 > target.l2_bytes // 2
+
+
+def streams(count: Dim, channels: int, target: Target) -> int:
+    """In how many places at once weights are read, ``count`` of them for each channel.
+
+    A core is given more bytes a second of several streams than of one.
+    """
+    assert isinstance(count, int)
+    if not is_far(count * channels, target):
+        return 1
+    return next((k for k in STREAMS if channels % k == 0), 1)
+
+
 class _Writer:
     """Writes the kernels of one convolution; its product by recorded steps where there are some."""
 
@@ -153,7 +169,8 @@ class _Writer:
         self.blocks = ceildiv(self.tiles, plan.block)
         self.panels = -(-self.columns // plan.nr)
         cube = (self.t,) * self.dims
-        weights = (self.panels, *cube, self.channels, plan.nr)
+        self.streams = streams(product((self.panels, *cube)) * plan.nr, self.channels, target)
+        weights = (self.streams, self.panels, *cube, self.channels // self.streams, plan.nr)
         self.u = Buffer(f"{s.weight.buffer.name}_transformed", dt.f32, weights)
         block = (*cube, plan.block, self.channels)
         if plan.by_panels:
@@ -277,12 +294,16 @@ class _Writer:
         """The product of one block and one panel: reads ``v`` and ``u``, writes ``p``."""
         cube = [Axis(Var(f"x{k}"), self.t) for k in range(self.dims)]
         row, column = Axis(Var("row"), self.plan.block), Axis(Var("col"), self.plan.nr)
-        over = Axis(Var("k"), self.channels)
+        apart, depth = Axis(Var("s"), self.streams), self.channels // self.streams
+        over = Axis(Var("k"), depth)
+        several = self.streams > 1
+        stream: Expr = apart.var if several else Const(0)
         x = [a.var for a in cube]
         prefix: tuple[Expr, ...] = (self.block,) if self.plan.by_panels else ()
-        a = Load(self.v, (*prefix, *x, row.var, over.var))
-        b = Load(self.u, (self.panel, *x, over.var, column.var))
-        total = Reduce("sum", (over,), a * b)
+        channel = stream * depth + over.var if several else over.var
+        a = Load(self.v, (*prefix, *x, row.var, channel))
+        b = Load(self.u, (stream, self.panel, *x, over.var, column.var))
+        total = Reduce("sum", (apart, over) if several else (over,), a * b)
         stage = Compute(self.p, (*cube, row, column), total)
         group = ComputeGroup("product", (self.v, self.u), (self.p,), (stage,))
         nests = to_func(group)
@@ -306,10 +327,13 @@ class _Writer:
             # transformed half of them.
             answers["rows_ahead"] = 1
         done = tile(nests, self.target, Choices(answers))
-        if count * 4 > self.target.l2_bytes // 2:
+        if self.streams > 1:
+            done.do("reorder", ("k", "s", "r0_row", "r0_col")).do("set_kind", "s", "unroll")
+        if is_far(count, self.target):
             # The recipe may have cut the loop.
             inner = "k" if "k" in done.loop_names() else "k_i"
-            done.do("prefetch", inner, self.u.name, PREFETCH_BYTES // (self.plan.nr * 4))
+            row = self.plan.nr * 4 * self.streams
+            done.do("prefetch", inner, self.u.name, PREFETCH_BYTES // row)
         return done
 
     # -------------------------------------------------------------- output
@@ -402,15 +426,16 @@ class _Writer:
         s, nr = self.s, self.plan.nr
         panel, column = Var("column_o"), Var("column_i")
         taps = [Var(f"u_{tap.var.name}") for _, tap in s.spatial]
-        channel = Var("u_channel")
+        stream, channel = Var("u_stream"), Var("u_channel")
         position = panel * nr + column
-        here: dict[Expr, Expr] = {s.column.var: position, s.channel.var: channel}
+        depth = self.channels // self.streams
+        here: dict[Expr, Expr] = {s.column.var: position, s.channel.var: stream * depth + channel}
         here |= {tap.var: v for (_, tap), v in zip(s.spatial, taps, strict=True)}
         value: Expr = substitute(s.weight, here)
         if self.columns % nr:
             value = Select(lt(position, self.columns), value, Const(0.0, dt.f32))
-        mixings = tuple((1 + k, self.matrices.weights) for k in range(self.dims))
-        axes = (panel, *taps, channel, column)
+        mixings = tuple((2 + k, self.matrices.weights) for k in range(self.dims))
+        axes = (stream, panel, *taps, channel, column)
         return Packing(s.weight.buffer, self.u, axes, simplify(value), mixings)
 
 

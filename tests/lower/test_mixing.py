@@ -23,20 +23,30 @@ from tilewright.tensor.winograd import filtering
 RUN = partial(run_here, cache=NO_CACHE)
 
 
-def packing(m: int, r: int, channels: int, columns: int, factor: int, dims: int = 2) -> Packing:
-    """Weights [r, ..., channels, columns] to panels of columns, transformed along the taps."""
+def packing(
+    m: int, r: int, channels: int, columns: int, factor: int, dims: int = 2, streams: int = 0
+) -> Packing:
+    """Weights [r, ..., channels, columns] to panels of columns, transformed along the taps.
+
+    With streams, each part of the channels has panels of its own.
+    """
     source = Buffer("w", dt.f32, (*(r,) * dims, channels, columns))
     taps = [Var(f"t{k}") for k in range(dims)]
     panel, channel, column = Var("column_o"), Var("channel"), Var("column_i")
     position = panel * factor + column
-    value: Expr = source[(*taps, channel, position)]
+    stream, depth = Var("stream"), channels // max(1, streams)
+    row = stream * depth + channel if streams else channel
+    value: Expr = source[(*taps, row, position)]
     if columns % factor:
         value = Select(lt(position, columns), value, Const(0.0, dt.f32))
     matrix = filtering(m, r).weights
     places = (m + r - 1,) * dims
-    packed = Buffer("u", dt.f32, (-(-columns // factor), *places, channels, factor))
-    axes = (panel, *taps, channel, column)
-    mixings = tuple((1 + k, matrix) for k in range(dims))
+    shape: tuple[int, ...] = (-(-columns // factor), *places, depth, factor)
+    axes: tuple[Var, ...] = (panel, *taps, channel, column)
+    if streams:
+        shape, axes = (streams, *shape), (stream, *axes)
+    packed = Buffer("u", dt.f32, shape)
+    mixings = tuple((bool(streams) + 1 + k, matrix) for k in range(dims))
     return Packing(source, packed, axes, simplify(value), mixings)
 
 
@@ -68,6 +78,27 @@ def test_the_bits_are_those_of_numpy(
     native = pack_array(p, data, run=run)
     assert len(ran) == 1
     assert native.tobytes() == pack_array(p, data).tobytes()
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(("columns", "factor"), [(64, 16), (70, 32)])
+def test_parts_of_the_channels_are_packed_one_by_one(
+    columns: int, factor: int, transposed: bool
+) -> None:
+    p = packing(4, 3, 12, columns, factor, streams=4)
+    data = weights(p, transposed)
+    ran: list[Func] = []
+
+    def run(func: Func, arguments: Sequence[np.ndarray | int]) -> None:
+        ran.append(func)
+        RUN(func, arguments)
+
+    native = pack_array(p, data, run=run)
+    assert len(ran) == 4
+    assert native.tobytes() == pack_array(p, data).tobytes()
+    whole = pack_array(packing(4, 3, 12, columns, factor), data)
+    parts = np.split(whole, 4, axis=-2)
+    assert all(np.array_equal(a, b) for a, b in zip(native, parts, strict=True))
 
 
 def test_what_does_not_fit_the_function_is_left_to_numpy() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -66,11 +66,17 @@ def conv(
     return body(make)
 
 
-def worst(graph: Graph, plan: Plan, monkeypatch: pytest.MonkeyPatch, **sizes: int) -> float:
+def worst(
+    graph: Graph,
+    plan: Plan,
+    monkeypatch: pytest.MonkeyPatch,
+    sizes: Mapping[str, int],
+    target: Target = TARGET,
+) -> float:
     """The greatest error of a plan, against float64, relative to the greatest result."""
     monkeypatch.setattr(kernels, "plan_winograd", lambda *_: plan)
     fixed = frozenset(v for v in graph.inputs if v.name in CONSTANTS)
-    code = KernelTable(TARGET).code(graph, fixed)
+    code = KernelTable(target).code(graph, fixed)
     assert len(code.kernels) == 1 + plan.by_panels
     assert all(k.recipe.startswith("winograd") for k in code.kernels)
     assert all(parse_func(text(k.func)) == k.func for k in code.kernels)
@@ -145,7 +151,18 @@ def test_the_rewrite_computes_the_convolution(
     sizes: dict[str, int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert worst(graph(), plan, monkeypatch, **sizes) < 1e-5
+    assert worst(graph(), plan, monkeypatch, sizes) < 1e-5
+
+
+@pytest.mark.parametrize("by_panels", [False, True])
+@pytest.mark.parametrize("channels", [12, 10, 9, 7])
+def test_weights_read_in_several_places_make_the_same_sums(
+    channels: int, by_panels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those are that lie beyond the caches."""
+    tiny = replace(TARGET, l2_bytes=4096)
+    graph = conv((1, 7, 9, channels), 20, epilogue="bias relu")
+    assert worst(graph, Plan(4, 6, 3, 8, by_panels), monkeypatch, {}, tiny) < 1e-5
 
 
 def test_upsampling_before_a_convolution_is_read_in_place(
@@ -162,7 +179,7 @@ def test_upsampling_before_a_convolution_is_read_in_place(
         return b.add("conv", wide, w, strides=(1, 1), lo=(1, 1), hi=(1, 1), dilations=(1, 1),
                      groups=1)  # fmt: skip
 
-    assert worst(body(make), Plan(4, 4, 4, 8, False), monkeypatch) < 1e-5
+    assert worst(body(make), Plan(4, 4, 4, 8, False), monkeypatch, {}) < 1e-5
 
 
 def sliding(graph: Graph, constants: tuple[str, ...] = CONSTANTS) -> Sliding | None:
@@ -199,6 +216,18 @@ def test_a_recording_replays_exactly(graph: Callable[[], Graph], plan: Plan) -> 
         assert [text(p.func) for p in again] == [text(p.func) for p in made]
         assert [p.packings for p in again] == [p.packings for p in made]
         assert between == scratch
+
+
+def test_weights_from_afar_are_read_in_several_places_at_once() -> None:
+    found = sliding(FAR[1]())
+    assert found is not None
+    made, _ = rewrite("conv", found, FAR[2], AVX512)
+    loops = text(made[-1].func)
+    assert "_transformed: f32[4, 8, 6, 6, 64, 32]" in loops and "for s in unroll(4):" in loops
+    near = sliding(conv((1, 14, 14, 64), 64))
+    assert near is not None
+    made, _ = rewrite("conv", near, FAR[2], AVX512)
+    assert "_transformed: f32[1, 2, 6, 6, 64, 32]" in text(made[-1].func)
 
 
 def test_recorded_steps_shape_the_product_and_not_the_recipe(
