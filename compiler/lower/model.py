@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from mmap import mmap
 
 import numpy as np
 
 from ..errors import InternalError
-from ..graph.constants import copy_view, forget_pages
+from ..graph.constants import copy_view, forget_files, forget_pages, mapped_files
 from ..graph.ir import Graph, Node, Value
 from ..runtime.program import (
     ALIGNMENT,
@@ -36,6 +37,11 @@ from .memory import lifetimes, most_live, planned, unplaced
 from .mixing import LARGE_BYTES, Runner
 from .pack import pack_array
 from .parts import Part, Slab, find_padded, find_parts, find_slabs
+
+_FORGOTTEN_AT_ONCE = 1 << 20
+"""Bytes of a weight that leaves memory as soon as it is packed."""
+_FORGOTTEN_TOGETHER = 4 << 20
+"""Bytes of smaller ones that leave it together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +97,15 @@ def fill_constants(
         if e.packing is not None:
             mixed[e.packing.mixings] = mixed.get(e.packing.mixings, 0) + e.nbytes
     entries.sort(key=lambda e: (e.data.nbytes, e.nbytes, -e.offset))
+    files: dict[int, mmap] = {}
+    held = 0
     while entries:
         e = entries.pop()
         end = e.offset + e.nbytes
         place = out[e.offset : end]
-        # What lies between constants is written, too: equal models are equal bytes.
-        out[end : -(-end // ALIGNMENT) * ALIGNMENT] = 0
+        if end % ALIGNMENT:
+            # What lies between constants is written, too: equal models are equal bytes.
+            out[end : -(-end // ALIGNMENT) * ALIGNMENT] = 0
         if e.packing is None:
             copy_view(place.view(e.data.dtype).reshape(e.data.shape), e.data)
         else:
@@ -105,7 +114,15 @@ def fill_constants(
             view = place.view(e.packing.packed.dtype.numpy).reshape(shape)
             large = mixed[e.packing.mixings] >= LARGE_BYTES
             pack_array(e.packing, e.data, view, run if large else None)
-        forget_pages(e.data)
+        if e.data.nbytes >= _FORGOTTEN_AT_ONCE:
+            forget_pages(e.data)
+            continue
+        # Many small ones leave memory together: to ask for each took as long as to pack it.
+        files |= {id(file): file for file in mapped_files((e.data,))}
+        held += e.data.nbytes
+        if held >= _FORGOTTEN_TOGETHER:
+            forget_files(files.values())
+            held = 0
 
 
 @dataclass

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -325,21 +327,42 @@ def test_scan_inside_scan() -> None:
 def test_weights_are_let_go_one_by_one_and_the_largest_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    arrays = [np.full((n, 16), n, np.float32) for n in (1, 4, 2)]
+    arrays = [np.full((n << 14, 16), n, np.float32) for n in (1, 4, 2)]
     alive = [weakref.ref(a) for a in arrays]
     entries = [
         ConstantEntry(offset, a.nbytes, a, None)
-        for offset, a in zip((0, 64, 320), arrays, strict=True)
+        for offset, a in zip((0, 1 << 20, 5 << 20), arrays, strict=True)
     ]
     del arrays
     held: list[int] = []
 
     def forget(array: np.ndarray) -> None:
         held.append(sum(ref() is not None for ref in alive))
-        assert len(array) == (4, 2, 1)[len(held) - 1]
+        assert len(array) >> 14 == (4, 2, 1)[len(held) - 1]
 
     monkeypatch.setattr("tilewright.lower.model.forget_pages", forget)
-    out = np.ones(448, np.uint8)
+    out = np.ones(7 << 20, np.uint8)
     fill_constants(entries, out)
     assert held == [3, 2, 1] and not entries
-    assert out.view(np.float32).tolist() == [1.0] * 16 + [4.0] * 64 + [2.0] * 32
+    packed = out.view(np.float32).reshape(7, -1)
+    assert np.all(packed == np.array([[1], [4], [4], [4], [4], [2], [2]]))
+
+
+def test_small_weights_leave_memory_together(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "weights"
+    np.arange(6 << 18, dtype=np.float32).tofile(file)
+    mapped = np.memmap(file, np.float32, "r").reshape(12, -1)
+    entries = [ConstantEntry(k << 19, 1 << 19, a, None) for k, a in enumerate(mapped)]
+    left: list[int] = []
+
+    def forget(files: Iterable[mmap.mmap]) -> None:
+        assert len(list(files)) == 1
+        left.append(len(entries))
+
+    monkeypatch.setattr("tilewright.lower.model.forget_files", forget)
+    out = np.ones(6 << 20, np.uint8)
+    fill_constants(entries, out)
+    assert left == [4] and not entries
+    assert np.array_equal(out.view(np.float32), np.arange(6 << 18))
