@@ -59,7 +59,8 @@ def keep_model(store: Cache, key: str, source: Source, made: Artifact) -> None:
         return
     if names:
         store.put(digest_key("beside", key), json.dumps(names).encode())
-    store.publish(whole, lambda path: artifact.write(path, made))
+    # What a stop of the machine damages is found to be, and made again.
+    store.publish(whole, lambda path: artifact.write(path, made, durable=False))
 
 
 def _with_files(store: Cache, key: str, source: Source, names: Sequence[str]) -> str | None:

@@ -99,8 +99,14 @@ class Artifact:
 # ------------------------------------------------------------------ writing
 
 
-def write(path: str | os.PathLike[str], artifact: Artifact) -> None:
+def write(path: str | os.PathLike[str], artifact: Artifact, *, durable: bool = True) -> None:
     """Writes an artefact; the file is complete and on disk when this returns.
+
+    Args:
+        path: where to.
+        artifact: what to write.
+        durable: False: it may still be on its way to the disk, and damaged if the machine stops
+            before; for those who can do without it.
 
     Raises:
         OutputError: the place cannot be written (TW-E0601) or is full (TW-E0602); nothing is
@@ -132,7 +138,7 @@ def write(path: str | os.PathLike[str], artifact: Artifact) -> None:
     body = _round_up(_PROLOGUE.size + len(header), _PAGE)
     total = body + base + constants.nbytes
     digest = xxh3_128_digest(header)
-    with replace_file(Path(path)) as put:
+    with replace_file(Path(path), durable=durable) as put:
         put(0, _PROLOGUE.pack(_MAGIC, FORMAT_VERSION, len(header), total, digest))
         put(_PROLOGUE.size, header)
         for offset, code in zip(offsets, artifact.objects, strict=True):
@@ -141,7 +147,9 @@ def write(path: str | os.PathLike[str], artifact: Artifact) -> None:
 
 
 @contextlib.contextmanager
-def replace_file(path: Path) -> Iterator[Callable[[int, bytes | memoryview], None]]:
+def replace_file(
+    path: Path, *, durable: bool = True
+) -> Iterator[Callable[[int, bytes | memoryview], None]]:
     """Gives ``put(offset, data)``; what was put becomes the file at the end, or nothing does.
 
     The gaps between what is put are zeros; the file ends where the last ``put`` ended.
@@ -167,11 +175,13 @@ def replace_file(path: Path) -> Iterator[Callable[[int, bytes | memoryview], Non
 
             yield put
             os.ftruncate(descriptor, end)
-            os.fsync(descriptor)
+            if durable:
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        if durable:
+            _sync_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()

@@ -109,9 +109,11 @@ class _Printer:
         self.lines.append("    " * depth + content)
 
     def fresh(self, wanted: str) -> str:
-        stem = re.sub(r"\W", "_", wanted, flags=re.ASCII) or "_"
-        if stem[0].isdigit():
-            stem = "t" + stem
+        stem = wanted
+        if not (wanted.isascii() and wanted.isidentifier()):
+            stem = re.sub(r"\W", "_", wanted, flags=re.ASCII) or "_"
+            if stem[0].isdigit():
+                stem = "t" + stem
         # Names are never given back: what was taken for this stem before need not be tried.
         count = self.counts.get(stem, 1)
         name = stem if count == 1 else f"{stem}_{count}"
@@ -128,19 +130,23 @@ class _Printer:
             name = self.variables[var] = self.fresh(var.name)
         return name
 
-    def block(self, steps: Sequence[Step], depth: int, outer: dict[Tensor, str]) -> None:
+    def block(self, steps: Sequence[Step], depth: int, outer: dict[Tensor | int, str]) -> None:
         names = dict(outer)
         if not steps and depth:
             self.line(depth, "pass")
         for step in steps:
             self.step(step, depth, names)
 
-    def step(self, step: Step, depth: int, names: dict[Tensor, str]) -> None:
+    def step(self, step: Step, depth: int, names: dict[Tensor | int, str]) -> None:
         def tensor(t: Tensor) -> str:
-            name = names.get(t)
+            # Most are the object that was met before, which is known without comparing.
+            name = names.get(id(t))
             if name is None:
-                name = names[t] = self.fresh(t.name)
-                self.line(depth, f"{name} = {self.tensor(t)}")
+                name = names.get(t)
+                if name is None:
+                    name = names[t] = self.fresh(t.name)
+                    self.line(depth, f"{name} = {self.tensor(t)}")
+                names[id(t)] = name
             return name
 
         match step:
