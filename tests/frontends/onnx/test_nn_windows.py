@@ -155,11 +155,16 @@ def test_dropout_refuses_to_drop_at_random() -> None:
     np.testing.assert_array_equal(y, inputs["x"])
 
 
-def test_instance_normalization_and_lrn_agree() -> None:
+def test_instance_normalization_agrees() -> None:
     x = normal(2, 6, 4, 5)
     inputs = {"x": x, "s": normal(6), "b": normal(6)}
     expect_agreement("InstanceNormalization", inputs, {}, symbols=("x0", "x3"))
-    expect_agreement("LRN", {"x": x}, {"size": 3, "alpha": 0.5, "beta": 0.7, "bias": 1.5})
+
+
+@pytest.mark.parametrize("beta", [0.25, 0.5, 0.7, 0.75, 1.0])
+def test_lrn_agrees_whatever_power_it_divides_by(beta: float) -> None:
+    attrs = {"size": 3, "alpha": 0.5, "beta": beta, "bias": 1.5}
+    expect_agreement("LRN", {"x": normal(2, 6, 4, 5)}, attrs)
 
 
 @pytest.mark.parametrize("group", [1, 2])
