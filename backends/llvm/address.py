@@ -90,7 +90,7 @@ class Addresser(Builder):
                 sign = 1 if e.op == "add" else -1
                 result = dict(self._to_linear(e.a))
                 for f, c in self._to_linear(e.b).items():
-                    result[f] = result.get(f, 0) + sign * c
+                    result[f] = _wrapped(result.get(f, 0) + sign * c)
             case Binary(op="mul"):
                 a, b = self._to_linear(e.a), self._to_linear(e.b)
                 short = _longest(a) + _longest(b) <= _LONGEST_PRODUCT
@@ -533,8 +533,13 @@ def _product(
     for fa, ca in a.items():
         for fb, cb in b.items():
             key = tuple(sorted(fa + fb, key=_name_of)) if fa and fb else fa or fb
-            result[key] = result.get(key, 0) + ca * cb
+            result[key] = _wrapped(result.get(key, 0) + ca * cb)
     return result
+
+
+def _wrapped(c: int) -> int:
+    """A coefficient as i64 arithmetic has it: powers of numbers would grow without end."""
+    return c if -_BEYOND <= c < _BEYOND else (c + _BEYOND) % (2 * _BEYOND) - _BEYOND
 
 
 def _name_of(e: Expr) -> str:

@@ -34,9 +34,9 @@ from tilewright.ops import OpError
 from tilewright.ops.op import type_text
 from tilewright.tensor.ir import Dim, Expr, Var
 
+from .compound import DECOMPOSITIONS
 from .context import Context, Converter
 from .custom import converter_of
-from .encoder import DECOMPOSITIONS
 from .export import parameter_line
 from .table import CONVERTERS, DECOMPOSED, EFFECT, NUMBER, REFUSED
 from .types import GapError, array_of, element_type, to_dim

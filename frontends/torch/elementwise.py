@@ -389,6 +389,13 @@ def negative(ctx: Context, x: Value) -> Value:
     return ctx.op("lt", ctx.op("where", ctx.op("eq", wide, 0), _sign_of_zero(ctx, wide), wide), 0)
 
 
+def sign(ctx: Context, x: Value) -> Value:
+    """-1, 0 or 1; 0 for a nan."""
+    if not x.dtype.is_float:
+        return _number("sign")(ctx, x)  # type: ignore[return-value]
+    return ctx.op("where", ctx.op("isnan", x), 0, ctx.op("sign", x))
+
+
 def copysign(ctx: Context, a: Value, b: Operand) -> Value:
     """The size of a with the sign of b."""
     size = ctx.op("abs", ctx.cast(a, ctx.dtype))
@@ -428,7 +435,7 @@ _SHIFTS = ("Tensor", "Tensor_Scalar", "Scalar_Tensor")
 CONVERTERS: dict[str, Converter] = {
     **{f"{name}.default": _math(name) for name in _MATH},
     **{f"{name}.default": _rounding(name) for name in ("ceil", "floor", "round", "trunc")},
-    **{f"{name}.default": _number(name) for name in ("abs", "neg", "sign")},
+    **{f"{name}.default": _number(name) for name in ("abs", "neg")},
     **{f"{name}.default": _test(name) for name in ("isinf", "isnan")},
     **{f"{n}.{kind}": _compare(n) for n in _COMPARISONS for kind in ("Tensor", "Scalar")},
     **{f"bitwise_{n}.{kind}": _binary(n) for n in _BITS for kind in _KINDS},
@@ -493,6 +500,7 @@ CONVERTERS: dict[str, Converter] = {
     "rsqrt.default": rsqrt,
     "rsub.Scalar": rsub,
     "rsub.Tensor": rsub,
+    "sign.default": sign,
     "signbit.default": negative,
     "silu.default": silu,
     "softplus.default": softplus,

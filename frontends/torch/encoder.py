@@ -1,10 +1,8 @@
-"""Decompositions that torch itself has none of."""
+"""The layer of an encoder that torch calls as one operator, in terms of others."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -16,22 +14,31 @@ def encoder_layer(
     up_bias: Tensor, down_weight: Tensor, down_bias: Tensor, mask: Tensor | None = None,
     mask_type: int | None = None,
 ) -> Tensor:  # fmt: skip
-    """What ``nn.TransformerEncoderLayer`` calls as one operator in eval mode, without a mask.
+    """What ``nn.TransformerEncoderLayer`` calls as one operator in eval mode.
 
     Args:
         x: [batch, length, width].
+        mask: what is not 0 in it is not attended to, a mask of floats included; a query without
+            any key gives nan.
+        mask_type: 0: of [length, length]; 1: of keys, [batch, length]; 2: of all scores,
+            [batch, heads, length, length].
 
     Returns:
-        The layer's output; NotImplemented where there is a mask.
+        The layer's output.
     """
-    if mask is not None:
-        return NotImplemented
     batch, length, _ = x.shape
+    hidden = None if mask is None else mask.to(torch.bool)
+    if hidden is not None and mask_type == 1:
+        hidden = hidden.view(batch, 1, 1, length)
 
     def attend(x: Tensor) -> Tensor:
         joined = functional.linear(x, qkv_weight, qkv_bias)
         q, k, v = joined.view(batch, length, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
-        y = functional.scaled_dot_product_attention(q, k, v)
+        if hidden is None:
+            y = functional.scaled_dot_product_attention(q, k, v)
+        else:
+            scores = (q * (width // heads) ** -0.5) @ k.mT
+            y = scores.masked_fill(hidden, -torch.inf).softmax(-1) @ v
         return functional.linear(y.transpose(1, 2).reshape(x.shape), out_weight, out_bias)
 
     def feed(x: Tensor) -> Tensor:
@@ -50,9 +57,3 @@ def encoder_layer(
         return x + feed(norm_2(x))
     x = norm_1(x + attend(x))
     return norm_2(x + feed(x))
-
-
-DECOMPOSITIONS: dict[str, Callable[..., Any]] = {
-    "_transformer_encoder_layer_fwd.default": encoder_layer,
-}
-"""By overload, a function of torch's own operators that computes the same."""
