@@ -20,6 +20,7 @@ from ..kernel import Kernel
 from .context import Context
 from .custom import convert_kernel
 from .equal import DimsDifferError
+from .listing import Listed, listed
 from .memo import Memo
 from .messages import (
     AttributeProto,
@@ -111,7 +112,7 @@ class _Import:
         signature.finish([v.name for v in inputs])
         if not graph.output:
             raise ModelError(f"{self._source.name}: its graph has no outputs", code="TW-E0110")
-        self._nodes(scope, graph.node)
+        self._nodes(scope, self._source.nodes)
         results = [(v.name, scope.lookup(v.name)) for v in graph.output]
         for name, result in results:
             if isinstance(result, Unknown) and result.reason:
@@ -164,7 +165,7 @@ class _Import:
         return tuple(_with_captures(d, captured) for d in drafts), captured
 
     def _body(self, scope: Scope, graph: GraphProto) -> tuple[Value, ...]:
-        self._nodes(scope, graph.node)
+        self._nodes(scope, listed(graph.node))
         results = [scope.lookup(v.name) for v in graph.output]
         if any(isinstance(r, Unknown) for r in results):
             raise _Skip
@@ -199,7 +200,7 @@ class _Import:
 
     # -------------------------------------------------------------- nodes
 
-    def _nodes(self, scope: Scope, nodes: Iterable[NodeProto]) -> None:
+    def _nodes(self, scope: Scope, nodes: Sequence[Listed]) -> None:
         before = self._scope
         self._scope = scope
         self._depth += 1
@@ -216,21 +217,20 @@ class _Import:
             self._scope = before
             self._depth -= 1
 
-    def _node(self, scope: Scope, node: NodeProto) -> None:
-        lookup = scope.lookup
-        bindings = [lookup(name) if name else None for name in node.input]
-        outputs = tuple(node.output)
-        key = key_of(node.domain, node.op_type)
-        name = scope.path + (node.name or next((o for o in outputs if o), node.op_type))
+    def _node(self, scope: Scope, node: Listed) -> None:
+        lookup, outputs = scope.lookup, node.outputs
+        bindings = [lookup(name) if name else None for name in node.inputs]
+        key = key_of(node.domain, node.op)
+        name = scope.path + (node.name or next((o for o in outputs if o), node.op))
         unknown = [b for b in bindings if isinstance(b, Unknown)]
         results: Sequence[Value | None] | None = None
         if unknown:
             for reason in {u.reason for u in unknown if u.reason}:
                 self._gap(f"{key}: {reason}", name)
-            self._look_for_gaps(scope, [node])
+            self._look_for_gaps(scope, [node.proto])
         else:
             values = tuple([b for b in bindings if not isinstance(b, Unknown)])
-            results = self._convert(scope, node, key, name, values, outputs)
+            results = self._convert(scope, node, key, name, values)
         for i, output in enumerate(outputs):
             if output:
                 scope.define(output, self._result(results, i, key, name))
@@ -248,13 +248,12 @@ class _Import:
     def _convert(
         self,
         scope: Scope,
-        node: NodeProto,
+        node: Listed,
         key: str,
         name: str,
         values: tuple[Value | None, ...],
-        outputs: tuple[str, ...],
     ) -> Sequence[Value | None] | None:
-        op, domain = node.op_type, node.domain
+        op, domain = node.op, node.domain
         if domain == "ai.onnx":
             domain = ""
         opset = scope.opsets.get(domain, 0) or newest(domain)
@@ -268,7 +267,7 @@ class _Import:
                 name,
                 opset,
                 values,
-                outputs,
+                tuple(node.outputs),
                 self._attributes(scope, node),
                 self._source.external,
             )
@@ -276,13 +275,13 @@ class _Import:
             if kernel is not None:
                 return convert_kernel(context, view, kernel)
             functions = self._functions
-            function = functions.get((key, node.overload)) if functions else None
+            function = functions.get((key, node.proto.overload)) if functions else None
             if function is not None:
                 return self._call(scope, view, function, _opsets(function.opset_import))
             converter = CONVERTERS.get(key)
             if converter is not None:
                 return self._memo.convert(context, view, converter)
-            return self._expand(scope, view, node)
+            return self._expand(scope, view, node.proto)
         except GapError as gap:
             self._gap(f"{key}: {gap.reason}", name)
         except OpError as error:
@@ -306,9 +305,9 @@ class _Import:
             context.opset, context.origin = before
         return None
 
-    def _attributes(self, scope: Scope, node: NodeProto) -> dict[str, AttributeProto]:
+    def _attributes(self, scope: Scope, node: Listed) -> dict[str, AttributeProto]:
         found: dict[str, AttributeProto] = {}
-        for attribute in node.attribute:
+        for attribute in node.attributes:
             if not attribute.ref_attr_name:
                 found[attribute.name] = attribute
                 continue
@@ -333,7 +332,7 @@ class _Import:
         )
         for i, name in enumerate(function.input):
             inner.define(name, view.optional(i))
-        self._nodes(inner, function.node)
+        self._nodes(inner, listed(function.node))
         results: list[Value | None] = []
         for i, name in enumerate(function.output):
             found = inner.lookup(name) if view.wants(i) else None

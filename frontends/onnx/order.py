@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from tilewright.errors import ModelError
 
-from .messages import GRAPHS, NodeProto
+from .listing import Listed
+from .messages import GRAPHS
 
 
-def in_order(nodes: Iterable[NodeProto], known: Callable[[str], bool]) -> Sequence[NodeProto]:
+def in_order(listed: Sequence[Listed], known: Callable[[str], bool]) -> Sequence[Listed]:
     """Returns nodes so that each stands after those whose results it reads.
 
     Args:
-        nodes: the nodes of one graph.
+        listed: the nodes of one graph.
         known: whether a name is defined before them.
 
     Raises:
         ModelError: the nodes read each other in a circle.
     """
-    listed = list(nodes)
     reads = [_reads(node) for node in listed]
     maker: dict[str, int] = {}
     for i, node in enumerate(listed):
-        for name in node.output:
+        for name in node.outputs:
             maker.setdefault(name, i)
     if all(maker.get(n, -1) < i or known(n) for i, names in enumerate(reads) for n in names):
         return listed
@@ -32,7 +32,7 @@ def in_order(nodes: Iterable[NodeProto], known: Callable[[str], bool]) -> Sequen
 
 
 def _sorted(
-    listed: Sequence[NodeProto],
+    listed: Sequence[Listed],
     reads: Sequence[set[str]],
     maker: dict[str, int],
     known: Callable[[str], bool],
@@ -54,7 +54,7 @@ def _sorted(
                 ready.append(j)
     if len(order) < len(listed):
         stuck = next(n for n, count in zip(listed, missing, strict=True) if count)
-        label = f"{stuck.op_type}:{stuck.name or next(iter(stuck.output), '')}"
+        label = f"{stuck.op}:{stuck.name or next(iter(stuck.outputs), '')}"
         raise ModelError(
             f"{label}: the graph is cyclic: the node reads results that depend on its own",
             code="TW-E0111",
@@ -62,11 +62,11 @@ def _sorted(
     return order
 
 
-def _reads(node: NodeProto) -> set[str]:
+def _reads(node: Listed) -> set[str]:
     """The names that a node reads, also those that its graphs take from around it."""
-    names = set(node.input)
+    names = set(node.inputs)
     names.discard("")
-    pending = [g for a in node.attribute if a.type in GRAPHS for g in (a.g, *a.graphs)]
+    pending = [g for a in node.attributes if a.type in GRAPHS for g in (a.g, *a.graphs)]
     while pending:
         graph = pending.pop()
         for inner in graph.node:

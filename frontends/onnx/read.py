@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
@@ -19,6 +19,7 @@ from tilewright import dtype as dt
 from tilewright.dtype import DType
 from tilewright.errors import ModelError
 
+from .listing import Listed, listed
 from .messages import GRAPHS, GraphProto, ModelProto, TensorProto
 from .wire import without_weights
 
@@ -142,12 +143,14 @@ class Source:
         weights: that data, by the initializer's index in the main graph; views of the file.
         external: the files beside it, None where there is no folder.
         name: what messages call it.
+        nodes: those of the main graph.
     """
 
     model: ModelProto
     weights: Mapping[int, np.ndarray]
     external: ExternalData | None
     name: str
+    nodes: Sequence[Listed]
 
 
 def read_model(
@@ -165,7 +168,8 @@ def read_model(
     """
     external = None if base_dir is None else ExternalData(Path(base_dir))
     if isinstance(source, ModelProto):
-        return Source(_checked(source, "the model"), {}, external, "the model")
+        nodes = _checked(source, "the model")
+        return Source(source, {}, external, "the model", nodes)
     if isinstance(source, bytes | bytearray | memoryview):
         return _parse(np.frombuffer(bytes(source), np.uint8), external, "the model")
     path = Path(source)
@@ -200,10 +204,11 @@ def _parse(data: np.ndarray, external: ExternalData | None, name: str) -> Source
             " not a complete ModelProto; the file may be cut off or of another kind",
             code="TW-E0103",
         ) from None
-    return Source(_checked(model, name), weights, external, name)
+    return Source(model, weights, external, name, _checked(model, name))
 
 
-def _checked(model: ModelProto, name: str) -> ModelProto:
+def _checked(model: ModelProto, name: str) -> Sequence[Listed]:
+    """The nodes of the main graph of a message that is found to be a model with names in it."""
     if not model.HasField("graph"):
         raise ModelError(
             f"{name} is not an ONNX model: it holds no graph; the file may be empty, cut off or"
@@ -211,41 +216,40 @@ def _checked(model: ModelProto, name: str) -> ModelProto:
             code="TW-E0103",
         )
     # A string that is not UTF-8 comes out of protobuf as bytes.
-    texts = _texts(model)
+    main = listed(model.graph.node)
+    texts = _texts(model, main)
     if not set(map(type, texts)) <= {str}:
         odd = next(text for text in texts if not isinstance(text, str))
         raise ModelError(
             f"{name}: the name {odd!r} in it is not UTF-8 text; the file may be damaged",
             code="TW-E0104",
         )
-    return model
+    return main
 
 
-def _texts(model: ModelProto) -> list[object]:
-    """All names in a model."""
-    texts: list[object] = []
-    nodes = [n for f in model.functions for n in f.node]
-    graphs = [model.graph]
+def _texts(model: ModelProto, main: Sequence[Listed]) -> list[object]:
+    """All names in a model, whose main graph has these nodes."""
+    texts: list[object] = [model.graph.name, *_declared_texts(model.graph)]
+    nodes = [*main, *(n for f in model.functions for n in listed(f.node))]
     for function in model.functions:
         texts += (function.name, function.domain, function.overload)
         texts += (*function.input, *function.output, *function.attribute)
     for opset in (*model.opset_import, *(o for f in model.functions for o in f.opset_import)):
         texts.append(opset.domain)
-    while nodes or graphs:
-        if graphs:
-            graph = graphs.pop()
-            nodes += graph.node
-            texts.append(graph.name)
-            texts += _declared_texts(graph)
-        else:
-            node = nodes.pop()
-            texts += (node.name, node.op_type, node.domain, node.overload)
-            texts += node.input
-            texts += node.output
-            for attribute in node.attribute:
+    while nodes:
+        graphs: list[GraphProto] = []
+        for node in nodes:
+            texts += (node.name, node.op, node.domain, node.proto.overload)
+            texts += node.inputs
+            texts += node.outputs
+            for attribute in node.attributes:
                 texts += (attribute.name, attribute.ref_attr_name)
                 if attribute.type in GRAPHS:
                     graphs += (attribute.g, *attribute.graphs)
+        nodes = []
+        for graph in graphs:
+            nodes += listed(graph.node)
+            texts += (graph.name, *_declared_texts(graph))
     return texts
 
 
