@@ -65,12 +65,13 @@ def _cut(view: memoryview, data: np.ndarray) -> tuple[bytes, dict[int, np.ndarra
         if field.number != _INITIALIZER:
             continue
         if field.end - field.body >= _WORTH_CUTTING:
-            raw = [f for f in _fields(view, field.body, field.end) if f.number == _RAW_DATA]
+            raw = [f for f in _fields(view, field.body, field.end) if f[0] == _RAW_DATA]
             if len(raw) == 1 and raw[0].end - raw[0].body >= _WORTH_CUTTING:
-                weights[index] = data[raw[0].body : raw[0].end]
-                rest = (view[field.body : raw[0].start], view[raw[0].end : field.end])
-                parts += (view[kept : field.start], _header(_INITIALIZER, sum(map(len, rest))))
-                parts += rest
+                _, start, body, end = raw[0]
+                weights[index] = data[body:end]
+                rest = start - field.body + field.end - end
+                parts += (view[kept : field.start], _header(_INITIALIZER, rest))
+                parts += (view[field.body : start], view[end : field.end])
                 kept = field.end
         index += 1
     parts.append(view[kept : graph.end])
@@ -87,23 +88,26 @@ def _fields(view: memoryview, start: int, end: int) -> Iterator[_Field]:
         key, body = view[at], at + 1
         if key > 127:
             key, body = _varint(view, at, end)
-        match key & 7:
-            case 2:  # a length, then as many bytes
-                if body >= end:
-                    raise _Odd
-                length = view[body]
-                body += 1
-                if length > 127:
-                    length, body = _varint(view, body - 1, end)
-                after = body + length
-            case 0:  # varint
-                _, after = _varint(view, body, end)
-            case 1:  # 64 bits
-                after = body + 8
-            case 5:  # 32 bits
-                after = body + 4
-            case _:
+        kind = key & 7
+        if kind == 2:  # a length, then as many bytes
+            if body >= end:
                 raise _Odd
+            length = view[body]
+            body += 1
+            if length > 127:
+                length, body = _varint(view, body - 1, end)
+            after = body + length
+        elif kind == 0:  # varint
+            if body < end and view[body] < 128:
+                after = body + 1
+            else:
+                _, after = _varint(view, body, end)
+        elif kind == 1:  # 64 bits
+            after = body + 8
+        elif kind == 5:  # 32 bits
+            after = body + 4
+        else:
+            raise _Odd
         if after > end:
             raise _Odd
         yield _Field(key >> 3, at, body, after)
