@@ -16,6 +16,7 @@ class Machine:
 
     Attributes:
         lanes: 32-bit elements in a vector register; a vector loop is cut into chunks of so many.
+        registers: vector registers.
         fma: fused multiply-add. half: conversion between f16 and f32.
         masked: masked loads and stores of any width are one instruction.
         gather: loads through a vector of indices are one instruction.
@@ -27,6 +28,7 @@ class Machine:
     """
 
     lanes: int
+    registers: int
     fma: bool
     half: bool
     masked: bool
@@ -40,6 +42,7 @@ def machine_of(target: Target) -> Machine:
     """The facts about a target."""
     return Machine(
         lanes=target.lanes(32),
+        registers=target.vector_registers,
         fma=target.fma,
         half=target.half,
         masked=target.masked,

@@ -30,6 +30,7 @@ from tilewright.tensor.walk import statements
 from .builder import Pointer, Value
 from .control import Lane, loop_range
 from .index import Form, Index
+from .interleave import REGISTERS, interleave
 from .machine import Machine
 from .registers import Cells
 from .rows import Rows
@@ -106,8 +107,11 @@ class Statements(Rows):
         if len(lanes) > 1 and not self._is_structured(body):
             outermost = not self._deferring
             self._deferring = True
-            for lane in lanes:
-                self.block(body, [lane])
+            if self._is_long(body):
+                self._side_by_side(body, lanes)
+            else:
+                for lane in lanes:
+                    self.block(body, [lane])
             if outermost:
                 self._deferring = False
                 self._finish_reductions()
@@ -134,6 +138,20 @@ class Statements(Rows):
                         self._let(stmt, lane)
                 case Alloc():
                     self._declare(stmt.buffer)
+
+    def _side_by_side(self, body: Block, lanes: list[Lane]) -> None:
+        """Emits straight code that is long for several chunks at a time, in turns."""
+        count = max(1, self.machine.registers // REGISTERS)
+        scope = self.scopes[-1]
+        for start in range(0, len(lanes), count):
+            begin, chains = len(scope.lines), list[list[str]]()
+            for lane in lanes[start : start + count]:
+                before = len(scope.lines)
+                self.block(body, [lane])
+                chains.append(scope.lines[before:])
+            # Guarded loads of machines without masks are branches.
+            if not any(line.endswith(":") for chain in chains for line in chain):
+                scope.lines[begin:] = interleave(chains)
 
     def _is_structured(self, body: Block) -> bool:
         """Whether emitting the body starts new basic blocks (a loop or a scalar branch)."""

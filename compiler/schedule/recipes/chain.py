@@ -178,6 +178,8 @@ def chain(nests: Nests, target: Target, choices: Choices) -> Schedule:
     s.do("set_scope", t.last.buffer.name, "register")
     shape_reduction(s, t.last, t.row.var.name if t.row else None, t.column.var.name)
     width = target.lanes(32)
+    # Exponentials of several vectors run side by side; a rest of any length is best one vector.
+    wide = width * (4 if isinstance(t.values.axes[-1].extent, int) else 1)
     between = nests.temporaries[1:-1]
     if kept is not None:
         s.do("compute_at", kept.buffer.name, block)
@@ -190,9 +192,9 @@ def chain(nests: Nests, target: Target, choices: Choices) -> Schedule:
             case MapStage() if temporary is t.values:
                 _score_tiles(s, t, width)
             case MapStage() if len(temporary.axes) == len(t.scores.spatial):
-                vectorise(s, temporary.axes[-1].var.name, width)
+                vectorise(s, temporary.axes[-1].var.name, wide)
     if kept is not None:
-        vectorise(s, kept.axes[-1].var.name, width)
+        vectorise(s, kept.axes[-1].var.name, wide)
     for stage in (*between, kept):
         if isinstance(stage, MapStage) and len(stage.axes) == len(t.scores.spatial):
             s.do("align_dim", stage.buffer.name, len(stage.axes) - 1, width)
