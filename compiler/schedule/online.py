@@ -111,37 +111,65 @@ def online(
     parts = _parts(body, values, top, weights, sums, shares)
     held = (values, weights, shares) if shares else (values, weights)
     cut = _Cut(body, values, held, block, Var(name))
-    m, v = body.buffer(top), body.buffer(values)
-    rows = zip(m.shape, v.shape[:-1], strict=False)
-    if len(m.shape) != len(v.shape) - 1 or not all(same_dim(a, b) for a, b in rows):
-        raise body.fail(f"{top!r} is not one value for each row of {values!r}")
-    before, scale = (Buffer(f"{name}_{x}", m.dtype, m.shape, "local") for x in ("before", "scale"))
-    inner: list[Stmt] = [
-        cut.nest(parts.values, _unset_outside),
-        _beside(parts.top[0], "_before", lambda at: Store(before, at, Load(m, at))),
-        cut.nest(parts.top[1]),
-        _beside(parts.top[0], "_scale", lambda at: Store(scale, at, _fall(before, m, at))),
-        cut.nest(parts.weights, lambda e, _: _weight(e)),
-    ]
-    first, after = [parts.top[0]], list[Stmt]()
-    for start, update in parts.sums:
-        first.append(start)
-        term, factors = _factored(body, update, (weights, shares), parts.share)
-        of_row = Load(scale, term.indices[:-1])
-        inner.append(_times(start, update, "mul", of_row, "scaled"))
-        inner.append(cut.nest(_without(update, factors)))
-        for k, (op, factor) in enumerate(factors):
-            after.append(_times(start, update, op, factor, f"whole{k or ''}"))
+    before, scale = _beside_tops(body, values, top, name)
+    tops = _weights(parts, cut, body.buffer(top), before, scale)
+    first, inner, after = _sums(body, parts, cut, (weights, shares), scale)
     kept = [cut.smaller.get(n, b) for n, b in body.buffers.items() if n != shares]
     result = (
         *(Alloc(b) for b in (*kept, before, scale)),
-        *first,
-        For(cut.number, ceildiv(cut.extent, block), tuple(inner)),
+        *(parts.top[0], *first),
+        For(cut.number, ceildiv(cut.extent, block), (*tops, *inner)),
         *parts.late,
         *after,
         *parts.rest,
     )
     return edit_loop(func, loop, lambda it: (replace(it, body=result),), step)
+
+
+def _beside_tops(body: _Body, values: str, top: str, name: str) -> tuple[Buffer, Buffer]:
+    """Where the maxima before a block are kept, and what sums are then scaled by.
+
+    Raises:
+        ScheduleError: there is not one maximum for each row of values.
+    """
+    m, v = body.buffer(top), body.buffer(values)
+    rows = zip(m.shape, v.shape[:-1], strict=False)
+    if len(m.shape) != len(v.shape) - 1 or not all(same_dim(a, b) for a, b in rows):
+        raise body.fail(f"{top!r} is not one value for each row of {values!r}")
+    before, scale = (Buffer(f"{name}_{x}", m.dtype, m.shape, "local") for x in ("before", "scale"))
+    return before, scale
+
+
+def _weights(parts: _Parts, cut: _Cut, top: Buffer, before: Buffer, scale: Buffer) -> list[Stmt]:
+    """The weights of one block below the maximum so far, and what sums are scaled by."""
+    start, update = parts.top
+    return [
+        cut.nest(parts.values, _unset_outside),
+        _beside(start, "_before", lambda at: Store(before, at, Load(top, at))),
+        cut.nest(update),
+        _beside(start, "_scale", lambda at: Store(scale, at, _fall(before, top, at))),
+        cut.nest(parts.weights, lambda e, _: _weight(e)),
+    ]
+
+
+def _sums(
+    body: _Body, parts: _Parts, cut: _Cut, of: tuple[str, str], scale: Buffer
+) -> tuple[list[Stmt], list[Stmt], list[Stmt]]:
+    """What the sums are before all blocks, in each of them, and after all.
+
+    Args:
+        of: the names of weights and of their shares.
+    """
+    first, inner, after = list[Stmt](), list[Stmt](), list[Stmt]()
+    for start, update in parts.sums:
+        first.append(start)
+        term, factors = _factored(body, update, of, parts.share)
+        of_row = Load(scale, term.indices[:-1])
+        inner.append(_times(start, update, "mul", of_row, "scaled"))
+        inner.append(cut.nest(_without(update, factors)))
+        for k, (op, factor) in enumerate(factors):
+            after.append(_times(start, update, op, factor, f"whole{k or ''}"))
+    return first, inner, after
 
 
 class _Body:
