@@ -248,8 +248,11 @@ def _lifetime(
 ) -> Lifetime:
     size: Dim = 0
     for end in touches.sizes:
-        size = dim(maximum(as_expr(size), as_expr(end)))
-    if symbols(size) - known:
+        if isinstance(size, int) and isinstance(end, int):
+            size = max(size, end)
+        else:
+            size = dim(maximum(as_expr(size), as_expr(end)))
+    if not isinstance(size, int) and symbols(size) - known:
         name = offset.name.removeprefix(_PREFIX)
         raise UnsupportedError([Gap("a size that depends on data and has no bound", (name,))])
     paths = [path for _, path in touches.places]
@@ -285,7 +288,10 @@ def place(buffers: Sequence[Lifetime]) -> tuple[dict[Var, Dim], Dim]:
         spans = [(-(-count // granule), b.first, b.last) for count, b in members]
         starts, height = pack(spans)
         for (_, buffer), start in zip(members, starts, strict=True):
-            offsets[buffer.offset] = dim(as_expr(total) + as_expr(step) * start)
+            if isinstance(total, int) and isinstance(step, int):
+                offsets[buffer.offset] = total + step * start
+            else:
+                offsets[buffer.offset] = dim(as_expr(total) + as_expr(step) * start)
         total = dim(as_expr(total) + as_expr(step) * height)
     return offsets, total
 

@@ -165,21 +165,22 @@ def _keys(graph: Graph) -> list[int]:
     def number(key: Key) -> int:
         return numbers.setdefault(key, len(numbers))
 
-    def type_of(value: Value) -> int:
+    def types_of(values: tuple[Value, ...]) -> tuple[int, ...]:
         # Nodes that are added again share their types and attributes.
-        found = types.get(id(value.type))
-        if found is None:
-            key = ("type", value.type.dtype.name, value.type.shape)
-            found = types[id(value.type)] = number(key)
-        return found
+        try:
+            return tuple([types[id(v.type)] for v in values])
+        except KeyError:
+            for value in values:
+                key = ("type", value.type.dtype.name, value.type.shape)
+                types[id(value.type)] = number(key)
+            return tuple([types[id(v.type)] for v in values])
 
     keys: list[int] = []
     for n in graph.nodes:
         held = attrs.get(id(n.attrs))
         if held is None:
             held = attrs[id(n.attrs)] = number(("attrs", *_attrs_key(n.attrs)))
-        operands = tuple([type_of(v) for v in n.inputs])
-        keys.append(number((n.op, operands, tuple([type_of(v) for v in n.outputs]), held)))
+        keys.append(number((n.op, types_of(n.inputs), types_of(n.outputs), held)))
     return keys
 
 
@@ -401,6 +402,7 @@ class _Lengthening:
         self.work = work
         self.constants: dict[Value, np.ndarray] = {}
         self.by_recipe: dict[Recipe, Value] = {}
+        self.moved: dict[tuple[Value, int], Value] = {}
         self.nodes: list[Node] = []
         self.names: set[str] = {v.name for v in made.inputs}
         self.further = _Names(short)
@@ -448,14 +450,14 @@ class _Lengthening:
         inside = {v for n in layer for v in n.inputs}
         before = {v for n in self.made.nodes[:end] for v in n.inputs}
         found = [v for v in self.short.whole.constants if v in self.constants]
-        block: list[Recipe] = []
+        block: list[Value] = []
         for value, array in (*self.made.constants.items(), (None, None)):
             recipe = None if array is None else recipe_of(array)
-            if recipe is not None and value in inside:
-                block.append(recipe)
+            if value is not None and recipe is not None and value in inside:
+                block.append(value)
                 continue
             for by in range(missing + 1 if block else 0):
-                found += [self.by_recipe[shifted(r, by)] for r in block]
+                found += [self.moved[v, by] for v in block]
             block.clear()
             if recipe is None and value in self.constants:
                 found.append(value)
@@ -481,12 +483,15 @@ class _Lengthening:
             new = value if name == value.name else Value(name, value.type)
             stands[value] = new
             outputs.append(new)
-        attrs = {
-            k: self.further.origins_of(a, by) if isinstance(a, Graph) else a
-            for k, a in node.attrs.items()
-        }
+        attrs = node.attrs
+        if any([isinstance(a, Graph) for a in attrs.values()]):
+            held: dict[str, Attr] = {
+                k: self.further.origins_of(a, by) if isinstance(a, Graph) else a
+                for k, a in attrs.items()
+            }
+            attrs = MappingProxyType(held)
         origin = self.further.origin(node.origin, by)
-        self.nodes.append(Node(node.op, inputs, MappingProxyType(attrs), tuple(outputs), origin))
+        self.nodes.append(Node(node.op, inputs, attrs, tuple(outputs), origin))
 
     def _name(self, name: str) -> str:
         if name in self.names:
@@ -496,6 +501,12 @@ class _Lengthening:
 
     def _constant(self, value: Value, by: int) -> Value:
         """The constant that takes the place of one in the layer that lies ``by`` further."""
+        known = self.moved.get((value, by))
+        if known is None:
+            known = self.moved[value, by] = self._moved(value, by)
+        return known
+
+    def _moved(self, value: Value, by: int) -> Value:
         array = self.made.constants[value]
         recipe = recipe_of(array)
         if recipe is None:
@@ -506,7 +517,7 @@ class _Lengthening:
         moved = shifted(recipe, by)
         found = self.by_recipe.get(moved)
         if found is None:
-            if not layers_of(moved) <= set(range(self.short.stretch.count)):
+            if max(layers_of(moved)) >= self.short.stretch.count:
                 raise OpaqueError
             found = self.further.constant(moved)
             if found is None:

@@ -233,6 +233,9 @@ def _key(op: str, inputs: Sequence[Value], attrs: Mapping[str, Attr]) -> Key:
 
 def frozen(value: Attr) -> object:
     """A hashable stand-in that tells 1, 1.0 and True apart, and nan equal to itself."""
+    kind = type(value)
+    if kind is int or kind is str or kind is bool:
+        return (kind.__name__, value)
     match value:
         case tuple():
             return tuple([frozen(v) for v in value])
