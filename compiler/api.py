@@ -102,6 +102,8 @@ def compile(  # noqa: A001
     )
     found, again = _build(opened, options, log, records)
     entry = backend.load(found.target, found.objects, open_cache(options), options.threads)
+    if again.made is not None:
+        backend.rest()
     _report(options.debug, log, again)
     return Executable(found, entry, again.stages())
 
@@ -150,6 +152,8 @@ def _build(
     found = None if key is None else find_model(store, key, opened)
     made: Built | None = None
     if found is None:
+        # Loading what makes code touches much memory: let it be before there is anything else.
+        backend.rest()
         # No name for the graph: its weights are to go when they are packed.
         function = load_function(PIPELINE["build"])
         made = function(_imported(opened, log), wanted, backend, store, log, options.math, replay)

@@ -8,6 +8,7 @@ import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from types import FrameType
 
 
@@ -102,9 +103,6 @@ class InternalError(TilewrightError):
 
 _LIBRARIES = frozenset({"tilewright", "torch", "numpy"})
 _COMMANDS = ("tilewright.cli", "tilewright.commands", "tilewright.__main__")
-_INSTALLED = tuple({
-    sysconfig.get_path(kind) + os.sep for kind in ("stdlib", "platstdlib", "purelib", "platlib")
-} | {os.path.dirname(os.path.abspath(__file__)) + os.sep})  # fmt: skip
 
 
 def user_line() -> str:
@@ -133,7 +131,15 @@ def is_users(frame: FrameType) -> bool:
 
 def is_installed(path: str) -> bool:
     """Whether a file belongs to Python, to a package beside it, or to this one."""
-    return os.path.abspath(path).startswith(_INSTALLED)
+    return os.path.abspath(path).startswith(_installed())
+
+
+@cache
+def _installed() -> tuple[str, ...]:
+    """The folders of what is installed; Python takes 5 ms to find them, and few ask."""
+    kinds = ("stdlib", "platstdlib", "purelib", "platlib")
+    ours = os.path.dirname(os.path.abspath(__file__))
+    return tuple({folder + os.sep for folder in (ours, *(sysconfig.get_path(k) for k in kinds))})
 
 
 def line_text(frame: FrameType, line: int) -> str:

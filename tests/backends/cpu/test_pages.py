@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tilewright.backends.cpu.compile import compile_object, rest
-from tilewright.backends.cpu.pages import forget_pages
+from tilewright.backends.cpu.pages import forget_pages, map_singly
 from tilewright.backends.cpu.target import resolve_target
 
 TEXT = "define i64 @f(i64 %x) {\n %y = mul i64 %x, 3\n ret i64 %y\n}"
@@ -37,6 +37,23 @@ def test_llvm_works_as_before_once_its_pages_are_gone() -> None:
 def test_a_library_that_is_not_there_is_nothing_to_forget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tilewright.backends.cpu.pages._SMAPS", Path("/nowhere/smaps"))
     forget_pages("libnowhere")
+
+
+def test_llvm_takes_the_pages_it_touches_and_none_around_them() -> None:
+    target = resolve_target("x86-64-v2")
+    before = compile_object(TEXT, target)
+    if map_singly("libllvmlite") is None:
+        pytest.skip("the system does not let pages be mapped one by one")
+    rest()
+    assert compile_object(TEXT, target) == before
+    assert resident("libllvmlite") < 22 << 10
+
+
+def test_where_pages_are_not_mapped_one_by_one_all_stays_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tilewright.backends.cpu.pages._USERFAULTFD", {})
+    assert map_singly("libnowhere") is None
 
 
 def test_resting_gives_llvm_s_pages_back_and_it_works_again() -> None:
