@@ -484,7 +484,7 @@ class _Lengthening:
             stands[value] = new
             outputs.append(new)
         attrs = node.attrs
-        if any([isinstance(a, Graph) for a in attrs.values()]):
+        if any(isinstance(a, Graph) for a in attrs.values()):
             held: dict[str, Attr] = {
                 k: self.further.origins_of(a, by) if isinstance(a, Graph) else a
                 for k, a in attrs.items()
