@@ -94,8 +94,9 @@ def _shorten(block: Block, b: Buffer, position: int, extent: int, reader: Var) -
     None where it is used otherwise: by more than these loops and the reader's, or not by all of
     an iteration of theirs.
     """
-    ways = [x.indices[position] for x in (*block_loads(block), *stores(block)) if x.buffer == b]
-    used = [simplify(i) for i in ways]
+    places = [x.indices for x in block_loads(block) if x.buffer == b]
+    places += [x.indices for x in stores(block) if x.buffer == b]
+    used = [simplify(at[position]) for at in places]
     filling = {x.var: x for x in loops(block) if x.var in used and x.var is not reader}
     for loop in filling.values():
         others = any(x.buffer != b for x in stores(loop.body))
