@@ -67,10 +67,7 @@ def are_copies(body: Graph, other: Graph) -> bool:
         and body.constants is other.constants
         and len(body.nodes) == len(other.nodes)
         and all(
-            a.op == b.op
-            and a.inputs is b.inputs
-            and a.outputs is b.outputs
-            and a.attrs is b.attrs
+            a.op == b.op and a.inputs is b.inputs and a.outputs is b.outputs and a.attrs is b.attrs
             for a, b in zip(body.nodes, other.nodes, strict=True)
         )
     )
