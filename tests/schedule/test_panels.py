@@ -90,6 +90,18 @@ def test_the_copy_computes_the_product(answers: dict[str, int]) -> None:
     np.testing.assert_array_equal(given["y0"], expected["y0"])
 
 
+def test_rows_run_in_blocks_whose_count_their_tiles_do_not_divide() -> None:
+    """134 tiles of 6 rows: blocks of a divisor, 2 tiles, would read all panels again for each."""
+    group = matmul(799, 1536, 512)
+    done = schedule(nests_of(group, "x1"), AVX512, Choices({"mr": 6, "nr": 64}))
+    (outer,) = done.func.body
+    assert isinstance(outer, For) and isinstance(outer.extent, int)
+    blocks, left = divmod(outer.extent, 8)
+    (tiles,) = (x.extent for x in outer.body if isinstance(x, For))
+    assert left == 0 and isinstance(tiles, int)
+    assert tiles > 5 and 134 <= blocks * tiles <= 134 * 1.05
+
+
 M, K, N = map(symbol, "MKN")
 
 

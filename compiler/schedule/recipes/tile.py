@@ -267,14 +267,23 @@ def _blocked(
     block = max(1, (target.l2_bytes // 4) // max(per_step, 1))
     if not isinstance(count, int) or count <= block:
         return [*batch, panel, *rows]
-    pieces = ceildiv(count, block)
-    assert isinstance(pieces, int)
-    divisors = [d for d in range(1, block + 1) if count % d == 0]
-    block = max(divisors)
-    if block * 4 < count // pieces:
-        return [*batch, *rows, panel]
-    s.do("split", rows[-1], block, f"{rows[-1]}_block", f"{rows[-1]}_in", "exact")
+    block = _even_block(count, block)
+    s.do("split", rows[-1], block, f"{rows[-1]}_block", f"{rows[-1]}_in", "assume")
     return [*batch, *rows[:-1], f"{rows[-1]}_block", panel, f"{rows[-1]}_in"]
+
+
+def _even_block(count: int, most: int) -> int:
+    """Tiles in a block, at most so many: the last block, moved back, repeats few of them.
+
+    A divisor of the count repeats none, but one far below the most reads the columns' operand
+    again as often.
+    """
+
+    def cost(block: int) -> float:
+        pieces = -(-count // block)
+        return pieces * block / count + 0.05 * pieces * most / count
+
+    return min(range(1, most + 1), key=cost)
 
 
 def shape_reduction(s: Schedule, r: Reduction, row: str | None, column: str) -> None:
