@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 from tilewright import api, cli
 from tilewright.backends.cpu.peaks import measure_peaks
-from tilewright.commands import arrays, doctor, model, run
+from tilewright.commands import agreement, arrays, doctor, model
 from tilewright.dtype import f32, i64
 from tilewright.errors import InternalError, OptionError, UnsupportedError
 from tilewright.peers import agreements
@@ -89,6 +89,23 @@ def test_run_takes_inputs_from_files_and_writes_outputs(layer: str, tmp_path: Pa
             assert np.array_equal(found["y"], wanted)
 
 
+def test_running_a_compiled_file_imports_no_other_runtime_and_no_compiler(
+    layer: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "layer.tw"
+    assert command("compile", layer, "-o", str(file)) == 0
+    program = (
+        "import sys; from tilewright.cli import run_command; "
+        f"code = run_command(['run', {str(file)!r}, '--dim', 'N=2']); "
+        "print(code, *sorted({'rich', 'tilewright.peers', 'tilewright.pipeline', 'onnx', 'email',"
+        " 'llvmlite.binding'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "0"
+
+
 def test_run_checks_against_onnx_runtime_and_numpy(
     layer: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -100,7 +117,7 @@ def test_run_checks_against_onnx_runtime_and_numpy(
 def test_run_exits_1_where_results_differ(
     layer: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(run, "run_reference", lambda *_: [np.full((1, 8), 3, np.float32)])
+    monkeypatch.setattr(agreement, "run_reference", lambda *_: [np.full((1, 8), 3, np.float32)])
     assert command("run", layer, "--check", "reference") == 1
     assert "DIFFERS from NumPy: y" in capsys.readouterr().out
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from rich.console import Console
 
 from tilewright import api
 from tilewright.backends import load_backend
@@ -21,8 +21,11 @@ from tilewright.options import from_environment
 from tilewright.runtime import artifact
 from tilewright.runtime.compiled import Compiled
 from tilewright.runtime.executable import Executable
+from tilewright.stages import load_function
 
 ARTIFACT = ".tw"
+_CONSOLE = "rich.console:Console"
+"""Imported where somebody watches: it takes a fifth of the time of a short command."""
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
@@ -217,9 +220,8 @@ def graph_of(model: str, shapes: Mapping[str, tuple[int | str, ...]] | None = No
 @contextmanager
 def progress() -> Iterator[Callable[[str], None]]:
     """Gives a function that shows what is going on, where someone watches a terminal."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    if not sys.stderr.isatty():
         yield lambda _: None
         return
-    with console.status("") as status:
+    with load_function(_CONSOLE)(stderr=True).status("") as status:
         yield status.update

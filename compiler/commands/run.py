@@ -8,14 +8,17 @@ from pathlib import Path
 
 import click
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
-from tilewright.peers import REFERENCE, agreements, as_file, open_peer, run_reference
 from tilewright.runtime.executable import Executable
+from tilewright.stages import load_function
 
 from .arrays import choose_dims, dims_from, random_inputs, read_inputs, write_arrays
 from .model import DIM, MATH, NO_CACHE, RECORDS, SHAPE, TARGET, THREADS, is_artifact, ready
+
+_AGREEMENT = "tilewright.commands.agreement:show_agreement"
+"""Imported with ``--check`` only: the modules of other runtimes are half of all that run needs."""
+_WORDS = 3
+"""How many columns of the table are words."""
 
 
 def parse_input(value: str) -> tuple[str, Path]:
@@ -110,7 +113,8 @@ def run(
         write_arrays(output, outputs)
     if check is None:
         return 0
-    return _check(model, dict(shapes), check, feed, outputs, tolerance)
+    code = load_function(_AGREEMENT)(model, dict(shapes), check, feed, outputs, tolerance)
+    return int(code)
 
 
 def _feed(
@@ -134,16 +138,19 @@ def _show(
     prepared: float,
     took: float,
 ) -> None:
-    table = Table(box=None, pad_edge=False)
-    for column in ("", "name", "dtype", "shape", "mean", "std", "min", "max"):
-        table.add_column(column, justify="left" if column in ("", "name", "dtype") else "right")
-    for spec in exe.inputs:
-        table.add_row("in", *_row(spec.name, feed[spec.name]))
-    for name, array in outputs.items():
-        table.add_row("out", *_row(name, array))
-    console = Console(width=None if Console().is_terminal else 200, highlight=False)
-    console.print(table)
-    console.print(
+    heads = ("", "name", "dtype", "shape", "mean", "std", "min", "max")
+    rows: list[tuple[str, ...]] = [heads]
+    rows += [("in", *_row(s.name, feed[s.name])) for s in exe.inputs]
+    rows += [("out", *_row(name, array)) for name, array in outputs.items()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        # Words to the left, sizes and numbers to the right.
+        cells = [
+            cell.ljust(width) if k < _WORDS else cell.rjust(width)
+            for k, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        click.echo("  ".join(cells).rstrip())
+    click.echo(
         f"ready in {prepared:.2f} s, first run {took * 1e3:.2f} ms, {exe.threads} threads, "
         f"target {exe.target.name}"
     )
@@ -160,27 +167,3 @@ def _row(name: str, array: np.ndarray) -> tuple[str, ...]:
         shape,
         *(f"{v:.5g}" for v in (values.mean(), values.std(), values.min(), values.max())),
     )
-
-
-def _check(
-    model: str,
-    shapes: Mapping[str, tuple[int | str, ...]],
-    other: str,
-    feed: Mapping[str, np.ndarray],
-    outputs: Mapping[str, np.ndarray],
-    tolerance: float,
-) -> int:
-    """Prints how far the outputs are from another runtime's; returns the exit code."""
-    if other == REFERENCE:
-        label, theirs = "NumPy", run_reference(model, shapes, feed)
-    else:
-        with as_file(model) as path:
-            peer = open_peer(other, path, 1)
-            label, theirs = f"{other} {peer.version}", list(peer.run(feed))
-    code = 0
-    for found in agreements(list(outputs), list(outputs.values()), theirs):
-        agrees = found.relative <= tolerance
-        code = code if agrees else 1
-        size = found.note or f"largest difference {found.relative:.2e} of the largest value"
-        click.echo(f"{'agrees with' if agrees else 'DIFFERS from'} {label}: {found.output}: {size}")
-    return code
