@@ -43,6 +43,20 @@ _STATES = (
 """Of overloads whose results are more than fake tensors tell, or that write to more than data."""
 
 
+_DROPPING = {
+    torch.ops.aten.scaled_dot_product_attention.default: "dropout_p",
+    torch.ops.aten.dropout.default: "p",
+    torch.ops.aten.native_dropout.default: "p",
+    torch.ops.aten.lstm.input: "dropout",
+    torch.ops.aten.gru.input: "dropout",
+    torch.ops.aten.rnn_relu.input: "dropout",
+    torch.ops.aten.rnn_tanh.input: "dropout",
+}
+"""Of overloads that drop elements, the argument that says how likely."""
+_SILENT = torch._C._log_api_usage_once  # noqa: SLF001
+"""What library code calls that computes nothing."""
+
+
 class _GiveUp(Exception):
     """The graph is not one that a single pass can capture."""
 
@@ -142,6 +156,8 @@ def _run(graph: torch.fx.Graph, recorder: _Recorder, known: Mapping[Any, Any]) -
         match node.op:
             case "placeholder" | "get_attr":
                 environment[node] = known[node]
+            case "call_function" if node.target is _SILENT:
+                environment[node] = None
             case "call_function" | "call_method":
                 args, kwargs = torch.fx.map_arg((node.args, node.kwargs), environment.__getitem__)
                 recorder.begin(node, environment)
@@ -239,7 +255,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[misc]
     ) -> Any:  # fmt: skip
         """Runs a call on fake tensors and notes it, or what it is made of."""
         kwargs = kwargs or {}
-        if any(tag in func.tags for tag in _STATES) and not _takes_places(func, args):
+        if any(t in func.tags for t in _STATES) and not _is_certain(func, args, kwargs):
             raise _GiveUp
         if func.namespace == "prim":
             return func(*args, **kwargs)  # asks what a tensor is
@@ -367,11 +383,19 @@ def _functional(func: Any) -> Any:
     return found
 
 
-def _takes_places(func: Any, args: Sequence[Any]) -> bool:
-    """Whether a call indexes with numbers, not masks, so that shapes tell its result's."""
-    return func is torch.ops.aten.index.Tensor and all(
-        x.dtype not in (torch.bool, torch.uint8) for x in _tensors(args[1])
-    )
+def _is_certain(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether shapes tell a call's result, although its overload is one of ``_STATES``.
+
+    One that indexes with numbers, not masks, or that would drop elements, but with a probability
+    of 0 or not in training.
+    """
+    if func is torch.ops.aten.index.Tensor:
+        return all(x.dtype not in (torch.bool, torch.uint8) for x in _tensors(args[1]))
+    names = [a.name for a in func._schema.arguments]  # noqa: SLF001
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    if func in _DROPPING:
+        return given.get(_DROPPING[func], 0.0) == 0.0 or given.get("train") is False
+    return False
 
 
 def _storage(tensor: torch.Tensor) -> int:

@@ -83,6 +83,38 @@ def test_writes_to_nothing_but_what_it_made_take_one_pass(function: Function) ->
     agree(function, torch.randn(3, 4), passes=0)
 
 
+def attended(x: Any) -> Any:
+    y = x.view(1, 3, 4)
+    return nn.functional.scaled_dot_product_attention(y, y, y), nn.functional.dropout(y, 0.0)
+
+
+def kept_whole(x: Any) -> Any:
+    torch._C._log_api_usage_once("what library code says when it is called")
+    return nn.functional.dropout(x, 0.5, training=False) + 1
+
+
+@pytest.mark.parametrize("function", [attended, kept_whole])
+def test_what_would_drop_elements_but_does_not_takes_one_pass(function: Function) -> None:
+    agree(function, torch.randn(3, 4), passes=0)
+
+
+def test_recurrent_layers_that_drop_nothing_take_one_pass() -> None:
+    x = torch.randn(2, 5, 4)
+    with torch._dynamo.config.patch(allow_rnn=True):
+        for layer in (nn.LSTM, nn.GRU, nn.RNN):
+            agree(layer(4, 3, 2, batch_first=True, dropout=0.5).eval(), x, passes=0)
+
+
+@pytest.mark.parametrize("probability", [0.25, 1.0])
+def test_what_does_drop_elements_is_refused(probability: float) -> None:
+    def attend(x: Any) -> Any:
+        y = x.view(1, 3, 4)
+        return nn.functional.scaled_dot_product_attention(y, y, y, dropout_p=probability)
+
+    with pytest.raises(Exception, match="TW-E0200"):
+        torch.compile(attend, backend="tilewright")(torch.randn(3, 4))
+
+
 def written_argument(x: Any) -> Any:
     x.mul_(2)
     return x + 1
