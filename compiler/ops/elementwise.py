@@ -148,7 +148,8 @@ def _erf(x: np.ndarray) -> np.ndarray:
 
 
 def _exp_flushed(x: np.ndarray) -> np.ndarray:
-    return np.where(x < FLUSHED, x.dtype.type(0), np.exp(x))
+    result: np.ndarray = np.where(x < FLUSHED, x.dtype.type(0), np.exp(x))
+    return result
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:

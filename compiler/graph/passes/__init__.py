@@ -9,6 +9,7 @@ from ...ops import OPS
 from ...target import Target
 from ..ir import Attr, Graph, Node
 from .control import simplify_control
+from .depth import stack_depth
 from .fold import fold
 from .fuse import fuse
 from .kernels import restate
@@ -45,6 +46,7 @@ PASSES: tuple[tuple[str, Pass, str], ...] = (
     ("layout", layout, "convolution trunks run channels-last, with no transpose inside"),
     ("simplify again", simplify, "what layout brought together: scales behind a convolution"),
     ("layout again", layout, "reshapes that stood between two transposes are gone now"),
+    ("depth", stack_depth, "volumes are convolved as pictures, for which there are more methods"),
     ("simplify last", simplify, "a scale that layout moved behind its product joins the weights"),
     ("phases", phases, "transposed convolutions are to multiply no zeros, whatever joined them"),
     ("weights", flush_weights, "what a softmax masks off must cost no more than the rest"),
