@@ -134,7 +134,8 @@ def plan_chain(nests: Nests, target: Target, choices: Choices) -> Chain:
     narrowed = isinstance(keys.extent, int)
     score_costs = tile_costs(row, keys, target, contraction=True, narrowed=narrowed)
     costs = {
-        (m, n, w): a + b
+        # Keys and values come from L2 again for each block of rows, the less often the taller.
+        (m, n, w): (a + b) * (1 + 0.3 / m)
         for (m, n), a in outer_costs.items()
         for (k, w), b in score_costs.items()
         if k == m
