@@ -38,7 +38,7 @@ from .compound import DECOMPOSITIONS
 from .context import Context, Converter
 from .custom import converter_of
 from .export import parameter_line
-from .table import CONVERTERS, DECOMPOSED, EFFECT, NUMBER, REFUSED
+from .table import CONVERTERS, DECOMPOSED, EFFECT, NUMBER, RANDOM, REFUSED
 from .types import GapError, array_of, element_type, to_dim
 
 _IGNORED = frozenset(
@@ -236,7 +236,7 @@ class _Import:
         converter = None if effect else CONVERTERS.get(name, _PASSES.get(label))
         converter = converter or converter_of(label)
         if converter is None:
-            reason = REFUSED.get(name, EFFECT if effect else None)
+            reason = REFUSED.get(name, EFFECT if effect else _reason(node.target))
             self._gap(label if reason is None else f"{label}: {reason}", node)
             return
         try:
@@ -392,6 +392,12 @@ def _label(node: Any) -> str:
     if target is with_effects:
         target = node.args[1]
     return str(target) if isinstance(target, OpOverload) else target.__name__
+
+
+def _reason(target: Any) -> str | None:
+    """Why an overload that no table names is not supported, by what torch says of it."""
+    is_random = torch.Tag.nondeterministic_seeded in getattr(target, "tags", ())
+    return RANDOM if is_random else None
 
 
 def _source_line(node: Any) -> str:

@@ -54,7 +54,8 @@ _DATA = (
     " mask, torch.nonzero_static), or call it outside of the module"
 )
 NUMBER = "a number read from a tensor (.item()); keep it a tensor, or give it as an argument"
-_RANDOM = "random numbers (put the module in eval mode)"
+RANDOM = "random numbers (put the module in eval mode)"
+"""Of every overload that torch says draws them."""
 _COMPLEX = "complex tensors"
 _ERROR = (
     "an error that depends on data (a singular matrix); call the form that returns how it went, as"
@@ -75,21 +76,17 @@ REFUSED: dict[str, str] = {
     "_local_scalar_dense.default": NUMBER,
     "_print.default": EFFECT,
     "_unique2.default": _DATA,
-    "bernoulli.p": _RANDOM,
     "bincount.default": _DATA,
     "complex.default": _COMPLEX,
     "cond": _CONTROL,
     "masked_select.default": _DATA,
     "nonzero.default": _DATA,
     "polar.default": _COMPLEX,
-    "rand.default": _RANDOM,
-    "randint.low": _RANDOM,
-    "randn.default": _RANDOM,
-    "randperm.default": _RANDOM,
     "unique_consecutive.default": _DATA,
     "unique_dim.default": _DATA,
     "unique_dim_consecutive.default": _DATA,
     "view_as_complex.default": _COMPLEX,
+    "view_as_real.default": _COMPLEX,
     "while_loop": _CONTROL,
 }
 """Why overloads, and operators that hold graphs, cannot be imported, and what to do instead."""

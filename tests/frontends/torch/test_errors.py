@@ -185,6 +185,14 @@ def test_operators_that_make_other_tensors_are_named_with_their_line(
     assert f"aten.{operator}" in str(caught.value) and __file__ in str(caught.value)
 
 
+@pytest.mark.parametrize("draw", [torch.rand_like, torch.bernoulli, torch.dropout])
+def test_random_numbers_are_refused_as_such(draw: Callable[..., Any]) -> None:
+    more = (0.5, True) if draw is torch.dropout else ()
+    with pytest.raises(UnsupportedError, match="random numbers .put the module in eval mode") as e:
+        tw.compile(Apply(lambda x: draw(x, *more)), (torch.ones(3),))
+    assert __file__ in str(e.value)
+
+
 def test_a_write_into_a_view_of_an_input_is_refused_with_its_line() -> None:
     def write(x: Any) -> Any:
         x[0].add_(1)
