@@ -11,6 +11,7 @@ outside its variable's range, or -1 if a dim divides by a value that is 0 in thi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import assert_never
 
 from tilewright.dtype import bool_, i64
@@ -31,6 +32,8 @@ from tilewright.runtime.program import (
 )
 from tilewright.tensor.ir import Binary, Cast, Const, Dim, Expr, Select, Unary, Var
 from tilewright.tensor.simplify import bounds, product
+
+from .turns import Turns, find_turns
 
 ENTRY = "tilewright_main"
 FRAME_ENTRY = "tilewright_call"
@@ -196,10 +199,42 @@ class _Writer:
     # -------------------------------------------------------------- steps
 
     def steps(self, steps: tuple[Step, ...]) -> None:
+        turns = None if self.timed else find_turns(steps)
+        if turns is not None:
+            self.each(steps[: turns.start])
+            self.turns(steps[turns.start : turns.end], turns)
+            steps = steps[turns.end :]
+        self.each(steps)
+
+    def turns(self, steps: tuple[Step, ...], turns: Turns) -> None:
+        """Writes a loop for calls that repeat; its one block is left at its end."""
+        label, before = self.fresh(), self.block
+        turn = f"%{label}.i"
+        self.line(f"br label %{label}.turn")
+        self.start(f"{label}.turn")
+        self.line(f"{turn} = phi i64 [ 0, %{before} ], [ {turn}.next, %{label}.turn ]")
+        passed: dict[int, str] = {0: "0"}
+        for step, advances in zip(steps, turns.advances, strict=False):
+            assert isinstance(step, CallKernel)
+            given: list[str] = []
+            for a, advance in zip(step.args, advances, strict=True):
+                if advance not in passed:
+                    passed[advance] = self.value(f"mul i64 {turn}, {advance}")
+                way = passed[advance] if advance else 0
+                place = self.place(a)
+                given.append(self.offset(place, way) if isinstance(a, Tensor) else place)
+            self.call(step, given)
+        self.line(f"{turn}.next = add i64 {turn}, 1")
+        self.line(f"{turn}.more = icmp ult i64 {turn}.next, {turns.count}")
+        self.line(f"br i1 {turn}.more, label %{label}.turn, label %{label}.end")
+        self.start(f"{label}.end")
+
+    def each(self, steps: tuple[Step, ...]) -> None:
         for step in steps:
             match step:
                 case CallKernel():
-                    self.call(step)
+                    places = [self.place(a) for a in step.args]
+                    self.call(step, places)
                 case CopyTensor():
                     dst, src = self.address(step.dst), self.address(step.src)
                     size = self.dim(product((*step.src.shape, step.src.dtype.bytes)))
@@ -220,10 +255,13 @@ class _Writer:
         self.steps(steps)
         self.known = outer
 
-    def call(self, step: CallKernel) -> None:
+    def place(self, argument: Tensor | Dim) -> str:
+        return self.address(argument) if isinstance(argument, Tensor) else self.dim(argument)
+
+    def call(self, step: CallKernel, places: Sequence[str]) -> None:
         given = [
-            f"ptr {self.address(a)}" if isinstance(a, Tensor) else f"i64 {self.dim(a)}"
-            for a in step.args
+            f"ptr {place}" if isinstance(a, Tensor) else f"i64 {place}"
+            for a, place in zip(step.args, places, strict=True)
         ]
         types = ", ".join(["ptr", *(g.split(" ", 1)[0] for g in given)])
         if self.kernels.setdefault(step.kernel, types) != types:

@@ -165,6 +165,37 @@ def test_arena_offsets_may_be_symbolic() -> None:
         assert (run(x_values)[0] == 5 * x_values).all()
 
 
+def test_calls_that_repeat_are_a_loop_that_does_what_they_do() -> None:
+    count = 30
+    x, y = vector("x", 2, InputStorage(0)), vector("y", 2, OutputStorage(0))
+    a, b = vector("a", 2, ArenaStorage(0)), vector("b", 2, ArenaStorage(64))
+    steps = [CallKernel("add", (x, x, a, 2))]
+    for k in range(count):
+        w = vector("w", 2, ConstantStorage(64 * k))
+        kept = vector("kept", 2, ArenaStorage(128 + 64 * (count - 1 - k)))
+        steps += [CallKernel("add", (a, w, b, 2)), CallKernel("add", (b, x, a, 2))]
+        steps.append(CallKernel("add", (a, w, kept, 2)))
+    last, first = (vector("kept", 2, ArenaStorage(128 + 64 * k)) for k in (0, count - 1))
+    steps.append(CallKernel("add", (last, first, y, 2)))
+    constants = aligned([k * k + i for k in range(count) for i in range(8)])
+    run = build(
+        steps,
+        inputs=[TensorSpec("x", dt.i64, (2,))],
+        outputs=[TensorSpec("y", dt.i64, (2,))],
+        arena=128 + 64 * count,
+        constants=constants,
+    )
+    given_x = np.array([5, 70])
+    total, sums = 2 * given_x, []
+    for w_values in constants.reshape(count, 8)[:, :2]:
+        total = total + w_values + given_x
+        sums.append(total + w_values)
+    assert run(given_x)[0].tolist() == (sums[0] + sums[-1]).tolist()
+    program = Program("p", (), (), (), tuple(steps))
+    assert emit_program(program).count("call void @add(") == 5
+    assert emit_program(program, timed=True).count("call void @add(") == len(steps)
+
+
 def test_copies_write_outputs_that_are_inputs_or_constants() -> None:
     x = vector("x", N, InputStorage(0))
     w = vector("w", 2, ConstantStorage(0))
