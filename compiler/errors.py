@@ -277,6 +277,7 @@ CODES: Mapping[str, str] = {
     "TW-E0829": "kernels do not take the place of operators of this source",
     "TW-E0830": "a baseline cannot be read",
     "TW-E0831": "a baseline cannot be compared with",
+    "TW-E0832": "a compiled model is pickled",
     "TW-E0840": "a search is given no time",
     "TW-E0841": "what a search on many machines needs is not installed",
     "TW-E0842": "no scheduler of a fleet answers",

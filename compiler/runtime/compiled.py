@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn, Self
 
 from ..errors import OptionError
 from ..target import Target
@@ -29,6 +30,24 @@ class Compiled:
             **built.stages,
             "program": lambda: built.program_text,
         }
+
+    def __copy__(self) -> Self:
+        return self  # its code and constants are one, and never change
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        """Refuses to be pickled.
+
+        Raises:
+            OptionError: always; machine code belongs in a file (TW-E0832).
+        """
+        raise OptionError(
+            f"{self.name}: a compiled model is not pickled; save(path) writes it, and"
+            " tilewright.load(path) reads it in another process",
+            code="TW-E0832",
+        )
 
     @property
     def name(self) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import threading
 import time
 import weakref
@@ -39,6 +41,19 @@ def test_call_takes_inputs_in_order_by_name_and_mixed(shift: Executable) -> None
     named = shift.run({"b": B, "a": A})
     assert list(named) == ["y", "z"]
     check(tuple(named.values()))
+
+
+def test_copies_are_the_model_itself_and_outlive_each_other(shift: Executable) -> None:
+    copies = [copy.copy(shift), copy.deepcopy({"model": shift})["model"]]
+    assert all(c is shift for c in copies)
+    del copies
+    gc.collect()
+    check(shift(A, B))
+
+
+def test_a_compiled_model_is_saved_not_pickled(shift: Executable) -> None:
+    with pytest.raises(OptionError, match=r"TW-E0832: .*save\(path\)"):
+        pickle.dumps(shift)
 
 
 def test_specs_name_inputs_and_outputs_with_symbols(shift: Executable) -> None:
