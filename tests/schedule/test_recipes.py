@@ -265,17 +265,19 @@ def test_other_products_run_in_one_place(shape: tuple[int, int, int]) -> None:
     assert "run_apart" not in {name for name, _ in done.recording.steps}
 
 
-def test_what_comes_from_beyond_l2_is_asked_for_before_its_tile() -> None:
-    far, near, weights = matmul(8192, 256, 64), matmul(512, 256, 64), matmul(128, 256, 640)
+def test_what_comes_from_afar_is_asked_for_before_its_tile() -> None:
+    """Rows that are much of L2, and all that is more than L2."""
+    far, much, near = matmul(8192, 256, 64), matmul(768, 256, 64), matmul(512, 256, 64)
+    weights = matmul(128, 256, 640)
     names = [
         {
             x.buffer.name
             for x in statements(schedule(nests, AVX512).func.body)
             if isinstance(x, Prefetch)
         }
-        for nests in (to_func(merge_axes(g), WEIGHTS) for g in (far, near, weights))
+        for nests in (to_func(merge_axes(g), WEIGHTS) for g in (far, much, near, weights))
     ]
-    assert names == [{"x0", "y0"}, set(), {"x1_packed"}]
+    assert names == [{"x0", "y0"}, {"x0"}, set(), {"x1_packed"}]
 
 
 @pytest.mark.parametrize(("planar", "order"), [(False, "kh kw ci"), (True, "ci kh kw")])

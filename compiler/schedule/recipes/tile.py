@@ -51,6 +51,9 @@ LINE_BYTES = 64
 PIECE = 16
 """Steps of a reduction between two hints at the next panel, at least."""
 
+ROWS_NEAR = 16
+"""Vectors of columns for which rows as large as L2 are not asked for ahead of their use."""
+
 STREAMS = (4, 5, 3, 2)
 """In how many places at once to read what comes from beyond L2; the first that fits."""
 
@@ -371,9 +374,11 @@ def _prefetch(
 def _prefetch_rows(
     s: Schedule, t: Tile, outer: str, turns: Dim, target: Target, choices: Choices
 ) -> None:
-    """Asks for the next rows of an operand that comes from beyond L2 and is walked once.
+    """Asks for the next rows of an operand that comes from afar and is walked once.
 
-    Processors foresee one walk through a page; the rows of a tile are several, and short.
+    Processors foresee one walk through a page; the rows of a tile are several, and short. What
+    another core has written comes from afar, too, even where all of it would fit into L2. The
+    fewer columns go with an element of a row, the sooner it is waited for.
 
     Args:
         outer: the loop that goes on to the next rows. turns: in how many iterations.
@@ -397,7 +402,7 @@ def _prefetch_rows(
         first, second = (
             tuple(simplify(substitute(i, {p: Const(k)})) for i in here[0].indices) for k in (0, 1)
         )
-        far = bytes_of(load) > target.l2_bytes // 2
+        far = bytes_of(load) > target.l2_bytes * t.nr // (ROWS_NEAR * target.lanes(32))
         if turns > 1 and first != second:
             continue
         if choices.pick("rows_ahead", int(far), (0, 1)):
