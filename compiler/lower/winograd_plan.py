@@ -18,13 +18,30 @@ from ..tensor.ir import as_expr
 from ..tensor.simplify import bounds, dim, product
 from ..tensor.winograd import LinearProgram, filtering, linear_program
 from .sliding import Sliding
-from .winograd import Plan, tiles_along
-
-BUSY = 0.4
-"""The part of its rate that an L2 cache keeps with too much in it."""
+from .winograd import Plan, is_far, tiles_along
 
 STEP_CYCLES = 20
-"""What starting and ending the loop of one register tile costs."""
+"""What starting and ending the loop of one register tile costs, in a long sum."""
+
+SLOWNESS = 1.35
+"""The cycles of a product's multiply-adds, whose sums are short, by those they take at best."""
+
+ACCUMULATOR_CYCLES = 2.3
+"""Clearing an accumulator, and storing what it sums up to."""
+
+PART_CYCLES = 10_000
+"""What a kernel of its own for the inputs costs, besides what it computes."""
+
+BEST, WORST = 2.0, 0.35
+FITS = 0.8
+"""The rates at which transformed inputs are read, by that of L2: a few, and as many as leave no
+room in it for the weights that pass through; and the part of L2 that these are."""
+
+LATER_RATE = 1.75
+AFAR_RATE = 1.2
+MUCH = 13 << 20
+"""The rate of weights that were read before in this call, by that of others: usually, and of
+more bytes than that."""
 
 GAIN = 1.08
 """How much faster the method must seem to be taken: it rounds more, and needs more memory."""
@@ -195,14 +212,16 @@ def winograd_cost(work: _Sizes, plan: Plan, target: Target) -> float:
     v, panels = plan.nr // lanes, -(-work.columns // plan.nr)
     blocks = -(-work.tiles // plan.block)
     # One register tile: its multiply-adds, or its loads where they are more, and its frame.
-    tile = plan.mr * v * work.channels / target.ports
+    tile = plan.mr * v * work.channels / target.ports * SLOWNESS
     tile *= max(1.0, (plan.mr + v) / (plan.mr * v)) * max(1.0, 12 / (plan.mr * v))
-    tile += STEP_CYCLES + plan.mr * v
+    tile += ACCUMULATOR_CYCLES * plan.mr * v
     panel = work.channels * plan.nr * 4
-    far = panels * cube * panel > target.l2_bytes // 2
+    nbytes = panels * cube * panel
+    far = is_far(nbytes // 4, target)
     # The first tile of rows waits for the weights; the others find them near.
-    first = max(tile, panel / (target.far_rate if far else target.near_rate))
-    later = max(tile, panel / target.far_rate / 3) if far else first
+    first = max(tile, panel / (target.far_rate * 0.85 if far else target.near_rate))
+    rate = target.far_rate * (LATER_RATE if nbytes <= MUCH else AFAR_RATE)
+    later = max(tile, panel / rate) if far else first
     again = max(tile, panel / target.near_rate if panel > target.l1_bytes // 2 else 0.0)
     passes = 1 if plan.by_panels else blocks
     steps = blocks * -(-plan.block // plan.mr)
@@ -210,10 +229,12 @@ def winograd_cost(work: _Sizes, plan: Plan, target: Target) -> float:
     # The transformed input is read once for each panel, and written and read in between.
     block_bytes = cube * plan.block * work.channels * 4
     held = block_bytes * (blocks if plan.by_panels else 1)
-    near = held + cube * plan.block * plan.nr * 4 <= target.l2_bytes * 3 // 4
-    total += panels * blocks * block_bytes / (target.near_rate * (1.0 if near else BUSY))
-    if plan.by_panels and not near:
-        total += 2 * held / target.far_rate / 3
+    if plan.by_panels or block_bytes > target.l1_bytes * 3 // 4:
+        full = min(1.0, (held + cube * plan.block * plan.nr * 4) / (target.l2_bytes * FITS))
+        wait = 1 / BEST + (1 / WORST - 1 / BEST) * full**2
+        total += panels * blocks * block_bytes / target.near_rate * wait
+    if plan.by_panels:
+        total += PART_CYCLES + 2 * held / target.far_rate
     vectors = -(-work.channels // lanes) * work.given + -(-work.columns // lanes) * work.made
     total += blocks * plan.block * vectors
     return total * _imbalance(blocks * (panels if plan.by_panels else 1))
@@ -236,6 +257,6 @@ def direct_cost(s: Sliding, target: Target) -> float:
         # Taps outside the image are not multiplied: as many as the tile reaches over the edges.
         depth *= max(1.0, taps - step * (taps - 1) * (taps + 1) / 4 / n)
     nbytes = depth * vectors * lanes * 4
-    waits = nbytes / target.far_rate / 2 if nbytes > target.l2_bytes // 2 else 0.0
+    waits = nbytes / target.far_rate * 0.8 if nbytes > target.l2_bytes // 2 else 0.0
     frames = places * vectors / 32 * STEP_CYCLES
     return places * vectors * depth / target.ports * 1.1 + waits + frames
