@@ -267,7 +267,7 @@ def test_other_products_run_in_one_place(shape: tuple[int, int, int]) -> None:
 
 def test_what_comes_from_afar_is_asked_for_before_its_tile() -> None:
     """Rows that are much of L2, and all that is more than L2."""
-    far, much, near = matmul(8192, 256, 64), matmul(768, 256, 64), matmul(512, 256, 64)
+    far, much, near = matmul(8192, 256, 64), matmul(768, 256, 64), matmul(256, 256, 64)
     weights = matmul(128, 256, 640)
     names = [
         {

@@ -51,7 +51,7 @@ LINE_BYTES = 64
 PIECE = 16
 """Steps of a reduction between two hints at the next panel, at least."""
 
-ROWS_NEAR = 16
+ROWS_NEAR = 20
 """Vectors of columns for which rows as large as L2 are not asked for ahead of their use."""
 
 STREAMS = (4, 5, 3, 2)
