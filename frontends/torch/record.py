@@ -394,7 +394,7 @@ def _is_certain(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bo
     names = [a.name for a in func._schema.arguments]  # noqa: SLF001
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     if func in _DROPPING:
-        return given.get(_DROPPING[func], 0.0) == 0.0 or given.get("train") is False
+        return bool(given.get(_DROPPING[func], 0.0) == 0.0 or given.get("train") is False)
     return False
 
 
