@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -69,10 +70,20 @@ def test_arrays_in_plain_memory_are_left_alone() -> None:
     np.testing.assert_array_equal(array, np.arange(10))
 
 
-@pytest.mark.parametrize("shape", [(), (0, 3), (7, 1), (300, 5, 260)])
-def test_views_are_copied_whatever_their_order(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("shape", [(), (0, 3), (7, 1), (300, 5, 260), (1, 3, 1500, 1000)])
+@pytest.mark.parametrize("by_blocks", [True, False])
+def test_views_are_copied_whatever_their_order(shape: tuple[int, ...], by_blocks: bool) -> None:
     array = np.arange(np.prod(shape, dtype=int), dtype=np.float32).reshape(shape)
     for view in (array, array.T, array[::-1] if shape else array):
+        out = np.empty(view.shape, np.float32)
+        copy_view(out, view, by_blocks=by_blocks)
+        np.testing.assert_array_equal(out, view)
+
+
+def test_large_copies_are_whole_on_more_cpus_than_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(5)))
+    array = np.arange(3 * (1 << 21), dtype=np.float32).reshape(3, -1)
+    for view in (array, array[:, ::-1]):
         out = np.empty(view.shape, np.float32)
         copy_view(out, view)
         np.testing.assert_array_equal(out, view)

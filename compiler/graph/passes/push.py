@@ -18,7 +18,7 @@ from ...ops import OPS
 from ...ops.op import axes_attr, axis_attr, dims_attr, ints_attr, same_shape
 from ...tensor.ir import Dim
 from ...tensor.simplify import evaluate, symbols
-from ..constants import dense
+from ..constants import copy_view, dense
 from ..ir import Attr, Graph, Node, Value
 from .movement import keeps_order
 from .regroup import Regrouped, regroup
@@ -238,7 +238,7 @@ def _permuted_rows(matrix: np.ndarray, sizes: tuple[int, ...], order: Perm) -> n
             return dense(columns).reshape(matrix.T.shape).T
         # A line of it is permuted in the cache: there is nothing to gain by going over blocks.
         mixed = np.empty(columns.shape, columns.dtype)
-        mixed[...] = columns
+        copy_view(mixed, columns, by_blocks=False)
         return mixed.reshape(matrix.T.shape).T
     rows = matrix.reshape(*sizes, -1).transpose(*order, len(order))
     return dense(rows).reshape(matrix.shape)
