@@ -27,8 +27,10 @@ def softmax(b: GraphBuilder, x: Value) -> Value:
 
 
 def graph_of_softmax() -> Graph:
+    """The weights reach the output as they are, by way of a product with ones and zeros."""
     b = GraphBuilder("g")
-    b.output(softmax(b, b.input("x", TensorType(dt.f32, (3, 40)))), "y")
+    weights = softmax(b, b.input("x", TensorType(dt.f32, (3, 40))))
+    b.output(b.add("matmul", weights, b.constant(np.eye(40, dtype=np.float32))), "y")
     return b.finish()
 
 
@@ -38,7 +40,8 @@ def ops(graph: Graph) -> list[str]:
 
 def test_the_exponentials_of_a_softmax_are_flushed_on_cpus_alone() -> None:
     graph = graph_of_softmax()
-    assert ops(flush_weights(graph, CPU)) == ["reduce", "sub", "exp_flushed", "reduce", "div"]
+    steps = ["reduce", "sub", "exp_flushed", "reduce", "div", "matmul"]
+    assert ops(flush_weights(graph, CPU)) == steps
     assert flush_weights(graph, GPU) is graph
 
 
@@ -66,6 +69,23 @@ def test_a_plain_exponential_keeps_its_subnormal_results() -> None:
     x = np.linspace(-103, -80, 40, dtype=np.float32)
     (y,) = tw.compile(graph, cache=False)(x)
     assert (np.asarray(y) > 0).all()
+
+
+def test_weights_whose_logarithm_is_taken_keep_what_is_subnormal() -> None:
+    b = GraphBuilder("g")
+    weights = softmax(b, b.input("x", TensorType(dt.f32, (3, 40))))
+    b.output(b.add("matmul", weights, b.constant(np.eye(40, dtype=np.float32))), "z")
+    b.output(b.add("log", weights), "y")
+    x = np.zeros((3, 40), np.float32)
+    x[:, ::2] -= 100
+    _, y = tw.compile(b.finish(), cache=False)(x)
+    np.testing.assert_allclose(np.asarray(y)[:, ::2], -100 - np.log(20), rtol=0.01)
+
+
+def test_weights_that_are_results_keep_what_is_subnormal() -> None:
+    b = GraphBuilder("g")
+    b.output(softmax(b, b.input("x", TensorType(dt.f32, (3, 40)))), "y")
+    assert "exp_flushed" not in ops(flush_weights(b.finish(), CPU))
 
 
 def test_no_weight_of_a_masked_softmax_is_subnormal() -> None:
