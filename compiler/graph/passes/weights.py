@@ -49,7 +49,10 @@ def flush_weights(graph: Graph, target: Target) -> Graph:
 
 
 def _is_multiplied(value: Value, readers: Readers, outputs: frozenset[Value]) -> bool:
-    """Whether all that a value goes into are products, of matrices in the end."""
+    """Whether all that a value goes into are products, of matrices in the end.
+
+    Exporters also ask whether it is nan, which no small number is.
+    """
     seen: set[Value] = set()
     pending, found = [value], False
     while pending:
@@ -62,6 +65,8 @@ def _is_multiplied(value: Value, readers: Readers, outputs: frozenset[Value]) ->
         for n in readers.get(v, ()):
             if n.op == "matmul":
                 found = True
+            elif n.op == "isnan":
+                continue
             elif n.op in _PASSED_ON or (n.op == "reduce" and n.attrs["op"] == "sum"):
                 pending.extend(n.outputs)
             else:
