@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
+from math import prod
 from operator import mul
 
 import numpy as np
@@ -16,6 +18,9 @@ from ..tensor.ir import Const, Dim, Expr, Load, Select, Var, as_expr
 from ..tensor.simplify import Ranges, affine, bounds, evaluate
 from ..tensor.winograd import LinearProgram, linear_program
 from .mixing import Runner, mix
+
+_TOGETHER = 1 << 20
+"""Bytes of what is mixed together: NumPy takes as long to begin as for a few thousand elements."""
 
 
 def pack_array(
@@ -60,14 +65,26 @@ def _mix(packing: Packing, walked: np.ndarray, out: np.ndarray) -> None:
     first = packing.mixings[0][0]
     programs = [linear_program(matrix) for _, matrix in packing.mixings]
     assert [axis for axis, _ in packing.mixings] == list(range(first, first + len(programs)))
-    for block in np.ndindex(*out.shape[:first]):
+    for block in _blocks(out.shape[:first], prod(out.shape[first:]) * out.itemsize):
         done = walked[block]
-        for k, program in enumerate(programs):
-            last = k == len(programs) - 1
+        before = done.ndim - (out.ndim - first)
+        for k, program in enumerate(programs, before):
+            last = k - before == len(programs) - 1
             shape = (*done.shape[:k], len(program.outputs), *done.shape[k + 1 :])
             into = out[block] if last else np.empty(shape, out.dtype)
             _run(program, np.moveaxis(done, k, 0), np.moveaxis(into, k, 0))
             done = into
+
+
+def _blocks(shape: tuple[int, ...], nbytes: int) -> Iterator[tuple[int | slice, ...]]:
+    """Indices of all places of leading axes, along the last as many together as stay in cache."""
+    if not shape:
+        yield ()
+        return
+    count = max(1, _TOGETHER // nbytes)
+    for outer in np.ndindex(*shape[:-1]):
+        for start in range(0, shape[-1], count):
+            yield (*outer, slice(start, start + count))
 
 
 def _run(program: LinearProgram, x: np.ndarray, out: np.ndarray) -> None:
