@@ -59,6 +59,17 @@ def weights(p: Packing, transposed: bool) -> np.ndarray:
     return np.ascontiguousarray(data.transpose(order)).transpose(back) if transposed else data
 
 
+def packed_natively(p: Packing, data: np.ndarray) -> tuple[np.ndarray, int]:
+    """The packed weights, and how often a function ran for them."""
+    ran: list[Func] = []
+
+    def run(func: Func, arguments: Sequence[np.ndarray | int]) -> None:
+        ran.append(func)
+        RUN(func, arguments)
+
+    return pack_array(p, data, run=run), len(ran)
+
+
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize(
     ("m", "r", "columns", "factor", "dims"),
@@ -69,14 +80,8 @@ def test_the_bits_are_those_of_numpy(
 ) -> None:
     p = packing(m, r, 5, columns, factor, dims)
     data = weights(p, transposed)
-    ran: list[Func] = []
-
-    def run(func: Func, arguments: Sequence[np.ndarray | int]) -> None:
-        ran.append(func)
-        RUN(func, arguments)
-
-    native = pack_array(p, data, run=run)
-    assert len(ran) == 1
+    native, runs = packed_natively(p, data)
+    assert runs == 1
     assert native.tobytes() == pack_array(p, data).tobytes()
 
 
@@ -87,14 +92,8 @@ def test_parts_of_the_channels_are_packed_one_by_one(
 ) -> None:
     p = packing(4, 3, 12, columns, factor, streams=4)
     data = weights(p, transposed)
-    ran: list[Func] = []
-
-    def run(func: Func, arguments: Sequence[np.ndarray | int]) -> None:
-        ran.append(func)
-        RUN(func, arguments)
-
-    native = pack_array(p, data, run=run)
-    assert len(ran) == 4
+    native, runs = packed_natively(p, data)
+    assert runs == 4
     assert native.tobytes() == pack_array(p, data).tobytes()
     whole = pack_array(packing(4, 3, 12, columns, factor), data)
     parts = np.split(whole, 4, axis=-2)

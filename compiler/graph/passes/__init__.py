@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import MappingProxyType
 
 from ...ops import OPS
@@ -91,15 +92,7 @@ def _run(graph: Graph, target: Target, trace: Trace | None) -> Graph:
 def _apply(function: Pass, graph: Graph, target: Target) -> Graph:
     nodes = tuple([_apply_inside(function, n, target) for n in graph.nodes])
     if nodes != graph.nodes:
-        graph = Graph(
-            graph.name,
-            graph.inputs,
-            nodes,
-            graph.outputs,
-            graph.constants,
-            graph.output_names,
-            graph.conditions,
-        )
+        graph = replace(graph, nodes=nodes)
     return function(graph, target)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -54,15 +54,7 @@ def fuse(graph: Graph, target: Target) -> Graph:
     nodes = tuple(_node(graph, unit, needed) for unit in _order(graph, units))
     read = {v for n in nodes for v in n.inputs} | set(graph.outputs)
     constants = {v: a for v, a in graph.constants.items() if v in read}
-    return Graph(
-        graph.name,
-        graph.inputs,
-        nodes,
-        graph.outputs,
-        MappingProxyType(constants),
-        graph.output_names,
-        graph.conditions,
-    )
+    return replace(graph, nodes=nodes, constants=MappingProxyType(constants))
 
 
 def is_body_constant(array: np.ndarray) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import MappingProxyType
 
 from ...target import Target
@@ -15,15 +16,7 @@ def restate(graph: Graph, target: Target) -> Graph:
     """
     if target.threads is None or not any(n.op == "scheduled_kernel" for n in graph.nodes):
         return graph
-    return Graph(
-        graph.name,
-        graph.inputs,
-        tuple(map(_restated, graph.nodes)),
-        graph.outputs,
-        graph.constants,
-        graph.output_names,
-        graph.conditions,
-    )
+    return replace(graph, nodes=tuple(map(_restated, graph.nodes)))
 
 
 def _restated(node: Node) -> Node:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from ...target import Target
 from ..ir import Graph, Node, Value
@@ -37,15 +38,7 @@ def flush_weights(graph: Graph, target: Target) -> Graph:
         else n
         for n in graph.nodes
     )
-    return Graph(
-        graph.name,
-        graph.inputs,
-        nodes,
-        graph.outputs,
-        graph.constants,
-        graph.output_names,
-        graph.conditions,
-    )
+    return replace(graph, nodes=nodes)
 
 
 def _is_multiplied(value: Value, readers: Readers, outputs: frozenset[Value]) -> bool:
