@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -193,9 +194,10 @@ def open_records(path: str | os.PathLike[str] | None) -> Records:
     except sqlite3.Error as error:
         raise _coded(name, error) from error
     try:
-        if not new:
+        # Another process may be making it: until its tables are there, the database is empty.
+        if not new and not _is_empty(connection):
             _check(connection, name)
-        connection.execute("PRAGMA journal_mode = WAL")
+        _write_ahead(connection)
         # Enough for a process that is killed; a power cut may take the last trials with it.
         connection.execute("PRAGMA synchronous = NORMAL")
         if not connection.execute("PRAGMA application_id").fetchone()[0]:
@@ -282,8 +284,35 @@ def _check_magic(path: Path, must_be_there: bool) -> bool:
     return False
 
 
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Turns write-ahead mode on; SQLite itself does not wait here for others that do the same."""
+    end = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorname != "SQLITE_BUSY" or time.monotonic() > end:
+                raise
+        time.sleep(0.01)
+
+
+def _is_empty(connection: sqlite3.Connection) -> bool:
+    """Whether a database holds nothing at all, and no program has put its name on it."""
+    marks = [
+        connection.execute(f"PRAGMA {m}").fetchone()[0] for m in ("application_id", "user_version")
+    ]
+    return not any(marks) and not connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+
+
 def _check(connection: sqlite3.Connection, name: str) -> None:
     """Refuses a database with anything but records that this version understands."""
+    if _is_empty(connection):
+        raise ArtifactError(
+            f"{name}: is an empty database, and no file of records; if a search is just making "
+            f"it, try again",
+            code="TW-E0530",
+        )
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application != _APPLICATION:

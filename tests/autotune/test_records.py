@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sqlite3
@@ -202,6 +203,19 @@ def test_an_empty_file_becomes_records(file: Path) -> None:
         assert len(records.trials()) == 1
 
 
+def test_a_database_that_is_being_made_becomes_records(file: Path) -> None:
+    """What another process sees between the first page of a file and its tables."""
+    with sqlite3.connect(file) as database:
+        database.execute("PRAGMA journal_mode = WAL")
+    database.close()
+    with pytest.raises(ArtifactError, match="TW-E0530.*empty database"):
+        read_records(file)
+    with open_records(file) as kept:
+        kept.add(trial(2, 0.5))
+    with read_records(file) as kept:
+        assert len(kept.trials()) == 1
+
+
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="TW-E0601"):
         open_records(tmp_path / "missing" / "records.db")
@@ -290,3 +304,18 @@ def test_two_processes_add_to_one_file(file: Path) -> None:
     assert len(first.trials()) == len(second.trials()) == 20
     first.close()
     second.close()
+
+
+def test_processes_that_make_one_file_at_once_wait_for_each_other(tmp_path: Path) -> None:
+    processes = multiprocessing.get_context("spawn")
+    with processes.Pool(3) as pool:
+        for turn in range(10):
+            file = str(tmp_path / f"records{turn}.db")
+            pool.starmap(add_one, [(file, k) for k in range(6)], chunksize=1)
+            with read_records(file) as records:
+                assert {t.choices["mr"] for t in records.trials()} == set(range(6))
+
+
+def add_one(file: str, k: int) -> None:
+    with open_records(file) as records:
+        records.add(trial(k, 0.5))
