@@ -10,8 +10,8 @@ from tilewright.api import DimRanges, Shapes, backend_of
 from tilewright.backends import find_exporter, load_backend
 from tilewright.errors import TargetError
 from tilewright.options import from_environment
-from tilewright.runtime.artifact import replace_file
 from tilewright.runtime.cache import open_cache
+from tilewright.runtime.files import replace_file
 from tilewright.sources import source_of
 from tilewright.stages import PIPELINE, Log, Progress, load_function
 

@@ -20,7 +20,8 @@ from xxhash import xxh3_128
 
 from tilewright.errors import OptionError, OutputError
 from tilewright.runtime import text
-from tilewright.runtime.artifact import Artifact, replace_file
+from tilewright.runtime.artifact import Artifact
+from tilewright.runtime.files import replace_file
 
 from .report import OURS
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from tilewright.errors import InputError
 from tilewright.feed import choose_dims, random_inputs
-from tilewright.runtime.artifact import replace_file
+from tilewright.runtime.files import replace_file
 from tilewright.runtime.program import TensorSpec
 from tilewright.tensor.ir import Var
 

@@ -40,8 +40,8 @@ from tilewright.benchmarking.writers import COLUMNS, WRITERS, cells
 from tilewright.options import from_environment
 from tilewright.peers import PEERS, as_file, peer_version
 from tilewright.runtime import artifact
-from tilewright.runtime.artifact import replace_file
 from tilewright.runtime.cache import open_cache
+from tilewright.runtime.files import replace_file
 
 from .arrays import choose_dims, random_inputs, write_arrays
 from .model import DIM, RECORDS, SHAPE, TARGET, graph_of, is_artifact, progress, ready

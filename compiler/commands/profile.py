@@ -25,8 +25,9 @@ from tilewright.profiling.origins import Timed, origins_of, timed_steps
 from tilewright.profiling.page import Texts, split_assembly
 from tilewright.profiling.trace import chrome_trace
 from tilewright.runtime import artifact
-from tilewright.runtime.artifact import Artifact, replace_file
+from tilewright.runtime.artifact import Artifact
 from tilewright.runtime.cache import open_cache
+from tilewright.runtime.files import replace_file
 from tilewright.runtime.program import CallKernel
 from tilewright.stages import PIPELINE, Log, load_function
 from tilewright.tensor.ir import Func

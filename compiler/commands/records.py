@@ -12,7 +12,7 @@ from rich.table import Table
 from tilewright.autotune.interchange import export_lines, import_lines
 from tilewright.autotune.records import Records, open_records, read_records
 from tilewright.errors import ArtifactError
-from tilewright.runtime.artifact import replace_file
+from tilewright.runtime.files import replace_file
 
 
 @click.command(epilog="Example: tilewright records mine.db --merge theirs.db --export all.jsonl")

@@ -9,8 +9,8 @@ import click
 from tilewright.backends.backend import Backend
 from tilewright.errors import OptionError
 from tilewright.graph import text as graph_text
-from tilewright.runtime.artifact import replace_file
 from tilewright.runtime.compiled import Compiled
+from tilewright.runtime.files import replace_file
 from tilewright.runtime.program import CallKernel, kernel_names, walk_steps
 from tilewright.stages import GRAPH_STAGES, KERNEL_STAGES
 from tilewright.tensor.text import text as tensor_text

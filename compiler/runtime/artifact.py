@@ -14,13 +14,11 @@ only when somebody looks at them.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import json
 import mmap
 import os
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -29,9 +27,10 @@ from typing import Any
 import numpy as np
 from xxhash import xxh3_128_digest, xxh3_128_hexdigest
 
-from ..errors import ArtifactError, OutputError
+from ..errors import ArtifactError
 from ..target import Target, Threads
 from . import text
+from .files import replace_file
 from .program import Program
 
 FORMAT_VERSION = 4
@@ -40,7 +39,6 @@ _MAGIC = b"\x89TILEW\r\n"
 _PROLOGUE = struct.Struct("<8sQQQ16s")
 _PAGE = 4096
 _OBJECT_ALIGNMENT = 64
-_FULL_DISK = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,67 +142,6 @@ def write(path: str | os.PathLike[str], artifact: Artifact, *, durable: bool = T
         for offset, code in zip(offsets, artifact.objects, strict=True):
             put(body + offset, code)
         put(body + base, constants)
-
-
-@contextlib.contextmanager
-def replace_file(
-    path: Path, *, durable: bool = True
-) -> Iterator[Callable[[int, bytes | memoryview], None]]:
-    """Gives ``put(offset, data)``; what was put becomes the file at the end, or nothing does.
-
-    The gaps between what is put are zeros; the file ends where the last ``put`` ended.
-
-    Raises:
-        OutputError: TW-E0601, or TW-E0602 where the disk is full.
-    """
-    temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}")
-    try:
-        # Not tempfile: its files are private whatever the user's umask says. Its import and that of
-        # secrets bring in OpenSSL, too: 4 MB and 20 ms for every program that loads a model.
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        try:
-            end = 0
-
-            def put(offset: int, data: bytes | memoryview) -> None:
-                nonlocal end
-                view = memoryview(data)
-                while view.nbytes:
-                    written = os.pwrite(descriptor, view, offset)
-                    offset, view = offset + written, view[written:]
-                end = max(end, offset)
-
-            yield put
-            os.ftruncate(descriptor, end)
-            if durable:
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.replace(temporary, path)
-        if durable:
-            _sync_folder(path.parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        full = error.errno in _FULL_DISK
-        raise OutputError(
-            f"{path}: cannot be written: {error.strerror or error}; nothing was left behind"
-            + (", free some space or choose another disk" if full else ""),
-            code="TW-E0602" if full else "TW-E0601",
-        ) from error
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a rename durable, where the file system lets folders be synced."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 # ------------------------------------------------------------------ reading
