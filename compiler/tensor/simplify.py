@@ -367,6 +367,8 @@ class _Simplifier(RangeAnalysis):
             return {}
         if a == b and not self.may_be_zero(b):
             return {(): 1}
+        if a.keys() == b.keys() == {()}:
+            return _number(a[()] // b[()])
         lo_b = self.end(b, low=True) if len(b) == 1 else None
         if lo_b is None or lo_b <= 0:
             return {(Binary("floordiv", self.build(a), self.build(b)),): 1}
@@ -418,12 +420,18 @@ class _Simplifier(RangeAnalysis):
     def _mod(self, a: Linear, b: Linear) -> Linear:
         if not a or b == {(): 1}:
             return {}
+        if a.keys() == b.keys() == {()}:
+            return _number(a[()] % b[()])
         lo_b = self.end(b, low=True) if len(b) == 1 else None
         if lo_b is None or lo_b <= 0:
             return {(Binary("mod", self.build(a), self.build(b)),): 1}
         _, rest = self._divide(a, b)
         if self.is_within(rest, b):
             return rest
+        below = dict(rest)
+        add_terms(below, b)
+        if self.is_within(below, b):  # -b <= rest < 0
+            return below
         c = b.get((), 0)
         if c:
             g = reduce(gcd, rest.values(), c)
@@ -511,6 +519,10 @@ def _simplifier(e: Expr, ranges: Ranges) -> _Simplifier:
             _by_ranges.clear()
         found = _by_ranges[key] = _Simplifier(dict(key))
     return found
+
+
+def _number(value: int) -> Linear:
+    return {(): value} if value else {}
 
 
 def _has_data(terms: Linear) -> bool:
