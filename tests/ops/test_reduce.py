@@ -13,7 +13,7 @@ from tilewright.graph.ir import TensorType
 from tilewright.ops.op import Attrs, OpError, Sample
 from tilewright.ops.reduce import REDUCE
 from tilewright.tensor.compute import Compute
-from tilewright.tensor.ir import Buffer, Cast, Load, Reduce, symbol
+from tilewright.tensor.ir import Buffer, Cast, Dim, Load, Reduce, symbol
 
 Peer = Callable[..., list[np.ndarray]]
 SUM, ARG = REDUCE["reduce"], REDUCE["argreduce"]
@@ -25,10 +25,13 @@ def is_plain(sample: Sample) -> bool:
     return x.dtype in (np.float32, np.int32) and x.size > 0 and not np.isnan(x).any()
 
 
-def stage_of(dtype: dt.DType, op: str) -> Compute:
-    x, y = Buffer("x", dtype, (3, 4)), Buffer("y", dtype, (3,))
+def stage_of(
+    dtype: dt.DType, op: str, shape: tuple[Dim, ...] = (3, 4), axes: tuple[int, ...] = (1,)
+) -> Compute:
+    kept = tuple(n for d, n in enumerate(shape) if d not in axes)
+    x, y = Buffer("x", dtype, shape), Buffer("y", dtype, kept)
     assert SUM.compute is not None
-    (stage,) = SUM.compute((x,), (y,), {"op": op, "axes": (1,), "keepdims": False})
+    (stage,) = SUM.compute((x,), (y,), {"op": op, "axes": axes, "keepdims": False})
     return stage
 
 
@@ -108,6 +111,27 @@ def test_f32_sums_carry_no_cast() -> None:
     expr = stage_of(dt.f32, "sum").expr
     assert isinstance(expr, Reduce)
     assert isinstance(expr.body, Load)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "wide"),
+    [
+        ((20_000, 3), (0,), dt.f64),
+        ((8_000, 3), (0,), dt.f32),
+        ((3, 20_000), (1,), dt.f32),
+        ((3, 1_000_000), (1,), dt.f64),
+        ((symbol("N"), 1_000_000), (1,), dt.f64),
+        ((300, 300, 4), (0, 1), dt.f64),
+    ],
+)
+def test_long_sums_of_f32_are_held_in_f64(
+    shape: tuple[Dim, ...], axes: tuple[int, ...], wide: dt.DType
+) -> None:
+    for op, held in (("sum", wide), ("max", dt.f32)):
+        expr = stage_of(dt.f32, op, shape, axes).expr
+        total = expr.x if isinstance(expr, Cast) else expr
+        assert isinstance(total, Reduce)
+        assert total.dtype is held
 
 
 @pytest.mark.parametrize(("op", "last", "wanted"), [("min", False, 1), ("max", True, 3)])

@@ -20,7 +20,9 @@ ATTRS: Attrs = {"op": "sum", "axis": 0, "exclusive": False, "reverse": False}
 
 def is_sum(sample: Sample) -> bool:
     x = sample.inputs[0]
-    return sample.attrs["op"] == "sum" and x.dtype in (np.float32, np.int64, np.float64)
+    # Other engines add long rows up in f32.
+    plain = x.size < 1000 and x.dtype in (np.float32, np.int64, np.float64)
+    return plain and sample.attrs["op"] == "sum"
 
 
 @pytest.mark.parametrize("sample", [s for s in OP.samples() if is_sum(s)], ids=lambda s: s.note)
@@ -36,6 +38,12 @@ def test_exclusive_reverse_products_start_at_one_from_the_end() -> None:
     attrs = {**ATTRS, "op": "prod", "exclusive": True, "reverse": True}
     (y,) = OP.reference((np.array([2, 3, 5, 7], np.int32),), attrs)
     np.testing.assert_array_equal(y, np.array([105, 35, 7, 1], np.int32))
+
+
+def test_a_long_running_sum_of_f32_does_not_drift() -> None:
+    x = np.full(10_000, 0.1, np.float32)
+    (y,) = OP.reference((x,), ATTRS)
+    np.testing.assert_allclose(y, np.cumsum(x, dtype=np.float64), rtol=1e-6)
 
 
 def test_the_type_is_kept() -> None:
