@@ -17,6 +17,7 @@ import click
 
 from tilewright.errors import InternalError, OptionError, TilewrightError
 from tilewright.options import from_environment
+from tilewright.runtime.files import cannot_write, is_full
 from tilewright.version import __version__
 
 INTERRUPTED = 130
@@ -83,7 +84,8 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
         result = tilewright.main(
             None if arguments is None else list(arguments), "tilewright", standalone_mode=False
         )
-        sys.stdout.flush()
+        if sys.stdout is not None:  # None: the caller has closed it
+            sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
@@ -102,6 +104,8 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
     except MemoryError as error:
         return _report(OptionError("there is not enough memory for this", code="TW-E0805"), error)
     except Exception as error:
+        if isinstance(error, OSError) and is_full(error):
+            return _report(cannot_write("standard output or a temporary file", error), error)
         message = (
             f"a defect of Tilewright, not of the model or its use: {type(error).__name__}: {error}."
             " Please report it with the output of the same command under TILEWRIGHT_DEBUG=1"

@@ -213,7 +213,7 @@ CODES: Mapping[str, str] = {
     "TW-E0302": "an input has another dtype",
     "TW-E0303": "an input has another rank",
     "TW-E0304": "an input has another size",
-    "TW-E0305": "two inputs give one symbol different sizes",
+    "TW-E0305": "one symbol is given different sizes",
     "TW-E0306": "a symbol is outside its range",
     "TW-E0307": "there is no memory for a call of these sizes",
     "TW-E0308": "an argument is no tensor",

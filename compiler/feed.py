@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 
 from tilewright.dtype import DType, Kind
-from tilewright.errors import OptionError
+from tilewright.errors import InputError, OptionError
 from tilewright.runtime.program import TensorSpec
 from tilewright.tensor.ir import Dim, Expr, Var
 from tilewright.tensor.simplify import evaluate, symbols
@@ -86,12 +86,25 @@ def size_of(dim: Dim, sizes: Mapping[str, int]) -> int:
 def random_inputs(
     specs: Sequence[TensorSpec], sizes: Mapping[str, int], seed: int
 ) -> dict[str, np.ndarray]:
-    """Seeded inputs: floats are normal; integers, which are often indices, are 0 or 1."""
+    """Seeded inputs: floats are normal; integers, which are often indices, are 0 or 1.
+
+    Raises:
+        InputError: there is no memory for one (TW-E0307).
+    """
     generator = np.random.default_rng(seed)
-    return {
-        spec.name: _random(spec.dtype, tuple(size_of(d, sizes) for d in spec.shape), generator)
-        for spec in specs
-    }
+    found = {}
+    for spec in specs:
+        shape = tuple(size_of(d, sizes) for d in spec.shape)
+        try:
+            found[spec.name] = _random(spec.dtype, shape, generator)
+        except (MemoryError, ValueError, OverflowError) as error:
+            # NumPy's words for what no address reaches are those of a wrong value.
+            raise InputError(
+                f"input {spec.name!r}: there is no memory for random numbers of the shape "
+                f"{'x'.join(map(str, shape))}; choose smaller sizes",
+                code="TW-E0307",
+            ) from error
+    return found
 
 
 def _random(dtype: DType, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:

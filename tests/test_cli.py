@@ -345,20 +345,92 @@ def test_an_output_that_cannot_be_written_leaves_nothing(layer: str, tmp_path: P
     assert not list(place.iterdir())
 
 
-def test_a_full_disk_leaves_nothing(layer: str, capsys: pytest.CaptureFixture[str]) -> None:
-    if not Path("/dev/full").exists():
-        pytest.skip("no /dev/full here")
-    # Its folder takes no new files, so the file beside it cannot be made either.
-    assert command("compile", layer, "-o", "/dev/full/m.tw") == 2
-    assert "TW-E0601" in capsys.readouterr().err
+SHELL = f"{sys.executable} -m tilewright"
 
 
-def test_a_closed_pipe_is_no_error() -> None:
-    line = f"{sys.executable} -m tilewright ops | head -n 1"
-    done = subprocess.run(
+def shell(line: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         ["bash", "-c", f"set -o pipefail; {line}"], capture_output=True, text=True, check=False,
         timeout=120,
     )  # fmt: skip
+
+
+def test_a_full_standard_output_is_told_with_its_code(layer: str) -> None:
+    if not Path("/dev/full").is_char_device():
+        pytest.skip("no /dev/full here")
+    done = shell(f"{SHELL} inspect {layer} --stage graph > /dev/full")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: TW-E0602: standard output")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("stream", ["1>&-", "2>&-", "1>&- 2>&-"])
+def test_streams_that_are_closed_are_done_without(stream: str, layer: str, tmp_path: Path) -> None:
+    done = shell(f"{SHELL} run {layer} --output {tmp_path / 'y.npz'} {stream}")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "y.npz").exists()
+    assert shell(f"{SHELL} run missing.onnx {stream}").returncode == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["compile", "-o"],
+        ["export", "-o"],
+        ["run", "--output"],
+        ["inspect", "-o"],
+        ["tune", "-o"],
+        ["tune", "--records"],
+        ["profile", "--html"],
+        ["profile", "--trace"],
+        ["bench", "--json"],
+        ["bench", "--junit"],
+        ["bench", "--markdown"],
+        ["bench", "--csv"],
+    ],
+    ids=" ".join,
+)
+def test_a_place_that_cannot_be_written_is_refused_before_any_work(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The model is missing, which is found later than what is wrong with the place."""
+    name, option = arguments
+    for place, why in ((tmp_path / "no" / "file", "there is no folder"), (tmp_path, "is a folder")):
+        assert command(name, "missing.onnx", option, str(place)) == 2
+        err = capsys.readouterr().err
+        assert "TW-E0601" in err and why in err, err
+
+
+def test_a_dim_that_given_inputs_contradict_is_refused(
+    layer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((4, 16), np.float32))
+    given = ("run", layer, "--input", f"x={tmp_path / 'x.npy'}")
+    assert command(*given, "--dim", "N=4") == 0
+    assert command(*given, "--dim", "N=5") == 2
+    assert "TW-E0305: --dim N=5: in the given inputs N is 4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", [10**11, 10**17])
+def test_random_inputs_that_no_memory_holds_are_named(
+    size: int, layer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("run", layer, "--dim", f"N={size}") == 2
+    err = capsys.readouterr().err
+    assert "TW-E0307: input 'x'" in err and f"{size}x16" in err
+
+
+def test_names_of_options_arguments_are_words_of_users(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Click would show the name of the function that reads an argument."""
+    for name in cli.COMMANDS:
+        assert command(name, "--help") == 0
+        assert "PARSE_" not in capsys.readouterr().out
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    done = shell(f"{SHELL} ops | head -n 1")
     assert done.stderr == ""
     assert "primitive operators" in done.stdout
 

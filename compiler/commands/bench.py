@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -44,7 +45,7 @@ from tilewright.runtime.cache import open_cache
 from tilewright.runtime.files import replace_file
 
 from .arrays import choose_dims, random_inputs, write_arrays
-from .model import DIM, RECORDS, SHAPE, TARGET, graph_of, is_artifact, progress, ready
+from .model import DIM, RECORDS, SHAPE, TARGET, graph_of, is_artifact, parse_output, progress, ready
 
 FALSE_ALARMS = 0.01
 """The share of comparisons of a model with itself that may alarm."""
@@ -80,9 +81,6 @@ def parse_share(value: str) -> float:
     return found
 
 
-_FILE = click.Path(path_type=Path, allow_dash=True, dir_okay=False)
-
-
 @click.command(epilog="Example: tilewright bench zoo:resnet50 --compare onnxruntime --threads 1,2")
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.option(
@@ -112,10 +110,17 @@ _FILE = click.Path(path_type=Path, allow_dash=True, dir_okay=False)
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the random inputs."
 )
-@click.option("--json", type=_FILE, help="Write the report as pytest-benchmark's JSON; - prints.")
-@click.option("--junit", type=_FILE, help="Write it as JUnit XML; - prints.")
-@click.option("--markdown", type=_FILE, help="Write it as a Markdown table; - prints.")
-@click.option("--csv", type=_FILE, help="Write it as CSV; - prints.")
+@click.option(
+    "--json",
+    type=parse_output,
+    metavar="FILE",
+    help="Write the report as pytest-benchmark's JSON; - prints.",
+)
+@click.option("--junit", type=parse_output, metavar="FILE", help="Write it as JUnit XML; - prints.")
+@click.option(
+    "--markdown", type=parse_output, metavar="FILE", help="Write it as a Markdown table; - prints."
+)
+@click.option("--csv", type=parse_output, metavar="FILE", help="Write it as CSV; - prints.")
 @click.option(
     "--keep-artifacts",
     is_flag=True,
@@ -130,6 +135,7 @@ _FILE = click.Path(path_type=Path, allow_dash=True, dir_okay=False)
 @click.option(
     "--threshold",
     type=parse_share,
+    metavar="SHARE",
     default=f"{THRESHOLD:.0%}",
     show_default=True,
     help="The slow-down that is to be found.",
@@ -240,11 +246,17 @@ def _label(model: str, models: Sequence[str]) -> str:
     """What a model is called in reports: the file's name alone, where that is enough."""
     short = [_short(m) for m in models]
     name = _short(model)
-    return name if short.count(name) == 1 else model
+    return name if short.count(name) == 1 else _printable(model)
 
 
 def _short(model: str) -> str:
-    return Path(model).stem if Path(model).suffix else model
+    name = Path(model).stem if Path(model).suffix else model
+    return _printable(name)
+
+
+def _printable(name: str) -> str:
+    """A file's name as text: in reports, bytes that are none are written ``\\xff``."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 @dataclass(frozen=True, slots=True)

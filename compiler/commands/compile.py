@@ -9,13 +9,24 @@ import click
 
 from tilewright.errors import OptionError
 
-from .model import ARTIFACT, MATH, NO_CACHE, RANGE, RECORDS, SHAPE, TARGET, built, is_artifact
+from .model import (
+    ARTIFACT,
+    MATH,
+    NO_CACHE,
+    RANGE,
+    RECORDS,
+    SHAPE,
+    TARGET,
+    built,
+    is_artifact,
+    parse_output,
+)
 
 
 @click.command("compile", epilog="Example: tilewright compile zoo:resnet50 -o resnet50.tw")
 @click.argument("model")
 @click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), help="File to write."
+    "-o", "--output", required=True, type=parse_output, metavar="FILE", help="File to write."
 )
 @TARGET
 @MATH

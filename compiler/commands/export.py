@@ -10,7 +10,7 @@ import click
 from tilewright import standalone
 from tilewright.errors import OptionError
 
-from .model import MATH, NO_CACHE, RANGE, SHAPE, TARGET, is_artifact, progress
+from .model import MATH, NO_CACHE, RANGE, SHAPE, TARGET, is_artifact, parse_output, progress
 
 
 @click.command("export", epilog="Example: tilewright export model.onnx --target wasm32 -o m.wasm")
@@ -19,7 +19,8 @@ from .model import MATH, NO_CACHE, RANGE, SHAPE, TARGET, is_artifact, progress
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path),
+    type=parse_output,
+    metavar="FILE",
     help="File to write: NAME.o (and NAME.h), or NAME.wasm.",
 )
 @TARGET

@@ -21,6 +21,7 @@ from tilewright.options import from_environment
 from tilewright.runtime import artifact
 from tilewright.runtime.compiled import Compiled
 from tilewright.runtime.executable import Executable
+from tilewright.runtime.files import check_place
 from tilewright.stages import load_function
 
 ARTIFACT = ".tw"
@@ -69,6 +70,17 @@ def parse_range(value: str) -> tuple[str, tuple[int, int | None]]:
     low = int(match[2])
     high = low if match[3] is None else int(match[4]) if match[4] else None
     return match[1], (low, high)
+
+
+def parse_output(value: str) -> Path:
+    """Reads the name of a file to write, and refuses at once one that could not be written.
+
+    Raises:
+        OutputError: it is a folder, or there is no folder for it (TW-E0601).
+    """
+    place = Path(value)
+    check_place(place)
+    return place
 
 
 SHAPE = click.option(
@@ -220,7 +232,7 @@ def graph_of(model: str, shapes: Mapping[str, tuple[int | str, ...]] | None = No
 @contextmanager
 def progress() -> Iterator[Callable[[str], None]]:
     """Gives a function that shows what is going on, where someone watches a terminal."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         yield lambda _: None
         return
     with load_function(_CONSOLE)(stderr=True).status("") as status:

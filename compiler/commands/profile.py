@@ -44,12 +44,12 @@ from .model import (
     built,
     graph_of,
     is_artifact,
+    parse_output,
     progress,
 )
 
 _COLUMNS = ("of roofline", "GFLOP/s", "GB/s", "flops", "operand bytes")
 """Figures that have a column in the table; others are listed kernel by kernel."""
-_FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +75,17 @@ class _Model:
 @click.argument("model")
 @click.option("--json", "as_json", is_flag=True, help="Print all figures as JSON.")
 @click.option(
-    "--trace", type=_FILE, help="Write one call as a trace for chrome://tracing or Perfetto."
+    "--trace",
+    type=parse_output,
+    metavar="FILE",
+    help="Write one call as a trace for chrome://tracing or Perfetto.",
 )
-@click.option("--html", type=_FILE, help="Write one page that shows everything, offline.")
+@click.option(
+    "--html",
+    type=parse_output,
+    metavar="FILE",
+    help="Write one page that shows everything, offline.",
+)
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the random inputs."
 )

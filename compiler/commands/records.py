@@ -14,6 +14,8 @@ from tilewright.autotune.records import Records, open_records, read_records
 from tilewright.errors import ArtifactError
 from tilewright.runtime.files import replace_file
 
+from .model import parse_output
+
 
 @click.command(epilog="Example: tilewright records mine.db --merge theirs.db --export all.jsonl")
 @click.argument("file", type=click.Path(path_type=Path))
@@ -32,7 +34,7 @@ from tilewright.runtime.files import replace_file
     help="Take what exported JSON lines know better.",
 )
 @click.option(
-    "--export", "output", type=click.Path(path_type=Path), help="Write all of it as JSON lines."
+    "--export", "output", type=parse_output, metavar="FILE", help="Write all of it as JSON lines."
 )
 def records(
     file: Path, others: tuple[Path, ...], lines: tuple[Path, ...], output: Path | None

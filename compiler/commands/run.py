@@ -9,11 +9,23 @@ from pathlib import Path
 import click
 import numpy as np
 
+from tilewright.errors import InputError
 from tilewright.runtime.executable import Executable
 from tilewright.stages import load_function
 
 from .arrays import choose_dims, dims_from, random_inputs, read_inputs, write_arrays
-from .model import DIM, MATH, NO_CACHE, RECORDS, SHAPE, TARGET, THREADS, is_artifact, ready
+from .model import (
+    DIM,
+    MATH,
+    NO_CACHE,
+    RECORDS,
+    SHAPE,
+    TARGET,
+    THREADS,
+    is_artifact,
+    parse_output,
+    ready,
+)
 
 _AGREEMENT = "tilewright.commands.agreement:show_agreement"
 """Imported with ``--check`` only: the modules of other runtimes are half of all that run needs."""
@@ -46,7 +58,7 @@ def parse_input(value: str) -> tuple[str, Path]:
     help="A .npz file with arrays by input name.",
 )
 @click.option(
-    "--output", type=click.Path(path_type=Path), help="A .npz file to write the outputs to."
+    "--output", type=parse_output, metavar="FILE", help="A .npz file to write the outputs to."
 )
 @click.option(
     "--check",
@@ -125,7 +137,15 @@ def _feed(
     seed: int,
 ) -> dict[str, np.ndarray]:
     given = read_inputs(exe.inputs, files, archive)
-    chosen = {**dims_from(exe.inputs, given), **dims}
+    settled = dims_from(exe.inputs, given)
+    for name, size in dims.items():
+        if settled.get(name, size) != size:
+            raise InputError(
+                f"--dim {name}={size}: in the given inputs {name} is {settled[name]}; leave --dim "
+                f"out, or give other inputs",
+                code="TW-E0305",
+            )
+    chosen = {**settled, **dims}
     sizes = choose_dims(exe.inputs, chosen, exe.artifact.interface.conditions)
     missing = [s for s in exe.inputs if s.name not in given]
     return {**random_inputs(missing, sizes, seed), **given}

@@ -15,13 +15,23 @@ from tilewright.runtime.program import CallKernel, kernel_names, walk_steps
 from tilewright.stages import GRAPH_STAGES, KERNEL_STAGES
 from tilewright.tensor.text import text as tensor_text
 
-from .model import RANGE, RECORDS, SHAPE, TARGET, backend_for, built, graph_of, is_artifact
+from .model import (
+    RANGE,
+    RECORDS,
+    SHAPE,
+    TARGET,
+    backend_for,
+    built,
+    graph_of,
+    is_artifact,
+    parse_output,
+)
 
 
 @click.command("inspect", epilog="Example: tilewright inspect zoo:squeezenet --stage program")
 @click.argument("model")
 @click.option("--stage", metavar="NAME", help="What to print; without it, a summary.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write it to.")
+@click.option("-o", "--output", type=parse_output, metavar="FILE", help="File to write it to.")
 @TARGET
 @SHAPE
 @RANGE

@@ -19,7 +19,18 @@ from tilewright.errors import OptionError
 from tilewright.options import from_environment
 from tilewright.tuning import tune_source
 
-from .model import ARTIFACT, DIM, MATH, NO_CACHE, RANGE, SHAPE, TARGET, THREADS, is_artifact
+from .model import (
+    ARTIFACT,
+    DIM,
+    MATH,
+    NO_CACHE,
+    RANGE,
+    SHAPE,
+    TARGET,
+    THREADS,
+    is_artifact,
+    parse_output,
+)
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 _QUIET_SECONDS = 5.0
@@ -50,7 +61,8 @@ def parse_budget(value: str) -> float:
 )
 @click.option(
     "--records",
-    type=click.Path(path_type=Path),
+    type=parse_output,
+    metavar="FILE",
     help="File that keeps every trial; by default records.db in the cache's folder.",
 )
 @click.option(
@@ -64,7 +76,11 @@ def parse_budget(value: str) -> float:
     help="Build and measure on the workers of a dask scheduler: tcp://host:8786.",
 )
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="File to write the tuned model to."
+    "-o",
+    "--output",
+    type=parse_output,
+    metavar="FILE",
+    help="File to write the tuned model to.",
 )
 @TARGET
 @MATH
@@ -106,7 +122,7 @@ def tune(
     place = records
     if place is None and options.cache_dir is not None:
         place = options.cache_dir / "records.db"
-    with _progress(model, budget) as (stage, tell):
+    with _kept_anyway(place), _progress(model, budget) as (stage, tell):
         found = tune_source(
             model,
             options,
@@ -132,6 +148,20 @@ def tune(
             click.echo(
                 f"note: commands take a file for compiled by its suffix {ARTIFACT}", err=True
             )
+
+
+@contextmanager
+def _kept_anyway(place: Path | None) -> Iterator[None]:
+    """Tells whoever interrupts a search that its trials are not lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if place is not None:
+            click.echo(
+                f"the schedules tried so far are kept in {place}; the same command goes on there",
+                err=True,
+            )
+        raise
 
 
 @contextmanager

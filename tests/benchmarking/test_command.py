@@ -8,6 +8,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -444,3 +446,13 @@ def test_models_of_one_name_keep_their_folders_in_their_names(
     assert bench(layer, other, "--csv", "-") == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [r["model"] for r in rows] == [layer, other]
+
+
+def test_a_name_that_is_no_text_is_written_out_in_all_reports(layer: str, tmp_path: Path) -> None:
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/b\xffd.onnx")
+    shutil.copy(layer, odd)
+    files = {k: tmp_path / f"report.{k}" for k in ("json", "junit", "markdown", "csv")}
+    options = [text for k, file in files.items() for text in (f"--{k}", str(file))]
+    assert bench(odd, *options) == 0
+    for file in files.values():
+        assert "b\\xffd" in file.read_text().replace("\\\\", "\\")
