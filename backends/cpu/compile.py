@@ -9,7 +9,7 @@ import llvmlite.binding as llvm
 from tilewright.errors import InternalError
 from tilewright.target import Target
 
-from .pages import forget_pages, map_singly, trim_heap
+from .pages import forget_code, forget_pages, map_singly, trim_heap
 
 _LIBRARY = "libllvmlite"
 
@@ -45,14 +45,14 @@ def _initialize() -> None:
 
 
 def rest() -> None:
-    """Gives back the pages of LLVM, and what it and Python have freed.
+    """Gives back the pages of LLVM and other libraries, and what it and Python have freed.
 
     To be called when something else is to come before the next compilation: the pages come back
     when they are touched, which costs that one some 5 ms. Called first of all, it has the 36 MB
     that loading LLVM takes gone before anything else takes memory.
     """
     _initialize()
-    forget_pages(_LIBRARY)
+    forget_code()
     trim_heap()
 
 
@@ -105,14 +105,23 @@ def _layout(target: Target) -> str:
     return str(machine_for(target).target_data)
 
 
-def parse(text: str, target: Target, *, verify: bool = False) -> llvm.ModuleRef:
+def parse(
+    text: str, target: Target, context: llvm.ContextRef | None = None, *, verify: bool = False
+) -> llvm.ModuleRef:
     """A module of LLVM IR with the triple and the memory layout of a target.
+
+    Args:
+        text: one LLVM module.
+        target: what it is for.
+        context: where LLVM keeps the module's types and constants, one for modules that are to be
+            linked; by default its own, and they go with it: one for all would only grow.
+        verify: whether to check the module.
 
     Raises:
         InternalError: LLVM does not accept the text; that is a defect of the emitter.
     """
     try:
-        module = llvm.parse_assembly(text)
+        module = llvm.parse_assembly(text, context or llvm.create_context())
         if verify:
             module.verify()
     except RuntimeError as error:

@@ -69,9 +69,10 @@ def export_module(unit: Unit, constants: np.ndarray, name: str) -> llvm.ModuleRe
         emit_program(unit.program),
         emit_sizes(unit.program, functions_of(name)[0]),
     )
-    module = parse(_entry_text(unit, constants, name), unit.target)
+    context = llvm.create_context()
+    module = parse(_entry_text(unit, constants, name), unit.target, context)
     for text in texts:
-        module.link_in(parse(text, unit.target))
+        module.link_in(parse(text, unit.target, context))
     for function in module.functions:
         if not function.is_declaration and function.name not in functions_of(name):
             function.linkage = llvm.Linkage.internal

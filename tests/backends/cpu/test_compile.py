@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tilewright.backends.cpu.compile import compile_assembly, compile_object
+from tilewright.backends.cpu.compile import compile_assembly, compile_object, parse
 from tilewright.backends.cpu.target import resolve_target
 from tilewright.errors import InternalError
 
@@ -36,3 +36,11 @@ def test_code_uses_the_widest_registers_of_its_target_and_no_wider(
 def test_text_that_llvm_refuses_is_an_internal_error() -> None:
     with pytest.raises(InternalError, match="TW-E0948"):
         compile_object("define void @f() { ret i32 0 }", resolve_target("x86-64-v2"))
+
+
+def test_what_llvm_keeps_of_a_module_s_types_goes_with_it() -> None:
+    text = "%pair = type { i64, i64 }\ndefine %pair @f(%pair %x) {\n ret %pair %x\n}"
+    target = resolve_target("x86-64-v2")
+    modules = [parse(text, target) for _ in range(2)]
+    # In one context for all, the second would have to call its type %pair.0.
+    assert all("%pair = type" in str(m) for m in modules)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tilewright.backends.cpu.compile import compile_object, rest
-from tilewright.backends.cpu.pages import forget_pages, map_singly
+from tilewright.backends.cpu.pages import forget_code, forget_pages, map_singly
 from tilewright.backends.cpu.target import resolve_target
 
 TEXT = "define i64 @f(i64 %x) {\n %y = mul i64 %x, 3\n ret i64 %y\n}"
@@ -63,3 +64,24 @@ def test_resting_gives_llvm_s_pages_back_and_it_works_again() -> None:
     rest()
     assert resident("libllvmlite") < held / 2
     assert compile_object(TEXT, target) == before
+
+
+def test_the_code_of_all_libraries_leaves_memory_and_works_as_before() -> None:
+    array = np.arange(24.0)
+    before = np.sin(array) @ np.cos(array)
+    held = resident("_multiarray_umath")
+    forget_code()
+    assert resident("_multiarray_umath") < held / 2
+    assert np.sin(array) @ np.cos(array) == before
+
+
+def test_only_code_is_forgotten_not_what_a_process_reads(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    np.arange(1 << 16, dtype=np.float32).tofile(path)
+    mapped = np.memmap(path, np.float32, "r")
+    total = mapped.sum()
+    held = resident(str(path))
+    assert held >= 200
+    forget_code()
+    assert resident(str(path)) == held
+    assert mapped.sum() == total
