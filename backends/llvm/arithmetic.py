@@ -23,7 +23,6 @@ _FLOAT_COMPARE = {
     "gt": "ogt",
     "ge": "oge",
 }
-_BITWISE = frozenset({"and", "or", "xor"})
 _NATIVE_CALLS = {
     "sqrt": "sqrt", "floor": "floor", "ceil": "ceil", "trunc": "trunc", "round": "roundeven",
     "copysign": "copysign",

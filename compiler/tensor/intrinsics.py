@@ -48,11 +48,6 @@ class Intrinsic:
     exact_type: bool = False
     expand: Callable[..., Expr] | None = None
 
-    @property
-    def is_native(self) -> bool:
-        """Whether backends emit it as it is."""
-        return self.expand is None
-
     def infer(self, operands: tuple[DType, ...]) -> DType | None:
         """The type of the result, or None where it is the caller's choice (``any``).
 

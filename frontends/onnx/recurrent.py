@@ -27,9 +27,7 @@ _Step = Callable[[Context, Value, Sequence[Value], Sequence[Value]], tuple[Value
 # ------------------------------------------------------------------ activations
 
 
-def _activation(
-    ctx: Context, node: NodeView, name: str, given: Callable[[str], float]
-) -> _Activation:
+def _activation(node: NodeView, name: str, given: Callable[[str], float]) -> _Activation:
     """An activation by its name; ``given`` hands out the next alpha or beta of the node."""
     match name.lower():
         case "sigmoid" | "tanh":
@@ -106,7 +104,7 @@ def _activations(
                 ctx.unsupported(f"activation {name} without {which}")
             return default
 
-        found.append(_activation(ctx, node, name, given))
+        found.append(_activation(node, name, given))
     per = len(defaults)
     return [found[i * per : (i + 1) * per] for i in range(directions)]
 
@@ -205,7 +203,7 @@ def _initial(ctx: Context, layer: _Layer, given: Value | None, direction: int) -
     return ctx.cast(_part(ctx, given, direction), layer.x.dtype)
 
 
-def _clipped(ctx: Context, node: NodeView) -> _Activation:
+def _clipped(node: NodeView) -> _Activation:
     """Bounds the input of activations to [-clip, clip], where that is asked for."""
     if not node.has("clip"):
         return lambda c, x: x
@@ -316,7 +314,7 @@ def rnn(ctx: Context, node: NodeView) -> tuple[Value | None, ...]:
     """``h = f(x W + h R + b)`` step by step."""
     layer = _layer(ctx, node)
     functions = _activations(ctx, node, ["Tanh"], len(layer.reverses))
-    clip = _clipped(ctx, node)
+    clip = _clipped(node)
     bias = node.optional(3)
     runs = []
     for d, reverse in enumerate(layer.reverses):
@@ -352,7 +350,7 @@ def gru(ctx: Context, node: NodeView) -> tuple[Value | None, ...]:
     """A gated recurrent unit: ``h = (1 - z) * candidate + z * h``; gates in the order z, r, h."""
     layer = _layer(ctx, node)
     functions = _activations(ctx, node, ["Sigmoid", "Tanh"], len(layer.reverses))
-    clip = _clipped(ctx, node)
+    clip = _clipped(node)
     after = bool(node.int("linear_before_reset", 0))
     bias, size = node.optional(3), layer.hidden
     runs = []
@@ -424,7 +422,7 @@ def lstm(ctx: Context, node: NodeView) -> tuple[Value | None, ...]:
     """Long short-term memory; gates in the order input, output, forget, cell."""
     layer = _layer(ctx, node)
     functions = _activations(ctx, node, ["Sigmoid", "Tanh", "Tanh"], len(layer.reverses))
-    clip = _clipped(ctx, node)
+    clip = _clipped(node)
     coupled = bool(node.int("input_forget", 0))
     bias, peephole = node.optional(3), node.optional(7)
     runs = []

@@ -17,7 +17,6 @@ from .types import Operand, Scalar
 
 # Above so many elements a table of places is too large to build while importing.
 _MOST_ENTRIES = 1 << 22
-_END = (1 << 63) - 1
 
 
 # ------------------------------------------------------------------ shapes

@@ -185,7 +185,7 @@ def _shape_final(
         order = [*batch, *rows[:-1], *_shared_panels(s, t, panel, rows[-1])]
     elif panels_last or (rows and choices.pick("rows_first", int(_rows_first(t, target)), (0, 1))):
         order = [*batch, *rows, panel]
-    elif rows and choices.pick("block_rows", int(_worth_blocking(nests, t, target)), (0, 1)):
+    elif rows and choices.pick("block_rows", int(_worth_blocking(t, target)), (0, 1)):
         order = _blocked(s, t, batch, panel, rows, last, target)
     final = [*order, *([last] if last else []), *inner]
     s.do("reorder", tuple(final))
@@ -214,7 +214,7 @@ def _shared_panels(s: Schedule, t: Tile, panel: str, row: str) -> list[str]:
     return [panel, f"{row}_block", f"{row}_in"]
 
 
-def _worth_blocking(nests: Nests, t: Tile, target: Target) -> bool:
+def _worth_blocking(t: Tile, target: Target) -> bool:
     """Whether cutting the rows in blocks fetches fewer bytes from beyond L2.
 
     Without blocks every panel of columns reads the row operand again; with blocks every block

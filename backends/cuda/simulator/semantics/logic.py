@@ -89,9 +89,6 @@ def _funnel(code: Assembly, instruction: Instruction) -> Step:
     return lanewise(target, sources, function)
 
 
-_LUT_OPERATIONS = {"or": operator.or_, "and": operator.and_, "xor": operator.xor}
-
-
 def _lop3(code: Assembly, instruction: Instruction) -> Step:
     """Any function of three bits, by the table of its eight values."""
     scalar = SCALARS["b32"]
