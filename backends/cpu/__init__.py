@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
@@ -68,6 +69,9 @@ class CpuBackend:
 
     def rest(self) -> None:
         """Gives back the pages of LLVM, and what it and Python have freed."""
+        if f"{__package__}.compile" not in sys.modules:
+            # Nothing takes as much as to load LLVM: let there be little else then.
+            import_module(".pages", __package__).forget_code()
         import_module(".compile", __package__).rest()
 
     def load(

@@ -12,6 +12,8 @@ from tilewright.target import Target
 from .pages import forget_code, forget_pages, map_singly, trim_heap
 
 _LIBRARY = "libllvmlite"
+_OTHERS = ("libpython", "/numpy", "/ml_dtypes", "/google/")
+"""Parts of the names of other libraries that compiling goes through and no call of a model does."""
 
 
 def machine_for(target: Target, *, opt: int = 1) -> llvm.TargetMachine:
@@ -41,7 +43,7 @@ def _initialize() -> None:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     forget_pages(_LIBRARY)
-    map_singly(_LIBRARY)
+    map_singly(_LIBRARY, *_OTHERS)
 
 
 def rest() -> None:

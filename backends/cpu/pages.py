@@ -55,7 +55,7 @@ def forget_code() -> None:
 
 
 @cache
-def map_singly(library: str) -> int | None:
+def map_singly(*libraries: str) -> int | None:
     """Has the system map a page of a library when it is touched, and none around it.
 
     It would map 64 KB around each: to make code, LLVM touches 14 MB all over its library, and 38
@@ -66,7 +66,7 @@ def map_singly(library: str) -> int | None:
     that is not allowed, all stays as it is.
 
     Args:
-        library: a part of the file's name.
+        libraries: parts of the files' names.
 
     Returns:
         The descriptor for as long as which it holds; None where nothing was changed.
@@ -77,7 +77,7 @@ def map_singly(library: str) -> int | None:
         return None
     try:
         fcntl.ioctl(descriptor, _API, struct.pack("QQQ", _API_VERSION, _ASYNCHRONOUS, 0))
-        for start, end in _known(library):
+        for start, end in (part for library in libraries for part in _known(library)):
             asked = struct.pack("QQQQ", start, end - start, _WRITE_PROTECT, 0)
             fcntl.ioctl(descriptor, _REGISTER, asked)
     except OSError:

@@ -102,18 +102,19 @@ def aligned_bytes(size: int) -> np.ndarray:
 
 
 def _huge_bytes(size: int) -> np.ndarray:
-    """Memory that starts with a huge page and ends in one."""
+    """Memory that starts with a huge page, and ends in one if half of that is used."""
     room = -(-size // _HUGE_PAGE) * _HUGE_PAGE
     private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     try:
         pages = mmap.mmap(-1, room + _HUGE_PAGE, flags=private)
     except (OSError, OverflowError) as error:
         raise MemoryError(f"no memory for {size} bytes: {error}") from error
-    # A system without huge pages refuses, and gives small ones.
-    with contextlib.suppress(OSError):
-        pages.madvise(mmap.MADV_HUGEPAGE)
     raw = np.frombuffer(pages, np.uint8)
     start = -address_of(raw) % _HUGE_PAGE
+    whole = (size + _HUGE_PAGE // 2) // _HUGE_PAGE * _HUGE_PAGE
+    # A system without huge pages refuses, and gives small ones.
+    with contextlib.suppress(OSError):
+        pages.madvise(mmap.MADV_HUGEPAGE, start, whole)
     return raw[start : start + size]
 
 
