@@ -5,7 +5,8 @@ Adding a backend is a folder whose ``BACKEND`` follows this protocol, and a line
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -42,6 +43,58 @@ class Unit:
     target: Target
 
 
+class Work(Protocol):
+    """A program's code in the making: kernels may be given before the program is known."""
+
+    def add(self, kernel: Func) -> None:
+        """Takes a kernel ahead, in the order of the unit's; code for it may be made at once."""
+
+    def complete(self, unit: Unit) -> None:
+        """Takes the unit, which alone decides what comes out.
+
+        Kernels that were given ahead and are not the unit's in its order were given in vain.
+        """
+
+    def is_done(self) -> bool:
+        """Whether nothing works on the unit in the background, now that it is complete."""
+
+    def objects(self) -> tuple[bytes, ...]:
+        """What ``compile`` returns for the unit, once it is there."""
+
+
+class Whole:
+    """Work that begins when the whole unit is there, and its result is asked for.
+
+    Args:
+        compile_unit: the backend's ``compile``, for a unit.
+    """
+
+    def __init__(self, compile_unit: Callable[[Unit], tuple[bytes, ...]]) -> None:
+        self._compile = compile_unit
+        self._units: list[Unit] = []
+
+    def add(self, kernel: Func) -> None:
+        """Takes a kernel, which is in the unit again."""
+
+    def complete(self, unit: Unit) -> None:
+        """Takes the unit."""
+        self._units.append(unit)
+
+    def is_done(self) -> bool:
+        """True: nothing works in the background."""
+        return True
+
+    def objects(self) -> tuple[bytes, ...]:
+        """Compiles the unit."""
+        return self._compile(self._units.pop())
+
+
+@contextmanager
+def begin_whole(backend: Backend, cache: Cache, progress: Progress | None = None) -> Iterator[Work]:
+    """What ``begin`` is for a backend that makes no code before it knows the whole unit."""
+    yield Whole(lambda unit: backend.compile(unit, cache, progress))
+
+
 class Backend(Protocol):
     """A code generator for one kind of machine.
 
@@ -75,6 +128,14 @@ class Backend(Protocol):
         self, unit: Unit, cache: Cache, progress: Progress | None = None
     ) -> tuple[bytes, ...]:
         """Object code that ``load`` takes; parts that the cache holds are not made again."""
+
+    def begin(
+        self, target: Target, cache: Cache, progress: Progress | None = None
+    ) -> AbstractContextManager[Work]:
+        """Begins to make what ``compile`` would, while the program is still in the making.
+
+        Whatever works on it has ended when the context is left, with or without a result.
+        """
 
     def rest(self) -> None:
         """Gives back memory that compiling took and that nothing needs before the next time."""

@@ -6,7 +6,7 @@ Graph -> passes -> fused Graph -> lower -> Program + kernels -> emit -> objects
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,16 +19,20 @@ from tilewright.graph.ir import Graph, all_nodes
 from tilewright.graph.passes import run_passes
 from tilewright.graph.text import text as print_graph
 from tilewright.lower.kernels import Answers, Decided, Kernel
-from tilewright.lower.model import ConstantEntry, fill_constants, lower_graph
+from tilewright.lower.model import ConstantEntry, filling, lower_graph
 from tilewright.runtime.artifact import Artifact
 from tilewright.runtime.buffer import aligned_bytes
-from tilewright.runtime.cache import NO_CACHE, Cache
+from tilewright.runtime.cache import Cache
 from tilewright.schedule.recipes.space import Space
 from tilewright.stages import Log, uncollected
 from tilewright.target import Target
 from tilewright.tensor.ir import Func
 from tilewright.tensor.text import text as func_text
 from tilewright.version import __version__
+
+CODE_BYTES = 32 << 20
+"""More than what generates code takes at its end. While it works, constants are packed only as
+long as so many are left, so that both together never take more than all constants at last."""
 
 
 @dataclass(frozen=True)
@@ -61,29 +65,46 @@ def build(
 ) -> Built:
     """Compiles a graph for a target, with the math that options allow and the answers of records.
 
-    Code comes before constants: what generates it takes memory that weights then have. They are
-    let go one by one as they are packed: whoever calls should not hold them either.
+    Code is made of the first kernels while the last are not known yet. All of it comes before
+    constants: what generates it takes memory that weights then have. They are let go one by one
+    as they are packed: whoever calls should not hold them either.
     """
     with uncollected():
         files = mapped_files(graph.constants.values())
         with log.stage("passes"):
             graph = run_passes(graph, target)
         check_operators(graph, target, backend)
-        with log.stage("lower"):
-            lowered = lower_graph(graph, target, math, answers)
-        del graph
         # Weights that had to be rearranged were copied.
         forget_files(files)
-        program, kernels = lowered.program, tuple(lowered.kernels.values())
-        entries, decided = list(lowered.constants), lowered.decided
-        del lowered
-        unit = Unit(program, tuple(k.func for k in kernels), target)
-        with log.stage("code"):
-            objects = backend.compile(unit, store, log.objects)
-            backend.rest()
-        with log.stage("constants"):
-            constants = pack_constants(entries, program.constants_bytes, store)
+        with backend.begin(target, store, log.objects) as work:
+
+            def take(kernel: Func) -> None:
+                with log.part("code"):
+                    work.add(kernel)
+
+            with log.stage("lower"):
+                lowered = lower_graph(graph, target, math, answers, take)
+            del graph
             forget_files(files)
+            program, kernels = lowered.program, tuple(lowered.kernels.values())
+            entries, decided = list(lowered.constants), lowered.decided
+            del lowered
+            unit = Unit(program, tuple(k.func for k in kernels), target)
+            constants = aligned_bytes(program.constants_bytes)
+            packing = pack_constants(entries, constants, store)
+            with log.stage("code"):
+                work.complete(unit)
+                with log.part("constants"):
+                    for left in packing:
+                        if left < CODE_BYTES or work.is_done():
+                            break
+                objects = work.objects()
+        backend.rest()
+        with log.stage("constants"):
+            for _ in packing:
+                pass
+            forget_files(files)
+            constants.flags.writeable = False
     versions = {"tilewright": __version__, **backend.versions}
     made = Artifact(program, target, objects, constants, versions, {})
     return Built(made, unit, kernels, log.seconds, decided)
@@ -137,13 +158,10 @@ def _space_text(decided: Decided) -> str:
     return f"{head}\n{space}" if space.open else head
 
 
-def pack_constants(entries: list[ConstantEntry], size: int, store: Cache = NO_CACHE) -> np.ndarray:
-    """A program's constants, packed, read-only, in one aligned block; the list is emptied."""
-    block = aligned_bytes(size)
+def pack_constants(entries: list[ConstantEntry], out: np.ndarray, store: Cache) -> Iterator[int]:
+    """Packs constants one by one; before each, yields how many bytes come after it."""
 
     def run(func: Func, arguments: Sequence[np.ndarray | int]) -> None:
         find_runner()(func, arguments, store)
 
-    fill_constants(entries, block, run)
-    block.flags.writeable = False
-    return block
+    return filling(entries, out, run)

@@ -53,6 +53,7 @@ class Log:
 
     progress: Progress | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    _elsewhere: float = 0.0
 
     def objects(self, done: int, total: int) -> None:
         """Tells how many objects are done."""
@@ -64,9 +65,21 @@ class Log:
         """Times a stage."""
         if self.progress is not None:
             self.progress(name)
+        start, elsewhere = time.perf_counter(), self._elsewhere
+        yield
+        self._add(name, time.perf_counter() - start - (self._elsewhere - elsewhere))
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Times a part of a later stage that comes within an earlier one, and is not its own."""
         start = time.perf_counter()
         yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        self._elsewhere += seconds
+        self._add(name, seconds)
+
+    def _add(self, name: str, seconds: float) -> None:
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -105,6 +107,49 @@ def test_a_log_adds_the_times_of_a_stage_that_comes_twice() -> None:
         with log.stage("one"):
             pass
     assert told == ["one", "one"] and list(log.seconds) == ["one"]
+
+
+def test_what_a_later_stage_does_within_an_earlier_one_is_not_counted_twice() -> None:
+    log = Log()
+    began = time.perf_counter()
+    with log.stage("outer"):
+        with log.part("inner"):
+            time.sleep(0.02)
+        with log.part("inner"):
+            pass
+    whole = time.perf_counter() - began
+    assert log.seconds["inner"] >= 0.02
+    assert log.seconds["outer"] + log.seconds["inner"] <= whole
+    assert log.seconds["outer"] < whole - 0.02
+
+
+def test_an_error_while_kernels_are_made_ends_the_work_on_those_before_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = threading.active_count()
+    during: list[int] = []
+
+    def fail(*_: object) -> None:
+        during.append(threading.active_count())
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("tilewright.lower.model.lifetimes", fail)
+    monkeypatch.setattr("tilewright.backends.cpu.objects.KERNELS_TOGETHER", 1)
+    with pytest.raises(ZeroDivisionError):
+        build(layer(), BACKEND.resolve("native"), BACKEND, NO_CACHE, Log())
+    assert during == [before + 1]
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("left", [0, 1 << 40], ids=["meanwhile", "after"])
+def test_constants_are_the_same_whenever_they_are_packed(
+    left: int, built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tilewright.pipeline.CODE_BYTES", left)
+    monkeypatch.setattr("tilewright.backends.cpu.objects.Objects.is_done", lambda _: False)
+    again = build(layer(), BACKEND.resolve("native"), BACKEND, NO_CACHE, Log())
+    np.testing.assert_array_equal(again.artifact.constants, built.artifact.constants)
+    assert again.artifact.objects == built.artifact.objects
 
 
 def test_the_fingerprint_is_that_of_the_source() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -14,7 +15,7 @@ from tilewright.errors import TargetError
 from tilewright.runtime.cache import Cache
 from tilewright.target import Target
 
-from ..backend import Progress, Unit
+from ..backend import Progress, Unit, Work
 from .load import CpuEntry
 from .target import missing_features, resolve_target, runs_here
 
@@ -65,6 +66,13 @@ class CpuBackend:
     ) -> tuple[bytes, ...]:
         """One object for every few kernels, and what they need to be loaded."""
         found: tuple[bytes, ...] = _compiling("compile_unit", unit, cache, progress)
+        return found
+
+    def begin(
+        self, target: Target, cache: Cache, progress: Progress | None = None
+    ) -> AbstractContextManager[Work]:
+        """Work whose first objects are made while the last kernels are not known yet."""
+        found: AbstractContextManager[Work] = _compiling("begin", target, cache, progress)
         return found
 
     def rest(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 
 import llvmlite.binding as llvm
 
@@ -12,7 +13,7 @@ from tilewright.runtime.cache import Cache, digest_key
 from tilewright.runtime.program import Program
 from tilewright.target import Target
 
-from ..backend import Progress, Unit
+from ..backend import Progress, Unit, Work, begin_whole
 from ..cpu.compile import rest
 from .alignment import Loose, loose_buffers
 from .budget import check_budget
@@ -76,6 +77,12 @@ class CudaBackend:
         if progress is not None:
             progress(1, 1)
         return ptx, _manifest(unit).encode()
+
+    def begin(
+        self, target: Target, cache: Cache, progress: Progress | None = None
+    ) -> AbstractContextManager[Work]:
+        """Work that begins with the program: all kernels are one module."""
+        return begin_whole(self, cache, progress)
 
     def rest(self) -> None:
         """Gives back the pages of LLVM, and what it and Python have freed."""

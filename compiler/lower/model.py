@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from mmap import mmap
 
 import numpy as np
@@ -29,7 +30,7 @@ from ..runtime.program import (
 )
 from ..schedule.pack import Packing
 from ..target import Target
-from ..tensor.ir import Buffer, Dim, Expr, Load, Var, as_expr
+from ..tensor.ir import Buffer, Dim, Expr, Func, Load, Var, as_expr
 from ..tensor.simplify import dim, product, substitute, symbols
 from .inline import loads_of
 from .kernels import Answers, Decided, Kernel, KernelTable
@@ -37,6 +38,9 @@ from .memory import lifetimes, most_live, planned, unplaced
 from .mixing import LARGE_BYTES, Runner
 from .pack import pack_array
 from .parts import Part, Slab, find_padded, find_parts, find_slabs
+
+Taker = Callable[[Func], None]
+"""Takes a kernel as soon as it is done, so that work on it can begin."""
 
 _FORGOTTEN_AT_ONCE = 1 << 20
 """Bytes of a weight that leaves memory as soon as it is packed."""
@@ -82,7 +86,15 @@ class Lowered:
 def fill_constants(
     entries: list[ConstantEntry], out: np.ndarray, run: Runner | None = None
 ) -> None:
-    """Writes all constants, packed, into a fresh byte array of the program's size.
+    """Writes all constants, packed, into a fresh byte array of the program's size."""
+    for _ in filling(entries, out, run):
+        pass
+
+
+def filling(
+    entries: list[ConstantEntry], out: np.ndarray, run: Runner | None = None
+) -> Iterator[int]:
+    """Writes constants, packed, one by one; before each, yields how many bytes come after it.
 
     No weight stays in memory once it is packed, so that they are never all there twice: mapped
     ones leave it, and others are let go. The largest come first, while there is the most room.
@@ -99,7 +111,10 @@ def fill_constants(
     entries.sort(key=lambda e: (e.data.nbytes, e.nbytes, -e.offset))
     files: dict[int, mmap] = {}
     held = 0
+    left = sum(e.nbytes for e in entries)
     while entries:
+        left -= entries[-1].nbytes
+        yield left
         e = entries.pop()
         end = e.offset + e.nbytes
         place = out[e.offset : end]
@@ -116,13 +131,15 @@ def fill_constants(
             pack_array(e.packing, e.data, view, run if large else None)
         if e.data.nbytes >= _FORGOTTEN_AT_ONCE:
             forget_pages(e.data)
-            continue
-        # Many small ones leave memory together: to ask for each took as long as to pack it.
-        files |= {id(file): file for file in mapped_files((e.data,))}
-        held += e.data.nbytes
+        else:
+            # Many small ones leave memory together: to ask for each took as long as to pack it.
+            files |= {id(file): file for file in mapped_files((e.data,))}
+            held += e.data.nbytes
         if held >= _FORGOTTEN_TOGETHER:
             forget_files(files.values())
             held = 0
+        # No weight is held while the next one waits.
+        del e
 
 
 @dataclass
@@ -130,6 +147,8 @@ class _Lowering:
     """One model being lowered: kernels, constants and names so far."""
 
     table: KernelTable
+    take: Taker | None = None
+    taken: int = 0
     entries: list[ConstantEntry] = field(default_factory=list)
     placed: dict[tuple[object, ...], ConstantStorage] = field(default_factory=dict)
     constant_bytes: int = 0
@@ -171,6 +190,16 @@ class _Lowering:
         self.entries.append(ConstantEntry(offset, nbytes, data, packing))
         self.constant_bytes = -(-(offset + nbytes) // ALIGNMENT) * ALIGNMENT
         return ConstantStorage(offset)
+
+    # -------------------------------------------------------------- kernels
+
+    def hand_over(self) -> None:
+        """Hands over the kernels that the last group has added: what others add comes after."""
+        kernels = self.table.kernels
+        if self.take is not None:
+            for kernel in islice(kernels.values(), self.taken, None):
+                self.take(kernel.func)
+        self.taken = len(kernels)
 
     # -------------------------------------------------------------- blocks
 
@@ -282,6 +311,7 @@ class _Lowering:
             read = {v for n in graph.nodes for v in n.inputs}
             leaving = [b for b in leaving if produced[b] not in read]
         code = self.table.code(body, frozenset(data), widths, leaving)
+        self.hand_over()
         names: dict[str, Tensor] = {b.name: self.arena(b.name, b) for b in code.scratch}
         names |= {n: where[produced[v]] for n, v in code.outputs}
         sources = dict(code.inputs)
@@ -409,7 +439,11 @@ def _roots(graph: Graph) -> dict[Value, Value]:
 
 
 def lower_graph(
-    graph: Graph, target: Target, math: str = "fast", answers: Answers | None = None
+    graph: Graph,
+    target: Target,
+    math: str = "fast",
+    answers: Answers | None = None,
+    take: Taker | None = None,
 ) -> Lowered:
     """Lowers a fused graph: schedules its kernels, places its tensors, plans its memory.
 
@@ -418,8 +452,9 @@ def lower_graph(
         target: what to schedule for.
         math: "strict" forbids methods that round otherwise than the sums that ops state.
         answers: what a search or records say of a group.
+        take: takes the kernels in their order, each once no other group can change it.
     """
-    work = _Lowering(KernelTable(target, math, answers))
+    work = _Lowering(KernelTable(target, math, answers), take)
     given: dict[Value, Tensor] = {}
     for k, v in enumerate(graph.inputs):
         given[v] = Tensor(v.name, v.dtype, v.shape, InputStorage(k))

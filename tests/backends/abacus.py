@@ -8,10 +8,11 @@ from __future__ import annotations
 import ctypes
 import json
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 
 import numpy as np
 
-from tilewright.backends.backend import Progress, Unit
+from tilewright.backends.backend import Progress, Unit, Work, begin_whole
 from tilewright.errors import TargetError
 from tilewright.runtime import text as program_text
 from tilewright.runtime.cache import Cache
@@ -60,6 +61,11 @@ class AbacusBackend:
     ) -> tuple[bytes, ...]:
         kernels = {f.name: text(f) for f in unit.kernels}
         return (json.dumps([program_text.text(unit.program), kernels]).encode(),)
+
+    def begin(
+        self, target: Target, cache: Cache, progress: Progress | None = None
+    ) -> AbstractContextManager[Work]:
+        return begin_whole(self, cache, progress)
 
     def rest(self) -> None:
         """Nothing was taken."""

@@ -6,6 +6,7 @@ import mmap
 import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,10 +18,11 @@ from tilewright.graph.build import GraphBuilder
 from tilewright.graph.interpret import interpret
 from tilewright.graph.ir import Graph, TensorType, Value
 from tilewright.graph.passes import run_passes
-from tilewright.lower.model import ConstantEntry, Lowered, fill_constants, lower_graph
+from tilewright.lower.kernels import GroupCode, KernelTable
+from tilewright.lower.model import ConstantEntry, Lowered, fill_constants, filling, lower_graph
 from tilewright.runtime.check import check as check_program
 from tilewright.runtime.program import CallKernel, CopyTensor, LoopStep, walk_steps
-from tilewright.tensor.ir import Dim, symbol
+from tilewright.tensor.ir import Dim, Func, symbol
 
 from .bodies import f32, random_inputs
 
@@ -366,3 +368,53 @@ def test_small_weights_leave_memory_together(
     fill_constants(entries, out)
     assert left == [4] and not entries
     assert np.array_equal(out.view(np.float32), np.arange(6 << 18))
+
+
+def test_constants_wait_one_by_one_for_whoever_wants_them_packed() -> None:
+    sizes = (64, 256, 128)
+    arrays = [np.full(n, n // 64, np.uint8) for n in sizes]
+    alive = [weakref.ref(a) for a in arrays]
+    entries = [
+        ConstantEntry(offset, a.nbytes, a, None)
+        for offset, a in zip((0, 64, 320), arrays, strict=True)
+    ]
+    del arrays
+    out = np.zeros(sum(sizes), np.uint8)
+    steps = filling(entries, out)
+    assert next(steps) == 64 + 128 and not out.any()
+    assert next(steps) == 64 and alive[1]() is None
+    assert np.all(out[64:320] == 4) and len(entries) == 2
+    assert list(steps) == [0] and not entries
+    assert np.all(out[:64] == 1) and np.all(out[320:] == 2)
+
+
+# ------------------------------------------------------------------ kernels handed over
+
+
+def test_kernels_are_handed_over_in_order_and_as_they_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(b: GraphBuilder) -> Value:
+        # Parts of one whole are rewritten as rows of it, after they have become kernels.
+        x = b.input("x", f32(1, 9, 9, 8))
+        weights = [np.ones((k, k, 8, 24), np.float32) for k in (1, 3)]
+        parts = [
+            b.add("conv", x, b.constant(w), strides=(1, 1), lo=(p, p), hi=(p, p),
+                  dilations=(1, 1), groups=1)
+            for p, w in enumerate(weights)
+        ]  # fmt: skip
+        return b.add("exp", b.add("concat", *parts, axis=3))
+
+    target = resolve_target("native")
+    graph = run_passes(graph_of(make), target)
+    handed: list[Func] = []
+    groups: list[int] = []
+    code = KernelTable.code
+
+    def count(self: KernelTable, *args: Any) -> GroupCode:
+        groups.append(len(handed))
+        return code(self, *args)
+
+    monkeypatch.setattr(KernelTable, "code", count)
+    found = lower_graph(graph, target, take=handed.append)
+    assert len(handed) > 2 and groups == sorted(set(groups))
+    pairs = zip(handed, found.kernels.values(), strict=True)
+    assert all(func is kernel.func for func, kernel in pairs)
