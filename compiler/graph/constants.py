@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
@@ -13,6 +13,8 @@ import numpy as np
 _BLOCK = 128
 _LARGE = 16 << 20
 """Bytes from which a copy takes long enough, 3 ms and more, for threads to pay."""
+_PIECE = 4 << 20
+"""Bytes of a mapped file that are in memory while they are copied: as much as is no matter."""
 
 
 def dense(array: np.ndarray) -> np.ndarray:
@@ -39,6 +41,8 @@ def copy_view(out: np.ndarray, view: np.ndarray, *, by_blocks: bool = True) -> N
     copy = _copy_blocks if by_blocks else np.copyto
     cpus = len(os.sched_getaffinity(0))
     axis = next((k for k, n in enumerate(out.shape) if n > 1), None)
+    if axis is not None and out.nbytes > _PIECE and _is_read_once(view, axis):
+        copy = _forgetting(copy, axis)
     if axis is None or cpus == 1 or out.nbytes < _LARGE:
         copy(out, view)
         return
@@ -48,6 +52,31 @@ def copy_view(out: np.ndarray, view: np.ndarray, *, by_blocks: bool = True) -> N
     with ThreadPoolExecutor(cpus) as workers:
         for done in [workers.submit(copy, out[cut], view[cut]) for cut in cuts]:
             done.result()
+
+
+Copy = Callable[[np.ndarray, np.ndarray], None]
+
+
+def _is_read_once(view: np.ndarray, axis: int) -> bool:
+    """Whether a view is of a mapped file, each part of which is read at one place of an axis."""
+    if _mapped_file(view) is None:
+        return False
+    first, end = np.lib.array_utils.byte_bounds(view[(*[slice(None)] * axis, slice(0, 1))])
+    return end - first <= abs(view.strides[axis])
+
+
+def _forgetting(copy: Copy, axis: int) -> Copy:
+    """Copies some places of an axis at a time, and has them leave memory."""
+
+    def in_pieces(out: np.ndarray, view: np.ndarray) -> None:
+        size = out.shape[axis]
+        step = max(1, size * _PIECE // max(1, out.nbytes))
+        for start in range(0, size, step):
+            cut = (*[slice(None)] * axis, slice(start, start + step))
+            copy(out[cut], view[cut])
+            forget_pages(view[cut])
+
+    return in_pieces
 
 
 def _copy_blocks(out: np.ndarray, view: np.ndarray) -> None:
@@ -89,6 +118,7 @@ def forget_pages(array: np.ndarray) -> None:
 def _mapped_file(array: np.ndarray) -> mmap.mmap | None:
     """The file, mapped to be read only, that an array lies in; None where it lies elsewhere."""
     owner: object = array
-    while isinstance(owner, np.ndarray):
-        owner = owner.base
+    # What holds the array of a view with other strides has a base, too.
+    while not isinstance(owner, mmap.mmap | None):
+        owner = getattr(owner, "base", None)
     return owner if isinstance(owner, mmap.mmap) and memoryview(owner).readonly else None

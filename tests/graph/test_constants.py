@@ -89,6 +89,38 @@ def test_large_copies_are_whole_on_more_cpus_than_rows(monkeypatch: pytest.Monke
         np.testing.assert_array_equal(out, view)
 
 
+@pytest.mark.parametrize("cpus", [1, 3])
+def test_a_large_file_leaves_memory_as_it_is_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpus: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cpus)))
+    path = tmp_path / "large"
+    np.arange(5 << 20, dtype=np.float32).tofile(path)
+    mapped = np.memmap(path, np.float32, "r")
+    rows = mapped.reshape(80, 256, 256)
+    turned = np.lib.stride_tricks.as_strided(mapped, rows.shape, (1 << 18, 4, 1 << 10))
+    for view in (rows, rows[::-1], turned, rows[None]):
+        out = np.empty(view.shape, np.float32)
+        copy_view(out, view)
+        assert resident(path) <= 128
+        np.testing.assert_array_equal(out, view)
+        forget_pages(mapped)
+
+
+def test_what_is_read_again_and_again_stays_while_it_is_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "large"
+    np.arange(5 << 20, dtype=np.float32).tofile(path)
+    columns = np.memmap(path, np.float32, "r").reshape(1 << 10, -1).T
+    forgotten: list[np.ndarray] = []
+    monkeypatch.setattr("tilewright.graph.constants.forget_pages", forgotten.append)
+    out = np.empty(columns.shape, np.float32)
+    copy_view(out, columns)
+    assert not forgotten
+    np.testing.assert_array_equal(out, columns)
+
+
 def test_a_file_leaves_memory_whole_and_is_named_once(weights: Path) -> None:
     mapped = np.memmap(weights, np.float32, "r")
     files = mapped_files([mapped[10:20].reshape(2, 5), np.ones(3), mapped[1 << 17 :]])
