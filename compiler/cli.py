@@ -15,9 +15,8 @@ from importlib import import_module
 
 import click
 
-from tilewright.errors import InternalError, OptionError, TilewrightError
+from tilewright.errors import InternalError, OptionError, OutputError, TilewrightError, is_full
 from tilewright.options import from_environment
-from tilewright.runtime.files import cannot_write, is_full
 from tilewright.version import __version__
 
 INTERRUPTED = 130
@@ -105,7 +104,7 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
         return _report(OptionError("there is not enough memory for this", code="TW-E0805"), error)
     except Exception as error:
         if isinstance(error, OSError) and is_full(error):
-            return _report(cannot_write("standard output or a temporary file", error), error)
+            return _report(OutputError.of("standard output or a temporary file", error), error)
         message = (
             f"a defect of Tilewright, not of the model or its use: {type(error).__name__}: {error}."
             " Please report it with the output of the same command under TILEWRIGHT_DEBUG=1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import linecache
 import os
 import sys
@@ -86,6 +87,16 @@ class ArtifactError(TilewrightError):
 class OutputError(TilewrightError):
     """A file could not be written: unwritable place, full disk (TW-E06xx)."""
 
+    @classmethod
+    def of(cls, what: str, error: OSError) -> OutputError:
+        """The error of something that could not be written: TW-E0602 where the disk is full."""
+        full = is_full(error)
+        return cls(
+            f"{what}: cannot be written: {error.strerror or error}; nothing was left behind"
+            + (", free some space or choose another disk" if full else ""),
+            code="TW-E0602" if full else "TW-E0601",
+        )
+
 
 class ScheduleError(TilewrightError):
     """A schedule step does not apply to this loop nest (TW-E07xx)."""
@@ -147,6 +158,14 @@ def line_text(frame: FrameType, line: int) -> str:
     path = frame.f_code.co_filename
     code = linecache.getline(path, line).strip()
     return f"{path}:{line}" + (code and f" `{code}`")
+
+
+_FULL_DISK = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+
+
+def is_full(error: OSError) -> bool:
+    """Whether an error says that a disk, or what there is of it for this user, is full."""
+    return error.errno in _FULL_DISK
 
 
 def first_line(error: Exception) -> str:

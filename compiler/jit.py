@@ -14,7 +14,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 import numpy as np
 
 from tilewright.api import compile as compile_graph
-from tilewright.errors import InputError
+from tilewright.errors import InputError, OptionError
 from tilewright.frontends.numpy.importer import Result, Traced, trace_function
 from tilewright.runtime.buffer import BorrowError, borrow, exporter, library_of
 from tilewright.runtime.executable import READY, Executable
@@ -376,7 +376,16 @@ def jit(
         target: ``native`` (this CPU) or a level (``x86-64-v3``).
         threads: the most threads a call may use; by default what affinity and quota allow.
         dynamic: whether compiled code serves all sizes; if not, each shape is compiled.
+
+    Raises:
+        OptionError: what is given is no function (TW-E0801).
     """
     if function is None:
-        return lambda f: Jitted(f, target, threads, dynamic)
+        return lambda f: jit(f, target=target, threads=threads, dynamic=dynamic)
+    if not callable(function):
+        raise OptionError(
+            f"jit takes a function of arrays, not a {type(function).__name__}; options are given "
+            f"by name, as in jit(threads=2)",
+            code="TW-E0801",
+        )
     return Jitted(function, target, threads, dynamic)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from numbers import Integral
 from pathlib import Path
 
 from .errors import OptionError
@@ -72,6 +73,7 @@ def from_environment(environment: Mapping[str, str] | None = None, **chosen: obj
         raise OptionError(
             f"unknown option {', '.join(unknown)}; there are {', '.join(names)}", code="TW-E0802"
         )
+    given = {name: _of_its_type(name, value) for name, value in given.items()}
     env = os.environ if environment is None else environment
     found: dict[str, object] = {"cache_dir": _cache_dir(env)}
     for name in names:
@@ -80,6 +82,34 @@ def from_environment(environment: Mapping[str, str] | None = None, **chosen: obj
         if value and name not in given:
             found[name] = _read(variable, name, value)
     return Options(**{**found, **given})  # type: ignore[arg-type]
+
+
+def whole_number(name: str, value: object) -> int:
+    """A number that a user gave for an option.
+
+    Raises:
+        OptionError: it is none, or no whole one (TW-E0801).
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise _of_another_type(name, value, "a whole number")
+    return int(value)
+
+
+def _of_its_type(name: str, value: object) -> object:
+    match name:
+        case "threads" | "debug" | "cache_bytes":
+            return whole_number(name, value)
+        case "target" | "math" if not isinstance(value, str):
+            raise _of_another_type(name, value, "a text")
+        case "cache" if not isinstance(value, bool):
+            raise _of_another_type(name, value, "True or False")
+    return value
+
+
+def _of_another_type(name: str, value: object, wanted: str) -> OptionError:
+    return OptionError(
+        f"{name}: {value!r} is of type {type(value).__name__}; expected {wanted}", code="TW-E0801"
+    )
 
 
 def _read(variable: str, name: str, value: str) -> object:

@@ -112,6 +112,10 @@ def source_of(value: Any, log: Log, **options: Any) -> Source:
             f"{type(value).__name__}",
             code="TW-E0100",
         )
+    for name in _CODES.keys() & chosen.keys():
+        if not isinstance(chosen[name], Mapping):
+            kind = type(chosen[name]).__name__
+            raise OptionError(f"{name}: expected a dict by name, not a {kind}", code="TW-E0801")
     for name, kernel in chosen.get("kernels", {}).items():
         if not hasattr(kernel, "node"):
             raise OptionError(

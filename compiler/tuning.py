@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -183,12 +184,7 @@ def tune_source(
         learn: whether trees that learn from trials rank candidates, too.
         importing: options of the source's frontend.
     """
-    if not budget > 0 or math.isinf(budget):
-        raise OptionError(
-            f"budget: {budget:g} s is no time to search in; give some seconds, as in --budget 60s "
-            f"(tilewright compile --records replays what was found before)",
-            code="TW-E0840",
-        )
+    _check_budget(budget)
     if learn and not is_available():
         raise OptionError(
             "a ranking that learns needs scikit-learn: pip install 'tilewright[tune]'",
@@ -203,6 +199,18 @@ def tune_source(
         work = _Work(source_of(source, Log(), **importing), options, backend, target, kept)
         work.progress = progress
         return work.tune(began, budget, trials, dims, tell, workers, learn)
+
+
+def _check_budget(budget: object) -> None:
+    if not isinstance(budget, Real):
+        raise OptionError(f"budget: {budget!r} is no number of seconds", code="TW-E0840")
+    seconds = float(budget)
+    if not seconds > 0 or math.isinf(seconds):
+        raise OptionError(
+            f"budget: {seconds:g} s is no time to search in; give some seconds, as in "
+            f"--budget 60s (tilewright compile --records replays what was found before)",
+            code="TW-E0840",
+        )
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 import tilewright
 from tilewright import autotune, backends, errors, frontends
-from tilewright.errors import CODES, TilewrightError
+from tilewright.errors import CODES, OutputError, TilewrightError
 
 CODE = re.compile(r"TW-E\d{4}")
 RANGES = {
@@ -87,3 +88,9 @@ def test_every_kind_of_error_is_public(name: str) -> None:
     kind = getattr(errors, name)
     assert issubclass(kind, TilewrightError)
     assert getattr(tilewright, name) is kind
+
+
+def test_a_full_disk_has_a_code_of_its_own() -> None:
+    full = OutputError.of("a", OSError(errno.ENOSPC, "No space left on device"))
+    assert full.code == "TW-E0602" and "free some space" in full.message
+    assert OutputError.of("a", OSError(errno.EACCES, "denied")).code == "TW-E0601"

@@ -94,7 +94,9 @@ class Compiled:
         found = self._stages.get(stage)
         if found is None:
             raise OptionError(
-                f"stage {stage!r}: there are {', '.join(self._stages)}", code="TW-E0803"
+                f"stage {stage!r}: there are {', '.join(self._stages)}; a file holds program and "
+                f"what was named when it was saved (tilewright compile --keep)",
+                code="TW-E0803",
             )
         return found if isinstance(found, str) else found()
 

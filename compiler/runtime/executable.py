@@ -16,6 +16,7 @@ import numpy as np
 
 from ..dtype import DType, i64
 from ..errors import InputError, InternalError, OptionError
+from ..options import whole_number
 from .artifact import Artifact
 from .buffer import (
     BorrowError,
@@ -127,6 +128,7 @@ class Executable(Compiled):
 
     @threads.setter
     def threads(self, count: int) -> None:
+        count = whole_number("threads", count)
         if not 1 <= count <= 1024:
             raise OptionError(f"threads: {count} is not in 1..1024", code="TW-E0801")
         self._entry.threads = count
@@ -139,7 +141,18 @@ class Executable(Compiled):
     # -------------------------------------------------------------- calling
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Runs on named inputs and returns the outputs by name (see ``__call__``)."""
+        """Runs on named inputs and returns the outputs by name (see ``__call__``).
+
+        Raises:
+            InputError: as ``__call__``; what is given has no names (TW-E0301).
+        """
+        if not isinstance(inputs, Mapping):
+            raise InputError(
+                f"{self.name}: run takes a dict of arrays by name, not a "
+                f"{type(inputs).__name__}; arrays in order are given to the model as a function "
+                f"is called; it takes {', '.join(map(str, self.inputs)) or 'none'}",
+                code="TW-E0301",
+            )
         results = self(*self._arrange((), inputs))
         return {s.name: r for s, r in zip(self.outputs, results, strict=True)}
 
@@ -305,9 +318,16 @@ def _as_input(spec: TensorSpec, value: Any) -> np.ndarray:
                 code="TW-E0302",
             )
         array = array.astype(wanted)
-    if array.flags.num & READY != READY:
-        array = aligned_copy(array)
-    return array
+    if array.flags.num & READY == READY:
+        return array
+    try:
+        return aligned_copy(array)
+    except MemoryError as error:
+        raise InputError(
+            f"input {spec.name!r}: there is no memory for a contiguous copy of its "
+            f"{array.nbytes} bytes",
+            code="TW-E0307",
+        ) from error
 
 
 def _as_array(spec: TensorSpec, value: Any) -> np.ndarray:

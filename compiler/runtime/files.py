@@ -7,7 +7,6 @@ place of: they are written as they are.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -15,7 +14,6 @@ from pathlib import Path
 
 from ..errors import OutputError
 
-_FULL_DISK = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 _MOST_LINKS = 40
 
 Put = Callable[[int, bytes | memoryview], None]
@@ -43,7 +41,7 @@ def replace_file(path: Path, *, durable: bool = True) -> Iterator[Put]:
         else:
             yield from _into_file(Path(os.path.realpath(path)), durable)
     except OSError as error:
-        raise cannot_write(str(path), error) from error
+        raise OutputError.of(str(path), error) from error
 
 
 def check_place(path: Path) -> None:
@@ -60,21 +58,6 @@ def check_place(path: Path) -> None:
         raise OutputError(
             f"{path}: cannot be written: there is no folder {path.parent}", code="TW-E0601"
         )
-
-
-def cannot_write(what: str, error: OSError) -> OutputError:
-    """The error of something that could not be written: TW-E0602 where the disk is full."""
-    full = error.errno in _FULL_DISK
-    return OutputError(
-        f"{what}: cannot be written: {error.strerror or error}; nothing was left behind"
-        + (", free some space or choose another disk" if full else ""),
-        code="TW-E0602" if full else "TW-E0601",
-    )
-
-
-def is_full(error: OSError) -> bool:
-    """Whether an error says that a disk, or what there is of it for this user, is full."""
-    return error.errno in _FULL_DISK
 
 
 def _is_stream(path: Path) -> bool:

@@ -272,6 +272,7 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\x80\x02", "a pickle"),
     (b"\x80\x04", "a pickle"),
     (b"\x7fELF", "a native program or library"),
+    (b"\x89TILEW", "compiled already: tilewright.load, and a name that ends in .tw, take it"),
     (b"version https://git-lfs", "a pointer of Git LFS, not the file itself"),
     (b"<", "HTML or XML"),
     (b"{", "JSON"),

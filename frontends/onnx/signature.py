@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 
 from tilewright.errors import ModelError, OptionError
 from tilewright.graph.ir import TensorType
@@ -40,7 +41,8 @@ class Signature:
         self._symbols: dict[str, Var] = {}
         self._spelled: dict[str, str] = {}
         self._asked: set[str] = set()
-        for name, (low, high) in self._ranges.items():
+        for name, given in self._ranges.items():
+            low, high = _pair(name, given)
             if low < 0 or (high is not None and high < low):
                 raise OptionError(
                     f"dim_ranges: {name!r} has the range {low} to {high}, which is empty or"
@@ -67,6 +69,7 @@ class Signature:
             raise GapError(f"input of element type {type_name(tensor.elem_type)}")
         given = self._shapes.pop(name, None)
         if given is not None:
+            _check_dims(name, given)
             if tensor.HasField("shape") and len(tensor.shape.dim) != len(given):
                 raise OptionError(
                     f"shapes: {name!r} has {len(tensor.shape.dim)} dims in the model, but"
@@ -102,12 +105,6 @@ class Signature:
     def _given(self, name: str, given: int | str) -> Dim:
         if isinstance(given, str):
             return self._symbol(given)
-        if given < 0:
-            raise OptionError(
-                f"shapes: {name!r} is given the dim {given}; a dim is a non-negative number or"
-                " the name of a symbol",
-                code="TW-E0811",
-            )
         return int(given)
 
     def _declared(self, name: str, axis: int, declared: TensorShapeProto.Dimension) -> Dim:
@@ -148,3 +145,31 @@ class Signature:
             count += 1
             spelled = f"{base}_{count}"
         return spelled
+
+
+def _check_dims(name: str, given: object) -> None:
+    """Refuses what are no dims, which the user gave for an input."""
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise OptionError(
+            f"shapes: {name!r} is given {given!r}; give all its dims, as in ('N', 16)",
+            code="TW-E0811",
+        )
+    for dim in given:
+        if not isinstance(dim, str) and not (isinstance(dim, Integral) and int(dim) >= 0):
+            raise OptionError(
+                f"shapes: {name!r} is given the dim {dim!r}; a dim is a non-negative number or"
+                " the name of a symbol",
+                code="TW-E0811",
+            )
+
+
+def _pair(name: str, given: object) -> tuple[int, int | None]:
+    """A range as the user gave it."""
+    match given:
+        case (Integral() as low, (Integral() | None) as high):
+            return int(low), None if high is None else int(high)
+    raise OptionError(
+        f"dim_ranges: {name!r} is given {given!r}; give its least and its greatest size, as in"
+        " (1, 64), or (1, None)",
+        code="TW-E0810",
+    )

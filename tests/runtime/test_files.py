@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import subprocess
 import sys
@@ -12,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from tilewright.errors import OutputError
-from tilewright.runtime import files
 from tilewright.runtime.files import check_place, replace_file
 
 
@@ -110,9 +108,3 @@ def test_standard_output_is_written_after_what_was_printed(where: str, tmp_path:
         found = (tmp_path / "out").read_bytes()
     assert found == b"table\nreport\n"
     assert not Path("/dev/stdout").is_file() or Path("/dev/stdout").is_symlink()
-
-
-def test_a_full_disk_has_a_code_of_its_own() -> None:
-    full = files.cannot_write("a", OSError(errno.ENOSPC, "No space left on device"))
-    assert full.code == "TW-E0602" and "free some space" in full.message
-    assert files.cannot_write("a", OSError(errno.EACCES, "denied")).code == "TW-E0601"
