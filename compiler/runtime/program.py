@@ -1,14 +1,16 @@
 """The program IR: what runs at inference, as kernel calls over planned memory.
 
 A program is straight-line steps with structured branches and loops. It names kernels but does not
-hold them; a backend turns it into one native entry. Everything is immutable. Offsets and sizes
-are in bytes; the ones that depend on symbolic dims are i64 expressions, evaluated natively.
+hold them; a backend turns it into one native entry. Everything is immutable; of what deep models
+have thousands of, the type checker alone sees to that (see graph/ir.py). Offsets and sizes are in
+bytes; the ones that depend on symbolic dims are i64 expressions, evaluated natively.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from ..dtype import DType
 from ..tensor.ir import Dim, Expr, Var
@@ -36,24 +38,24 @@ class OutputStorage:
     offset: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class ConstantStorage:
     """``offset`` bytes into the read-only constants."""
 
-    offset: int
+    offset: Final[int]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class ArenaStorage:
     """``offset`` bytes into the call's own scratch memory; reused once its tensor is dead."""
 
-    offset: Dim
+    offset: Final[Dim]
 
 
 Storage = InputStorage | OutputStorage | ConstantStorage | ArenaStorage
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Tensor:
     """A dense row-major array somewhere in the program's memory.
 
@@ -64,10 +66,10 @@ class Tensor:
         storage: where element 0 is.
     """
 
-    name: str
-    dtype: DType
-    shape: tuple[Dim, ...]
-    storage: Storage
+    name: Final[str]
+    dtype: Final[DType]
+    shape: Final[tuple[Dim, ...]]
+    storage: Final[Storage]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +89,12 @@ class TensorSpec:
         return f"{self.name}: {self.dtype}[{', '.join(map(_short, self.shape))}]"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class CallKernel:
     """Calls a kernel with pointers and i64 values, in the kernel's parameter order."""
 
-    kernel: str
-    args: tuple[Tensor | Dim, ...]
+    kernel: Final[str]
+    args: Final[tuple[Tensor | Dim, ...]]
 
 
 @dataclass(frozen=True, slots=True)

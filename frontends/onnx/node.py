@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NoReturn, TypeAlias, TypeVar
+from typing import Final, NoReturn, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -34,7 +34,7 @@ class GapError(Exception):
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class NodeView:
     """One node of the source model, its operands looked up and its attributes typed.
 
@@ -48,14 +48,14 @@ class NodeView:
         external: where external data of tensor attributes lies.
     """
 
-    op: str
-    domain: str
-    name: str
-    opset: int
-    inputs: tuple[Value | None, ...]
-    outputs: tuple[str, ...]
-    attributes: Mapping[str, AttributeProto] = field(repr=False)
-    external: ExternalData | None = None
+    op: Final[str]
+    domain: Final[str]
+    name: Final[str]
+    opset: Final[_Kind]
+    inputs: Final[tuple[Value | None, ...]]
+    outputs: Final[tuple[str, ...]]
+    attributes: Final[Mapping[str, AttributeProto]] = field(repr=False)
+    external: Final[ExternalData | None] = None
 
     # -------------------------------------------------------------- operands
 

@@ -10,7 +10,7 @@ the walk, and the whole file is parsed as it is.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TypeAlias
 
 import numpy as np
 
@@ -26,13 +26,8 @@ class _Odd(Exception):
     """The bytes are not what this walk expects."""
 
 
-class _Field(NamedTuple):
-    """A field of a message: its number, where it starts, its payload and where it ends."""
-
-    number: int
-    start: int
-    body: int
-    end: int
+_Field: TypeAlias = tuple[int, int, int, int]
+"""A field of a message: its number, where it starts, its payload and where it ends."""
 
 
 def without_weights(data: np.ndarray) -> tuple[bytes, dict[int, np.ndarray]] | None:
@@ -52,33 +47,30 @@ def without_weights(data: np.ndarray) -> tuple[bytes, dict[int, np.ndarray]] | N
 
 
 def _cut(view: memoryview, data: np.ndarray) -> tuple[bytes, dict[int, np.ndarray]] | None:
-    fields = list(_fields(view, 0, len(view)))
-    graphs = [f for f in fields if f.number == _GRAPH]
+    graphs = [f for f in _fields(view, 0, len(view)) if f[0] == _GRAPH]
     if len(graphs) != 1:
         return None
-    (graph,) = graphs
+    ((_, begin, first, last),) = graphs
     weights: dict[int, np.ndarray] = {}
     parts: list[bytes | memoryview] = []
     index = 0
-    kept = graph.body
-    for field in _fields(view, graph.body, graph.end):
-        if field.number != _INITIALIZER:
+    kept = first
+    for number, opens, inside, closes in _fields(view, first, last):
+        if number != _INITIALIZER:
             continue
-        if field.end - field.body >= _WORTH_CUTTING:
-            raw = [f for f in _fields(view, field.body, field.end) if f[0] == _RAW_DATA]
-            if len(raw) == 1 and raw[0].end - raw[0].body >= _WORTH_CUTTING:
+        if closes - inside >= _WORTH_CUTTING:
+            raw = [f for f in _fields(view, inside, closes) if f[0] == _RAW_DATA]
+            if len(raw) == 1 and raw[0][3] - raw[0][2] >= _WORTH_CUTTING:
                 _, start, body, end = raw[0]
                 weights[index] = data[body:end]
-                rest = start - field.body + field.end - end
-                parts += (view[kept : field.start], _header(_INITIALIZER, rest))
-                parts += (view[field.body : start], view[end : field.end])
-                kept = field.end
+                rest = start - inside + closes - end
+                parts += (view[kept:opens], _header(_INITIALIZER, rest))
+                parts += (view[inside:start], view[end:closes])
+                kept = closes
         index += 1
-    parts.append(view[kept : graph.end])
+    parts.append(view[kept:last])
     inner = b"".join(parts)
-    return b"".join(
-        (view[: graph.start], _header(_GRAPH, len(inner)), inner, view[graph.end :])
-    ), weights
+    return b"".join((view[:begin], _header(_GRAPH, len(inner)), inner, view[last:])), weights
 
 
 def _fields(view: memoryview, start: int, end: int) -> Iterator[_Field]:
@@ -110,7 +102,7 @@ def _fields(view: memoryview, start: int, end: int) -> Iterator[_Field]:
             raise _Odd
         if after > end:
             raise _Odd
-        yield _Field(key >> 3, at, body, after)
+        yield key >> 3, at, body, after
         at = after
 
 
