@@ -90,20 +90,43 @@ def _blocks(shape: tuple[int, ...], nbytes: int) -> Iterator[tuple[int | slice, 
 def _run(program: LinearProgram, x: np.ndarray, out: np.ndarray) -> None:
     """Runs straight-line code on whole arrays, in the type of the weights."""
     values = list(x)
-    for terms in program.steps:
+    places: dict[int, np.ndarray] = {}
+    for k, value in enumerate(program.outputs):
+        places.setdefault(value, out[k])
+    scaled = np.empty(out.shape[1:], out.dtype)
+    for terms in _scalars(program, out.dtype):
+        place = places.get(len(values))
+        if place is None:
+            place = np.empty(out.shape[1:], out.dtype)
         total: np.ndarray | None = None
-        for factor, value in terms:
+        for sign, factor, value in terms:
             term = values[value]
             if total is None:
-                total = np.multiply(term, out.dtype.type(factor))
-            elif factor in (1, -1):
-                (np.add if factor == 1 else np.subtract)(total, term, out=total)
+                total = term if sign == 1 else np.multiply(term, factor, out=place)
+            elif sign:
+                total = (np.add if sign == 1 else np.subtract)(total, term, out=place)
             else:
-                np.add(total, np.multiply(term, out.dtype.type(factor)), out=total)
+                total = np.add(total, np.multiply(term, factor, out=scaled), out=place)
         assert total is not None
-        values.append(total)
+        if total is not place:
+            place[...] = total
+        values.append(place)
     for k, value in enumerate(program.outputs):
-        out[k] = values[value]
+        if value < program.inputs or value in program.outputs[:k]:
+            out[k] = values[value]
+
+
+@lru_cache
+def _scalars(
+    program: LinearProgram, dtype: np.dtype
+) -> tuple[tuple[tuple[int, np.generic, int], ...], ...]:
+    """The steps of straight-line code, each term with its sign where its factor is 1 or -1."""
+    return tuple(
+        [
+            tuple([(int(f) if abs(f) == 1 else 0, dtype.type(f), value) for f, value in terms])
+            for terms in program.steps
+        ]
+    )
 
 
 def _walk(
