@@ -40,6 +40,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import product as product_of
+from math import gcd
 
 from .. import dtype as dt
 from ..errors import ArtifactError
@@ -48,7 +49,7 @@ from ..schedule.nest import simplify_func, substitute_block
 from ..schedule.nests import Nests
 from ..schedule.pack import Packing
 from ..schedule.recipes.choices import Choices
-from ..schedule.recipes.tile import PREFETCH_BYTES, STREAMS, tile
+from ..schedule.recipes.tile import LINE_BYTES, PREFETCH_BYTES, STREAMS, tile
 from ..schedule.recipes.tile_plan import size
 from ..schedule.recording import Recording
 from ..schedule.schedule import Schedule, Steps
@@ -87,6 +88,12 @@ from .sliding import TOTAL, Sliding, is_constant
 from .transform import over_lanes, transform
 
 METHOD = "winograd"
+
+FEW_STREAMS = 2
+"""In how many places to read weights that come from beyond L2 for the first block only."""
+
+PAGE_BYTES = 4096
+"""Addresses that differ by this belong to the same set of L1, whatever its size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,15 +141,42 @@ def is_far(count: int, target: Target) -> bool:
     return count * 4 > target.l2_bytes // 2
 
 
+def arrives(count: int, target: Target) -> bool:
+    """Whether that many transformed weights are worth asking for ahead of their use.
+
+    The first block of tiles waits for them at each call: only small models stay in L2.
+    """
+    return count * 4 > target.l2_bytes // 8
+
+
 def streams(count: Dim, channels: int, target: Target) -> int:
     """In how many places at once weights are read, ``count`` of them for each channel.
 
     A core is given more bytes a second of several streams than of one.
     """
     assert isinstance(count, int)
-    if not is_far(count * channels, target):
+    if not arrives(count * channels, target):
         return 1
-    return next((k for k in STREAMS if channels % k == 0), 1)
+    many = STREAMS if is_far(count * channels, target) else (FEW_STREAMS,)
+    return next((k for k in many if channels % k == 0), 1)
+
+
+def apart_in_cache(positions: int, rows: int, length: int, target: Target) -> tuple[int, int]:
+    """Rows, and elements of each, that keep one line of every position in L1 at once.
+
+    The transform of a tile goes through a line at each position. If these lie a multiple of a
+    large power of two apart, all the lines belong to the same few sets of the cache, which then
+    drops some that are still written to: that took three times as long.
+
+    Args:
+        positions: of a tile. rows, length: what each holds, at least.
+    """
+    for more, longer in ((0, 0), (1, 0), (0, LINE_BYTES // 4), (1, LINE_BYTES // 4)):
+        apart = gcd((rows + more) * (length + longer) * 4, PAGE_BYTES)
+        sets = PAGE_BYTES // max(apart, LINE_BYTES)
+        if -(-positions // sets) * PAGE_BYTES <= target.l1_bytes * 3 // 4:
+            return rows + more, length + longer
+    return rows, length
 
 
 class _Writer:
@@ -172,12 +206,13 @@ class _Writer:
         self.streams = streams(product((self.panels, *cube)) * plan.nr, self.channels, target)
         weights = (self.streams, self.panels, *cube, self.channels // self.streams, plan.nr)
         self.u = Buffer(f"{s.weight.buffer.name}_transformed", dt.f32, weights)
-        block = (*cube, plan.block, self.channels)
+        block = (*cube, *apart_in_cache(self.t**self.dims, plan.block, self.channels, target))
         if plan.by_panels:
             self.v = Buffer("v", dt.f32, (self.blocks, *block))
         else:
             self.v = Buffer("v", dt.f32, block, "local")
-        self.p = Buffer("products", dt.f32, (*cube, plan.block, plan.nr), "local")
+        held = apart_in_cache(self.t**self.dims, plan.block, plan.nr, target)
+        self.p = Buffer("products", dt.f32, (*cube, *held), "local")
         self.block, self.panel, self.first = Var("block"), Var("panel"), Var("first")
         self.ranges: Ranges = {
             self._at(a): (0, dim(as_expr(n) - 1))
@@ -329,7 +364,7 @@ class _Writer:
         done = tile(nests, self.target, Choices(answers))
         if self.streams > 1:
             done.do("reorder", ("k", "s", "r0_row", "r0_col")).do("set_kind", "s", "unroll")
-        if is_far(count, self.target):
+        if arrives(count, self.target):
             # The recipe may have cut the loop.
             inner = "k" if "k" in done.loop_names() else "k_i"
             row = self.plan.nr * 4 * self.streams

@@ -18,7 +18,7 @@ from tilewright.lower import kernels
 from tilewright.lower.inline import lower_body
 from tilewright.lower.kernels import KernelTable
 from tilewright.lower.sliding import Sliding, find_sliding
-from tilewright.lower.winograd import Plan, replay, rewrite
+from tilewright.lower.winograd import Plan, apart_in_cache, replay, rewrite
 from tilewright.lower.winograd_plan import plan_winograd
 from tilewright.schedule.recording import Recording
 from tilewright.target import Target, Threads
@@ -224,10 +224,33 @@ def test_weights_from_afar_are_read_in_several_places_at_once() -> None:
     made, _ = rewrite("conv", found, FAR[2], AVX512)
     loops = text(made[-1].func)
     assert "_transformed: f32[4, 8, 6, 6, 64, 32]" in loops and "for s in unroll(4):" in loops
-    near = sliding(conv((1, 14, 14, 64), 64))
+    arriving = sliding(conv((1, 14, 14, 64), 64))
+    assert arriving is not None
+    made, _ = rewrite("conv", arriving, FAR[2], AVX512)
+    loops = text(made[-1].func)
+    assert "_transformed: f32[2, 2, 6, 6, 32, 32]" in loops and "for s in unroll(2):" in loops
+    assert "s.prefetch('k" in made[-1].steps
+    near = sliding(conv((1, 14, 14, 32), 32))
     assert near is not None
     made, _ = rewrite("conv", near, FAR[2], AVX512)
-    assert "_transformed: f32[1, 2, 6, 6, 64, 32]" in text(made[-1].func)
+    assert "_transformed: f32[1, 1, 6, 6, 32, 32]" in text(made[-1].func)
+    assert "s.prefetch(" not in made[-1].steps
+
+
+@pytest.mark.parametrize("channels", [16, 24, 64, 256, 512])
+@pytest.mark.parametrize("block", [5, 8, 13, 16, 32])
+def test_the_lines_of_a_tile_at_all_positions_stay_in_the_cache_together(
+    block: int, channels: int
+) -> None:
+    rows, length = apart_in_cache(36, block, channels, AVX512)
+    assert rows in (block, block + 1) and length in (channels, channels + 16)
+    sets = [k * rows * length * 4 % 4096 // 64 for k in range(36)]
+    assert max(sets.count(x) for x in sets) * 4096 <= AVX512.l1_bytes * 3 // 4
+
+
+def test_positions_that_share_no_sets_are_not_moved_apart() -> None:
+    assert apart_in_cache(36, 13, 128, AVX512) == (13, 128)
+    assert apart_in_cache(36, 16, 256, AVX512) != (16, 256)
 
 
 def test_recorded_steps_shape_the_product_and_not_the_recipe(
