@@ -20,6 +20,7 @@ from tilewright.options import from_environment
 from tilewright.version import __version__
 
 INTERRUPTED = 130
+_NO_MEMORY = "there is not enough memory for this; choose smaller sizes, or end other programs"
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "compile": ("tilewright.commands.compile:compile_model", "Compile a model to a .tw file."),
@@ -101,7 +102,7 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
     except TilewrightError as error:
         return _report(error)
     except MemoryError as error:
-        return _report(OptionError("there is not enough memory for this", code="TW-E0805"), error)
+        return _report(OptionError(_NO_MEMORY, code="TW-E0805"), error)
     except Exception as error:
         if isinstance(error, OSError) and is_full(error):
             return _report(OutputError.of("standard output or a temporary file", error), error)

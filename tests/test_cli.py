@@ -435,6 +435,36 @@ def test_a_closed_pipe_is_no_error() -> None:
     assert "primitive operators" in done.stdout
 
 
+def test_memory_that_a_command_does_not_get_is_no_defect(
+    layer: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> object:
+        raise MemoryError
+
+    monkeypatch.setattr(model.api, "compile", fail)
+    assert command("run", layer) == 2
+    assert "TW-E0805" in capsys.readouterr().err
+
+
+def test_a_compiled_file_has_no_operators_to_list(
+    layer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = str(tmp_path / "layer.tw")
+    assert command("compile", layer, "-o", file) == 0
+    assert command("ops", "--for", file) == 2
+    assert "TW-E0822" in capsys.readouterr().err
+
+
+def test_doctor_finds_a_machine_that_computes_something_else(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        doctor.api, "compile", lambda *_, **__: lambda x: (np.ones((len(x), 30), np.float32),)
+    )
+    assert command("doctor") == 4
+    assert "TW-E0931: doctor: a layer of 20 to 30 on a batch of 1" in capsys.readouterr().err
+
+
 # ------------------------------------------------------------------ small pieces
 
 

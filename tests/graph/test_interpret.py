@@ -110,3 +110,11 @@ def test_a_graph_of_ten_thousand_nodes_runs() -> None:
     builder.output(value)
     (y,) = interpret(builder.finish(), {"x": np.array(5)})
     assert y == 10_005
+
+
+def test_a_symbol_that_no_input_settles_is_named() -> None:
+    n, m = symbol("N", 1), symbol("M", 1)
+    b = GraphBuilder("sum")
+    b.output(b.input("x", TensorType(dt.f32, (dim(as_expr(n) + m),))), "y")
+    with pytest.raises(InputError, match="TW-E0311.*'x': no input has the dim . alone"):
+        interpret(b.finish(), {"x": np.zeros(4, np.float32)})

@@ -119,10 +119,10 @@ def test_parsing_refuses_and_says_why(source: str, complaint: str) -> None:
 
 
 def test_parsing_names_the_line_of_a_bad_statement() -> None:
-    with pytest.raises(ArtifactError, match="line 2: not a statement: while True:"):
+    with pytest.raises(ArtifactError, match="TW-E0520: line 2: not a statement: while True:"):
         parse_func("def f(A: f32[4]):\n    while True:\n        A[0] = 1.0")
 
 
 def test_printing_refuses_a_name_that_is_no_identifier() -> None:
-    with pytest.raises(InternalError, match="'i.0' is not an identifier"):
+    with pytest.raises(InternalError, match="TW-E0923.*'i.0' is not an identifier"):
         text(Var("i.0") + 1)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from tilewright.backends.cpu import target as target_module
 from tilewright.backends.cpu.target import (
     TARGET_NAMES,
     host_features,
@@ -40,3 +41,21 @@ def test_an_unknown_target_is_refused_with_the_names_of_the_known() -> None:
     with pytest.raises(TargetError, match="TW-E0401") as caught:
         resolve_target("x86-64-v9")
     assert all(name in str(caught.value) for name in TARGET_NAMES)
+
+
+def test_native_code_for_another_kind_of_machine_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(target_module.platform, "machine", lambda: "ppc64le")
+    with pytest.raises(TargetError, match=r"TW-E0402.*ppc64le; compile or export for a target"):
+        resolve_target("native")
+    assert resolve_target("aarch64").name == "aarch64"
+
+
+def test_a_cpu_older_than_every_level_is_told_what_it_lacks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    old = host_features() - {"popcnt", "avx", "avx2"}
+    monkeypatch.setattr(target_module, "host_features", lambda: old)
+    with pytest.raises(TargetError, match=r"TW-E0402.*this CPU lacks popcnt, .*x86-64-v2"):
+        resolve_target("native")

@@ -266,3 +266,26 @@ def test_sizes_that_decided_the_course_are_checked() -> None:
     np.testing.assert_array_equal(executable(x, x[:2])[0], 10)
     with pytest.raises(InputError, match="TW-E0312.*args_1_0 < args_0_0"):
         executable(x, x)
+
+
+def test_a_module_needs_example_inputs() -> None:
+    with pytest.raises(ModelError, match="TW-E0160.*Linear needs example_inputs"):
+        tw.compile(nn.Linear(3, 2))
+
+
+def test_an_exported_program_has_its_inputs() -> None:
+    program = torch.export.export(nn.Linear(3, 2), (torch.ones(1, 3),))
+    with pytest.raises(ModelError, match="TW-E0160.*give them to torch.export"):
+        tw.compile(program, (torch.ones(1, 3),))
+
+
+def test_a_program_that_torch_does_not_decompose_is_told_in_its_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("no such decomposition")
+
+    program = torch.export.export(nn.Linear(3, 2), (torch.ones(1, 3),))
+    monkeypatch.setattr(torch.export.ExportedProgram, "run_decompositions", fail)
+    with pytest.raises(ModelError, match="TW-E0162.*no such decomposition"):
+        tw.compile(program)
