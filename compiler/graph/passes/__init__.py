@@ -16,6 +16,7 @@ from .fuse import fuse
 from .kernels import restate
 from .layout import layout
 from .phases import phases
+from .pools import order_pools
 from .repeats import lengthened, shortened
 from .rewrite import merge_duplicates, remove_dead
 from .simplify import simplify
@@ -50,6 +51,7 @@ PASSES: tuple[tuple[str, Pass, str], ...] = (
     ("depth", stack_depth, "volumes are convolved as pictures, for which there are more methods"),
     ("simplify last", simplify, "a scale that layout moved behind its product joins the weights"),
     ("phases", phases, "transposed convolutions are to multiply no zeros, whatever joined them"),
+    ("pools", order_pools, "a pool and a pointwise convolution go in the order that takes less"),
     ("weights", flush_weights, "what a softmax masks off must cost no more than the rest"),
     ("fuse", fuse, "a kernel per group keeps intermediates in registers and caches"),
 )
