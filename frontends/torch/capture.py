@@ -89,7 +89,7 @@ class Captured:
     name: str
     known: Mapping[str, Any]
     outputs: Sequence[Output]
-    symbols: Mapping[str, Var]
+    symbols: Mapping[str, Dim]
     refused: Sequence[tuple[str, Any]] = ()
     conditions: Sequence[Expr] = ()
     forward: Callable[..., Any] | None = None

@@ -17,9 +17,10 @@ from torch._functorch._aot_autograd.descriptors import (
 from torch._guards import CompileContext, TracingContext
 
 from tilewright.errors import Gap, ModelError, TilewrightError, UnsupportedError
-from tilewright.tensor.ir import Var
+from tilewright.tensor.ir import Dim
 
 from .capture import composites_kept, interval
+from .equalities import settled
 from .record import Recording, record
 from .region import Compile, Region, Runner
 from .results import results_of
@@ -170,7 +171,7 @@ def _steady(
     return found
 
 
-def _symbols(inner: Any) -> Mapping[str, Var]:
+def _symbols(inner: Any) -> Mapping[str, Dim]:
     """The sizes that may differ from call to call, with the ranges that Dynamo guards."""
     for node in inner.graph.find_nodes(op="placeholder"):
         value = node.meta.get("val")
@@ -178,9 +179,11 @@ def _symbols(inner: Any) -> Mapping[str, Var]:
         mode = getattr(value, "fake_mode", None)
         environment = number.shape_env if number else mode and mode.shape_env
         if environment is not None:
-            return {
+            found = {
                 str(symbol): interval(str(symbol), values)
                 for symbol, values in environment.var_to_range.items()
                 if symbol in environment.backed_var_to_val
             }
+            guards = (environment.replace(g.expr) for g in environment.guards)
+            return settled(found, guards)
     return {}

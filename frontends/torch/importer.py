@@ -15,8 +15,9 @@ from tilewright.graph.ir import Graph
 from tilewright.tensor.ir import Expr
 
 from .capture import Captured, Output, decompositions, import_captured
+from .equalities import settled
 from .export import export, recurrent_shapes
-from .symbols import Least, conditions_of, conditions_text, declared_least, symbols_of
+from .symbols import Least, conditions_of, conditions_text, declared_least, guards_of, symbols_of
 from .types import GapError
 
 
@@ -67,7 +68,7 @@ def import_exported(
             f"{name}: torch cannot decompose the program: {error}", code="TW-E0162"
         ) from error
     outputs, refused = _outputs(lowered)
-    symbols = symbols_of(lowered, least or {})
+    symbols = settled(symbols_of(lowered, least or {}), guards_of(lowered))
     conditions: tuple[Expr, ...] = ()
     try:
         conditions = conditions_of(lowered, conditions_text(program), symbols)

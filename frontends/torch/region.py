@@ -21,7 +21,7 @@ from torch._dynamo.utils import dynamo_timed
 
 from tilewright.errors import InputError
 from tilewright.graph.ir import Graph
-from tilewright.tensor.ir import Var
+from tilewright.tensor.ir import Dim
 
 from .capture import Captured, import_captured
 from .contents import Contents
@@ -77,7 +77,7 @@ class Region:
 
     module: Any
     name: str
-    symbols: Mapping[str, Var]
+    symbols: Mapping[str, Dim]
     steady: frozenset[int]
     results: Results
     threads: int | None

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._sympy.symbol import SymT, symbol_is_type
 
 from tilewright.dtype import bool_
-from tilewright.tensor.ir import Const, Expr, Var, as_expr, binary, symbol
+from tilewright.tensor.ir import Const, Dim, Expr, Var, as_expr, binary, symbol
 from tilewright.tensor.simplify import simplify
 
 from .types import GapError, of_sympy
@@ -56,8 +56,14 @@ def symbols_of(program: torch.export.ExportedProgram, least: Least) -> dict[str,
     return found
 
 
+def guards_of(program: torch.export.ExportedProgram) -> list[Any]:
+    """What torch holds sizes to, as its own expressions over the program's symbols."""
+    environment = _environment(program)
+    return [] if environment is None else [environment.replace(g.expr) for g in environment.guards]
+
+
 def conditions_of(
-    program: torch.export.ExportedProgram, stated: str, symbols: Mapping[str, Var]
+    program: torch.export.ExportedProgram, stated: str, symbols: Mapping[str, Dim]
 ) -> tuple[Expr, ...]:
     """What must hold between sizes for the program to be what the module does.
 
@@ -71,17 +77,16 @@ def conditions_of(
     Raises:
         GapError: a condition is not stated in integers, or was lost on the way.
     """
-    environment = _environment(program)
-    guards = [] if environment is None else environment.guards
+    guards = guards_of(program)
     if stated and not guards:
         raise GapError(f"the conditions {stated}, which torch does not state anew")
     found: dict[Expr, None] = {}
     for guard in guards:
-        condition = simplify(_condition(environment.replace(guard.expr), symbols))
+        condition = simplify(_condition(guard, symbols))
         if not isinstance(condition, Const):
             found[condition] = None
         elif not condition.value:
-            raise GapError(f"the condition {guard.expr}, which holds for no sizes in range")
+            raise GapError(f"the condition {guard}, which holds for no sizes in range")
     return tuple(found)
 
 
@@ -90,7 +95,7 @@ def conditions_text(program: torch.export.ExportedProgram) -> str:
     return ", ".join(getattr(program, "_guards_code", None) or ())
 
 
-def _condition(e: Any, symbols: Mapping[str, Var]) -> Expr:
+def _condition(e: Any, symbols: Mapping[str, Dim]) -> Expr:
     if isinstance(e, sympy.logic.boolalg.BooleanAtom):
         return Const(bool(e), bool_)
     make = _CONDITIONS.get(type(e))

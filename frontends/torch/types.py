@@ -13,7 +13,7 @@ import torch
 from tilewright import dtype as dt
 from tilewright.dtype import DType
 from tilewright.graph.ir import Value
-from tilewright.tensor.ir import Dim, Expr, Var, as_expr, maximum, minimum
+from tilewright.tensor.ir import Dim, Expr, as_expr, maximum, minimum
 from tilewright.tensor.simplify import ceildiv, dim
 
 FROM_TORCH: dict[torch.dtype, DType] = {
@@ -113,7 +113,7 @@ def _outranked(first: DType | None, second: DType | None) -> DType | None:
 # ------------------------------------------------------------------ sizes
 
 
-def to_dim(size: object, symbols: Mapping[str, Var]) -> Dim:
+def to_dim(size: object, symbols: Mapping[str, Dim]) -> Dim:
     """A torch size (int or SymInt) as a dim over the program's symbols.
 
     Raises:
@@ -125,7 +125,7 @@ def to_dim(size: object, symbols: Mapping[str, Var]) -> Dim:
     return dim(of_sympy(size.node.expr, symbols))
 
 
-def of_sympy(e: Any, symbols: Mapping[str, Var]) -> Dim:
+def of_sympy(e: Any, symbols: Mapping[str, Dim]) -> Dim:
     """An integer expression of torch's as a dim over the program's symbols.
 
     Raises:
