@@ -6,6 +6,7 @@ of iterations, which the pool that ``%ctx`` names runs:
     @NAME         stores what the loop needs in an environment and calls ctx->parallel
     @NAME.parK    (env, begin, end): takes the environment apart
     @NAME.loopK   (params..., begin, end): the loop, with its pointers known not to alias
+    @NAME.turnK   whether the loop is walked back next time (see turning.py)
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ from .machine import Machine, machine_of
 from .memory import ZEROS, ZEROS_BYTES
 from .sharing import rows_of
 from .statements import Statements
+from .turning import walks_back
 from .types import register_type
 
 _BRIEF = " noinline optnone"
@@ -216,8 +218,12 @@ class _Kernel:
         )
         self.outlined.append(self._loop_function(body, loop, captured))
         types = ["ptr" if isinstance(p, Buffer) else register_type(p.dtype) for p in captured]
-        self.outlined.append(_entry_function(entry, body, types, self.machine))
-        self._call(outer, loop, entry, captured, types)
+        turn = f"@{self.func.name}.turn{number}" if self._turns(loop) else ""
+        self.outlined.append(_entry_function(entry, body, types, self.machine, turn))
+        self._call(outer, loop, entry, captured, types, turn)
+
+    def _turns(self, loop: For) -> bool:
+        return self.machine.stateful and walks_back(loop)
 
     def _loop_function(self, name: str, loop: For, captured: Sequence[Buffer | Var]) -> str:
         emitter = self._emitter()
@@ -240,11 +246,12 @@ class _Kernel:
         entry: str,
         captured: Sequence[Buffer | Var],
         types: Sequence[str],
+        turn: str,
     ) -> None:
         outer.enter(Lane(1, 1))
         extent = outer.materialise(outer.index(loop.extent))
         environment = f"%{outer.fresh()}"
-        slots = max(1, len(captured))
+        slots = max(1, len(captured) + (2 if turn else 0))
         outer.prologue.append(f"  {environment} = alloca [{slots} x i64], align 16")
         for position, (param, type_) in enumerate(zip(captured, types, strict=True)):
             if isinstance(param, Buffer):
@@ -259,6 +266,8 @@ class _Kernel:
             slot = f"%{outer.fresh()}"
             outer.line(f"{slot} = getelementptr i8, ptr {environment}, i64 {8 * position}")
             outer.line(f"store {type_} {text}, ptr {slot}, align 8")
+        if turn:
+            _turn(outer, turn, extent.text, environment, len(captured))
         run = f"%{outer.fresh()}"
         outer.line(f"{run} = load ptr, ptr %ctx, align 8")
         outer.line(
@@ -269,21 +278,79 @@ class _Kernel:
             outer.forget(name)
 
 
-def _entry_function(entry: str, body: str, types: Sequence[str], machine: Machine) -> str:
-    """The function the pool calls: it takes the environment apart."""
+def _turn(outer: Statements, turn: str, extent: str, environment: str, slots: int) -> None:
+    """Turns a loop around, and stores how it is walked this time.
+
+    What is stored is the number of iterations in the first half, as the pool cuts them, or in all
+    of it on one thread; 0 for a walk forth; then the number of all.
+    """
+    names = ("seen", "next", "back", "place", "threads", "alone", "half", "first", "way", "a", "b")
+    name = {n: f"%{outer.fresh()}" for n in names}
+    for line in (
+        # Calls at once may see one turn twice: each walks one way or the other.
+        f"{name['seen']} = load atomic i8, ptr {turn} monotonic, align 1",
+        f"{name['next']} = xor i8 {name['seen']}, 1",
+        f"store atomic i8 {name['next']}, ptr {turn} monotonic, align 1",
+        f"{name['back']} = icmp ne i8 {name['seen']}, 0",
+        f"{name['place']} = getelementptr {{ ptr, ptr, i64 }}, ptr %ctx, i64 0, i32 2",
+        f"{name['threads']} = load i64, ptr {name['place']}, align 8",
+        f"{name['alone']} = icmp ule i64 {name['threads']}, 1",
+        f"{name['half']} = sub i64 {extent}, {int(extent) // 2}",
+        f"{name['first']} = select i1 {name['alone']}, i64 {extent}, i64 {name['half']}",
+        f"{name['way']} = select i1 {name['back']}, i64 {name['first']}, i64 0",
+        f"{name['a']} = getelementptr i8, ptr {environment}, i64 {8 * slots}",
+        f"store i64 {name['way']}, ptr {name['a']}, align 8",
+        f"{name['b']} = getelementptr i8, ptr {environment}, i64 {8 * slots + 8}",
+        f"store i64 {extent}, ptr {name['b']}, align 8",
+    ):
+        outer.line(line)
+
+
+def _entry_function(
+    entry: str, body: str, types: Sequence[str], machine: Machine, turn: str
+) -> str:
+    """The function the pool calls: it takes the environment apart, and knows which way to go."""
     lines = [
         f"define internal void {entry}(ptr %env, i64 %begin, i64 %end) "
         f"{machine.attributes}{_BRIEF} {{",
         "entry:",
     ]
     args: list[str] = []
-    for position, type_ in enumerate(types):
+    for position, type_ in enumerate([*types, *(["i64"] * 2 if turn else [])]):
         lines.append(f"  %s{position} = getelementptr i8, ptr %env, i64 {8 * position}")
         lines.append(f"  %e{position} = load {type_}, ptr %s{position}, align 8")
         args.append(f"{type_} %e{position}")
-    args += ["i64 %begin", "i64 %end"]
-    lines += [f"  call void {body}({', '.join(args)})", "  ret void", "}"]
-    return "\n".join(lines)
+    if turn:
+        given = "".join(f"{a}, " for a in args[:-2])
+        lines += _either_way(body, given, f"%e{len(types)}", f"%e{len(types) + 1}")
+        lines.insert(0, f"{turn} = internal global i8 0")
+    else:
+        args += ["i64 %begin", "i64 %end"]
+        lines.append(f"  call void {body}({', '.join(args)})")
+    return "\n".join([*lines, "  ret void", "}"])
+
+
+def _either_way(body: str, given: str, half: str, count: str) -> list[str]:
+    """Runs iterations in order, or the mirror image of each within its half, one by one."""
+    return [
+        f"  %forth = icmp eq i64 {half}, 0",
+        "  br i1 %forth, label %all, label %one",
+        "all:",
+        f"  call void {body}({given}i64 %begin, i64 %end)",
+        "  br label %done",
+        "one:",
+        "  %i = phi i64 [ %begin, %entry ], [ %next, %one ]",
+        f"  %early = icmp ult i64 %i, {half}",
+        f"  %start = select i1 %early, i64 0, i64 {count}",
+        f"  %sum = add i64 {half}, %start",
+        "  %after = sub i64 %sum, %i",
+        "  %mirrored = sub i64 %after, 1",
+        f"  call void {body}({given}i64 %mirrored, i64 %after)",
+        "  %next = add i64 %i, 1",
+        "  %more = icmp ult i64 %next, %end",
+        "  br i1 %more, label %one, label %done",
+        "done:",
+    ]
 
 
 def _only_calls(body: Block) -> bool:

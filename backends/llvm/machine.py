@@ -24,6 +24,7 @@ class Machine:
             other; what LLVM makes of such a shuffle may be two. Empty: there is none.
         fence: LLVM's name of the instruction after which others see what was stored past the
             caches. Empty: such stores are as any others.
+        stateful: code may have variables of its own, which keep their values between calls.
         attributes: of every function.
     """
 
@@ -35,6 +36,7 @@ class Machine:
     gather: bool
     permute: str
     fence: str
+    stateful: bool
     attributes: str
 
 
@@ -49,5 +51,7 @@ def machine_of(target: Target) -> Machine:
         gather=target.gather,
         permute=_PERMUTE.get((target.architecture, target.vector_bits), ""),
         fence=_FENCES.get(target.architecture, ""),
+        # A WebAssembly module has memory for what it is given, and for constants.
+        stateful=not target.architecture.startswith("wasm"),
         attributes=target.attributes,
     )

@@ -17,6 +17,10 @@ _PIECE = 4 << 20
 """Bytes of a mapped file that are in memory while they are copied: as much as is no matter."""
 
 
+Copy = Callable[[np.ndarray, np.ndarray], object]
+"""What copies from the second array to the first."""
+
+
 def dense(array: np.ndarray) -> np.ndarray:
     """Returns an array in row-major order: itself if it is, else a copy."""
     if array.flags.c_contiguous:
@@ -38,7 +42,7 @@ def copy_view(out: np.ndarray, view: np.ndarray, *, by_blocks: bool = True) -> N
         by_blocks: whether a block of columns is copied at a time, so that a cache line of the view
             is fetched once; it need not be where a row of ``out`` reads what stays in cache.
     """
-    copy = _copy_blocks if by_blocks else np.copyto
+    copy: Copy = _copy_blocks if by_blocks else np.copyto
     cpus = len(os.sched_getaffinity(0))
     axis = next((k for k, n in enumerate(out.shape) if n > 1), None)
     if axis is not None and out.nbytes > _PIECE and _is_read_once(view, axis):
@@ -52,9 +56,6 @@ def copy_view(out: np.ndarray, view: np.ndarray, *, by_blocks: bool = True) -> N
     with ThreadPoolExecutor(cpus) as workers:
         for done in [workers.submit(copy, out[cut], view[cut]) for cut in cuts]:
             done.result()
-
-
-Copy = Callable[[np.ndarray, np.ndarray], None]
 
 
 def _is_read_once(view: np.ndarray, axis: int) -> bool:

@@ -36,7 +36,7 @@ def _run_in_pieces(_ctx: int, fn: int, env: int, n: int, _rows: int) -> None:
             _RANGE(fn)(env, begin, end)
 
 
-_CONTEXT = (ctypes.c_void_p * 1)(ctypes.cast(_run_in_pieces, ctypes.c_void_p))
+CONTEXT = (ctypes.c_void_p * 3)(ctypes.cast(_run_in_pieces, ctypes.c_void_p), 0, 2)
 
 
 def compile_func(func: Func, target: str | Target = "native") -> Callable[..., None]:
@@ -61,7 +61,7 @@ def load_object(data: bytes, func: Func, target: Target) -> Callable[..., None]:
     def run(*args: Any) -> None:
         assert len(args) == len(func.params)
         raw = [a.ctypes.data if isinstance(a, np.ndarray) else a for a in args]
-        entry(ctypes.addressof(_CONTEXT), *raw)
+        entry(ctypes.addressof(CONTEXT), *raw)
 
     run.engine = engine  # type: ignore[attr-defined]
     return run
