@@ -87,7 +87,8 @@ def uncollected() -> Iterator[None]:
     """Keeps Python from searching for cycles meanwhile, where it did before.
 
     A compiler makes many objects that live until its end and next to no cycles; each search
-    would go through all of them and through every module that is imported.
+    would go through all of them and through every module that is imported. At the end they count
+    as old, or the next object to be made would set off a search through all of them.
     """
     running = gc.isenabled()
     gc.disable()
@@ -95,6 +96,10 @@ def uncollected() -> Iterator[None]:
         yield
     finally:
         if running:
+            # What somebody else has frozen is to stay so.
+            if not gc.get_freeze_count():
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import time
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -172,3 +173,29 @@ def test_the_collector_is_as_it_was_after_a_failure(enabled: bool) -> None:
         assert gc.isenabled() is enabled
     finally:
         (gc.enable if before else gc.disable)()
+
+
+def test_what_is_made_uncollected_is_not_searched_as_soon_as_it_is_done() -> None:
+    searched: list[str] = []
+
+    def note(phase: str, info: Mapping[str, int]) -> None:
+        searched.append(f"{phase} {info}")
+
+    with uncollected():
+        made: list[list[int]] = [[] for _ in range(20_000)]
+        gc.callbacks.append(note)
+    try:
+        after: list[list[int]] = [[] for _ in range(10)]
+    finally:
+        gc.callbacks.remove(note)
+    assert not searched and len(made) > len(after)
+
+
+def test_what_somebody_has_frozen_stays_so() -> None:
+    gc.freeze()
+    try:
+        with uncollected():
+            frozen = gc.get_freeze_count()
+        assert frozen > 0 and gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()

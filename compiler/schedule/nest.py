@@ -89,32 +89,33 @@ def edit_loop(func: Func, name: str, edit: LoopEdit, step: str) -> Func:
     Raises:
         ScheduleError: there is no such loop.
     """
-
-    def visit(block: Block) -> Block | None:
-        for k, stmt in enumerate(block):
-            new: Block | None = None
-            match stmt:
-                case For() if stmt.var.name == name:
-                    new = edit(stmt)
-                case For():
-                    body = visit(stmt.body)
-                    if body is not None:
-                        new = (For(stmt.var, stmt.extent, body, stmt.kind, stmt.start),)
-                case If():
-                    then, orelse = visit(stmt.then), visit(stmt.orelse)
-                    if then is not None or orelse is not None:
-                        then = stmt.then if then is None else then
-                        orelse = stmt.orelse if orelse is None else orelse
-                        new = (If(stmt.cond, then, orelse),)
-            if new is not None:
-                rest = visit(block[k + 1 :])
-                return (*block[:k], *new, *(block[k + 1 :] if rest is None else rest))
-        return None
-
-    body = visit(func.body)
+    body = _edited(func.body, name, edit)
     if body is None:
         raise _no_loop(func, name, step)
     return Func(func.name, func.params, body)
+
+
+def _edited(block: Block, name: str, edit: LoopEdit) -> Block | None:
+    """The block with the loops of that name replaced; None where there is none."""
+    for k, stmt in enumerate(block):
+        new: Block | None = None
+        match stmt:
+            case For() if stmt.var.name == name:
+                new = edit(stmt)
+            case For():
+                body = _edited(stmt.body, name, edit)
+                if body is not None:
+                    new = (For(stmt.var, stmt.extent, body, stmt.kind, stmt.start),)
+            case If():
+                then, orelse = _edited(stmt.then, name, edit), _edited(stmt.orelse, name, edit)
+                if then is not None or orelse is not None:
+                    then = stmt.then if then is None else then
+                    orelse = stmt.orelse if orelse is None else orelse
+                    new = (If(stmt.cond, then, orelse),)
+        if new is not None:
+            rest = _edited(block[k + 1 :], name, edit)
+            return (*block[:k], *new, *(block[k + 1 :] if rest is None else rest))
+    return None
 
 
 def map_block(

@@ -169,29 +169,32 @@ def substitution(mapping: Mapping[Expr, Expr]) -> ExprFn:
     """The function that substitutes by a mapping; expressions that share parts share the work."""
     memo: dict[Expr, Expr] = dict(mapping)
     # What has none of the variables of any key does not hold a key.
-    marks: frozenset[Var] = frozenset().union(*[key.variables for key in mapping])
-    marked = all(key.variables for key in mapping)
-
-    def replaced(e: Expr) -> Expr:
-        found = memo.get(e)
-        if found is not None:
-            return found
-        operands = e.operands
-        if not operands or (marked and marks.isdisjoint(e.variables)):
-            return e
-        new = tuple([replaced(x) for x in operands])
-        found = memo[e] = e if new == operands else rebuild(e, new)
-        return found
+    marks: frozenset[Var] | None = frozenset().union(*[key.variables for key in mapping])
+    if not all(key.variables for key in mapping):
+        marks = None
 
     def whole(e: Expr) -> Expr:
         if e.depth > _DEEP:
             # From the bottom up, so that no step recurses far.
             for node in visit(e):
                 if node.depth % _DEEP == 0:
-                    replaced(node)
-        return replaced(e)
+                    _replaced(node, memo, marks)
+        return _replaced(e, memo, marks)
 
     return whole
+
+
+def _replaced(e: Expr, memo: dict[Expr, Expr], marks: frozenset[Var] | None) -> Expr:
+    """What becomes of an expression; one without the marks stays as it is."""
+    found = memo.get(e)
+    if found is not None:
+        return found
+    operands = e.operands
+    if not operands or (marks is not None and marks.isdisjoint(e.variables)):
+        return e
+    new = tuple([_replaced(x, memo, marks) for x in operands])
+    found = memo[e] = e if new == operands else rebuild(e, new)
+    return found
 
 
 # ------------------------------------------------------------------ statements
