@@ -105,8 +105,9 @@ def test_kernels_that_the_program_does_not_have_are_given_in_vain(
             assert work.objects() == wanted
 
 
-def test_whole_groups_are_emitted_ahead_and_only_once(
-    sums: Unit, wanted: tuple[bytes, ...], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_whole_groups_are_emitted_once_and_ahead_where_there_is_room(
+    cpus: int, sums: Unit, wanted: tuple[bytes, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     emitted: list[int] = []
 
@@ -115,18 +116,23 @@ def test_whole_groups_are_emitted_ahead_and_only_once(
         return emit_module(kernels, sums.target)
 
     monkeypatch.setattr(objects, "emit_module", count)
+    monkeypatch.setattr(objects, "default_threads", lambda: cpus)
+    ahead = [objects.KERNELS_TOGETHER] * 2 if cpus > 1 else []
     with BACKEND.begin(sums.target, NO_CACHE) as work:
         for kernel in sums.kernels:
             work.add(kernel)
-        assert emitted == [objects.KERNELS_TOGETHER] * 2
+        assert emitted == ahead
         work.complete(sums)
         assert work.objects() == wanted
     assert emitted == [objects.KERNELS_TOGETHER] * 2 + [1]
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_work_that_is_given_up_leaves_no_thread(error: type[BaseException], sums: Unit) -> None:
+def test_work_that_is_given_up_leaves_no_thread(
+    error: type[BaseException], sums: Unit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before, turns = threading.active_count(), sys.getswitchinterval()
+    monkeypatch.setattr(objects, "default_threads", lambda: 2)
 
     def give_up() -> None:
         with BACKEND.begin(sums.target, NO_CACHE) as work:
