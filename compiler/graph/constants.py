@@ -43,9 +43,13 @@ def copy_view(out: np.ndarray, view: np.ndarray, *, by_blocks: bool = True) -> N
             is fetched once; it need not be where a row of ``out`` reads what stays in cache.
     """
     copy: Copy = _copy_blocks if by_blocks else np.copyto
+    if out.nbytes <= _PIECE:
+        # Deep models have thousands of these.
+        copy(out, view)
+        return
     cpus = len(os.sched_getaffinity(0))
     axis = next((k for k, n in enumerate(out.shape) if n > 1), None)
-    if axis is not None and out.nbytes > _PIECE and _is_read_once(view, axis):
+    if axis is not None and _is_read_once(view, axis):
         copy = _forgetting(copy, axis)
     if axis is None or cpus == 1 or out.nbytes < _LARGE:
         copy(out, view)
@@ -120,6 +124,6 @@ def _mapped_file(array: np.ndarray) -> mmap.mmap | None:
     """The file, mapped to be read only, that an array lies in; None where it lies elsewhere."""
     owner: object = array
     # What holds the array of a view with other strides has a base, too.
-    while not isinstance(owner, mmap.mmap | None):
+    while owner is not None and not isinstance(owner, mmap.mmap):
         owner = getattr(owner, "base", None)
-    return owner if isinstance(owner, mmap.mmap) and memoryview(owner).readonly else None
+    return owner if owner is not None and memoryview(owner).readonly else None

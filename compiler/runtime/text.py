@@ -130,22 +130,24 @@ class _Printer:
             name = self.variables[var] = self.fresh(var.name)
         return name
 
-    def block(self, steps: Sequence[Step], depth: int, outer: dict[Tensor | int, str]) -> None:
+    def block(self, steps: Sequence[Step], depth: int, outer: dict[str | int, str]) -> None:
         names = dict(outer)
         if not steps and depth:
             self.line(depth, "pass")
         for step in steps:
             self.step(step, depth, names)
 
-    def step(self, step: Step, depth: int, names: dict[Tensor | int, str]) -> None:
+    def step(self, step: Step, depth: int, names: dict[str | int, str]) -> None:
         def tensor(t: Tensor) -> str:
-            # Most are the object that was met before, which is known without comparing.
+            # Most are the object that was met before, which is known without comparing; others
+            # are equal if their texts are, which are made sooner than hashes.
             name = names.get(id(t))
             if name is None:
-                name = names.get(t)
+                described = self.tensor(t)
+                name = names.get(described)
                 if name is None:
-                    name = names[t] = self.fresh(t.name)
-                    self.line(depth, f"{name} = {self.tensor(t)}")
+                    name = names[described] = self.fresh(t.name)
+                    self.line(depth, f"{name} = {described}")
                 names[id(t)] = name
             return name
 

@@ -21,6 +21,8 @@ def in_order(listed: Sequence[Listed], known: Callable[[str], bool]) -> Sequence
     Raises:
         ModelError: the nodes read each other in a circle.
     """
+    if _is_ordered(listed, known):
+        return listed
     reads = [_reads(node) for node in listed]
     maker: dict[str, int] = {}
     for i, node in enumerate(listed):
@@ -29,6 +31,19 @@ def in_order(listed: Sequence[Listed], known: Callable[[str], bool]) -> Sequence
     if all(maker.get(n, -1) < i or known(n) for i, names in enumerate(reads) for n in names):
         return listed
     return [listed[i] for i in _sorted(listed, reads, maker, known)]
+
+
+def _is_ordered(listed: Sequence[Listed], known: Callable[[str], bool]) -> bool:
+    """Whether nodes, none of which has a graph in it, stand after those whose results they read."""
+    made = {""}
+    for node in listed:
+        for name in node.inputs:
+            if name not in made and not known(name):
+                return False
+        if any(a.type in GRAPHS for a in node.attributes):
+            return False
+        made.update(node.outputs)
+    return True
 
 
 def _sorted(
