@@ -215,7 +215,8 @@ class Arithmetic(Addresser):
         """min or max, nan if either operand is.
 
         The machine's instruction returns its second operand when unordered. With a constant that
-        is enough (the constant goes first); else nan in the other operand is put back.
+        is enough (the constant goes first); else nan in the other operand is put back. Of two
+        zeros, which are equal, either may be the result.
         """
         lanes = max(a.lanes, b.lanes)
         if a.const is not None and b.const is None:
@@ -225,7 +226,8 @@ class Arithmetic(Addresser):
         if b.const is not None:
             if math.isnan(b.const):
                 return b
-            return self.select(self._test(f"fcmp u{relation}", a, b), a, b)
+            # In this order LLVM sees that instruction for a zero, too, whose sign may differ.
+            return self.select(self._test(f"fcmp o{relation}", b, a), b, a)
         picked = self.select(self._test(f"fcmp o{relation}", a, b), a, b)
         return self.select(self._test("fcmp uno", a, a), a, picked)
 

@@ -75,6 +75,14 @@ def test_text_is_as_kept(name: str) -> None:
     assert emitted(name) == (GOLDEN / f"{name}.ll").read_text()
 
 
+@pytest.mark.parametrize("name", ["matmul_v4", "matmul_symbolic_v3", "add_relu_v4"])
+def test_the_larger_of_a_number_and_zero_is_one_instruction(name: str) -> None:
+    func, target = KERNELS[name]
+    machine = resolve_target(target)
+    assembly = compile_assembly(emit_kernel(func(), machine), machine)
+    assert "vmaxps" in assembly and "vcmp" not in assembly
+
+
 def test_the_inner_loop_of_a_matmul_holds_nothing_but_its_work() -> None:
     target = resolve_target("x86-64-v4")
     assembly = compile_assembly(emit_kernel(matmul(6, 64, 512, 6, 64), target), target)

@@ -19,8 +19,8 @@ v3:
   %v13 = call <16 x float> @llvm.masked.load.v16f32.p0(ptr align 4 %p12, <16 x i1> %v11, <16 x float> zeroinitializer)
   %v15 = call <16 x float> @llvm.masked.load.v16f32.p0(ptr align 4 %p14, <16 x i1> %v11, <16 x float> zeroinitializer)
   %v16 = fadd <16 x float> %v13, %v15
-  %v17 = fcmp ugt <16 x float> %v16, splat (float 0x0000000000000000)
-  %v18 = select <16 x i1> %v17, <16 x float> %v16, <16 x float> splat (float 0x0000000000000000)
+  %v17 = fcmp ogt <16 x float> splat (float 0x0000000000000000), %v16
+  %v18 = select <16 x i1> %v17, <16 x float> splat (float 0x0000000000000000), <16 x float> %v16
   call void @llvm.masked.store.v16f32.p0(<16 x float> %v18, ptr align 4 %p19, <16 x i1> %v11)
   %n.v3 = add nuw nsw i64 %i.v3, 1
   %p12.n = getelementptr i8, ptr %p12, i64 64

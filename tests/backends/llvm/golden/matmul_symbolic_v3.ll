@@ -52,19 +52,19 @@ v4:
   %c.v4 = icmp slt i64 %n.v4, %a.K
   br i1 %c.v4, label %v4, label %v4.end
 v4.end:
-  %v34 = fcmp ugt <8 x float> %v21, splat (float 0x0000000000000000)
-  %v35 = select <8 x i1> %v34, <8 x float> %v21, <8 x float> splat (float 0x0000000000000000)
+  %v34 = fcmp ogt <8 x float> splat (float 0x0000000000000000), %v21
+  %v35 = select <8 x i1> %v34, <8 x float> splat (float 0x0000000000000000), <8 x float> %v21
   store <8 x float> %v35, ptr %p39, align 4
-  %v40 = fcmp ugt <8 x float> %v24, splat (float 0x0000000000000000)
-  %v41 = select <8 x i1> %v40, <8 x float> %v24, <8 x float> splat (float 0x0000000000000000)
+  %v40 = fcmp ogt <8 x float> splat (float 0x0000000000000000), %v24
+  %v41 = select <8 x i1> %v40, <8 x float> splat (float 0x0000000000000000), <8 x float> %v24
   %p42 = getelementptr i8, ptr %p39, i64 32
   store <8 x float> %v41, ptr %p42, align 4
-  %v43 = fcmp ugt <8 x float> %v32, splat (float 0x0000000000000000)
-  %v44 = select <8 x i1> %v43, <8 x float> %v32, <8 x float> splat (float 0x0000000000000000)
+  %v43 = fcmp ogt <8 x float> splat (float 0x0000000000000000), %v32
+  %v44 = select <8 x i1> %v43, <8 x float> splat (float 0x0000000000000000), <8 x float> %v32
   %p45 = getelementptr i8, ptr %p39, i64 64
   store <8 x float> %v44, ptr %p45, align 4
-  %v46 = fcmp ugt <8 x float> %v33, splat (float 0x0000000000000000)
-  %v47 = select <8 x i1> %v46, <8 x float> %v33, <8 x float> splat (float 0x0000000000000000)
+  %v46 = fcmp ogt <8 x float> splat (float 0x0000000000000000), %v33
+  %v47 = select <8 x i1> %v46, <8 x float> splat (float 0x0000000000000000), <8 x float> %v33
   %p48 = getelementptr i8, ptr %p39, i64 96
   store <8 x float> %v47, ptr %p48, align 4
   %n.v3 = add nuw nsw i64 %i.v3, 1

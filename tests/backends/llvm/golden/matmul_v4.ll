@@ -44,19 +44,19 @@ v3:
   %c.v3 = icmp slt i64 %n.v3, 512
   br i1 %c.v3, label %v3, label %v3.end
 v3.end:
-  %v28 = fcmp ugt <16 x float> %v18, splat (float 0x0000000000000000)
-  %v29 = select <16 x i1> %v28, <16 x float> %v18, <16 x float> splat (float 0x0000000000000000)
+  %v28 = fcmp ogt <16 x float> splat (float 0x0000000000000000), %v18
+  %v29 = select <16 x i1> %v28, <16 x float> splat (float 0x0000000000000000), <16 x float> %v18
   store <16 x float> %v29, ptr %p33, align 4
-  %v34 = fcmp ugt <16 x float> %v21, splat (float 0x0000000000000000)
-  %v35 = select <16 x i1> %v34, <16 x float> %v21, <16 x float> splat (float 0x0000000000000000)
+  %v34 = fcmp ogt <16 x float> splat (float 0x0000000000000000), %v21
+  %v35 = select <16 x i1> %v34, <16 x float> splat (float 0x0000000000000000), <16 x float> %v21
   %p36 = getelementptr i8, ptr %p33, i64 64
   store <16 x float> %v35, ptr %p36, align 4
-  %v37 = fcmp ugt <16 x float> %v26, splat (float 0x0000000000000000)
-  %v38 = select <16 x i1> %v37, <16 x float> %v26, <16 x float> splat (float 0x0000000000000000)
+  %v37 = fcmp ogt <16 x float> splat (float 0x0000000000000000), %v26
+  %v38 = select <16 x i1> %v37, <16 x float> splat (float 0x0000000000000000), <16 x float> %v26
   %p39 = getelementptr i8, ptr %p33, i64 256
   store <16 x float> %v38, ptr %p39, align 4
-  %v40 = fcmp ugt <16 x float> %v27, splat (float 0x0000000000000000)
-  %v41 = select <16 x i1> %v40, <16 x float> %v27, <16 x float> splat (float 0x0000000000000000)
+  %v40 = fcmp ogt <16 x float> splat (float 0x0000000000000000), %v27
+  %v41 = select <16 x i1> %v40, <16 x float> splat (float 0x0000000000000000), <16 x float> %v27
   %p42 = getelementptr i8, ptr %p33, i64 320
   store <16 x float> %v41, ptr %p42, align 4
   %n.v2 = add nuw nsw i64 %i.v2, 1
