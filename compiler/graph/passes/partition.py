@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from ...ops import OPS
 from ...ops.kernel import has_sums, readings
-from ...ops.op import axes_attr, same_shape, str_attr
+from ...ops.op import axes_attr, ints_attr, same_shape, str_attr
 from ..ir import Graph, Node, Value
 from .convolutions import (
     CHEAP,
@@ -118,7 +118,7 @@ class _Partitioner(Groups):
             case "reduce" if node.op == "reduce":
                 self._place_reduce(index, node)
             case "window":
-                self.start("window", index, self.read(index, ()))
+                self._place_window(index, node)
             case "irregular" if node.op == "kernel" and len(node.outputs) == 1:
                 self._place_kernel(index, node)
             case "control":
@@ -306,6 +306,26 @@ class _Partitioner(Groups):
             self._take_rows(group, index, node)
         elif self.near_bytes is not None:
             self._take_convolution(group, index, self.near_bytes)
+
+    def _place_window(self, index: int, node: Node) -> None:
+        """A pool; with the few cheap nodes that only it reads, if no two windows share an element.
+
+        Windows that overlap would compute their elements again, and zeros around are not computed.
+        """
+        group = self.start("window", index, self.read(index, ()))
+        image = node.inputs[0]
+        other = self.group_of(image)
+        if self.near_bytes is None or other is None or other.kind != "elementwise":
+            return
+        if other.copies or not self.ends_in(other, index) or not self._is_cheap(other):
+            return
+        window, strides, lo, hi = (
+            ints_attr(node.attrs, k) for k in ("window", "strides", "lo", "hi")
+        )
+        apart = all(w <= s for w, s in zip(window, strides, strict=True))
+        alike = all(same_shape(self.nodes[m].outputs[0].shape, image.shape) for m in other.members)
+        if apart and alike and not any((*lo, *hi)):
+            self.merge(group, other, {index}, index)
 
     def _take_convolution(self, group: Group, index: int, near_bytes: int) -> None:
         """Takes in what only a convolution reads, if both are better computed together.

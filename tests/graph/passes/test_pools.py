@@ -14,6 +14,7 @@ from tilewright.dtype import DType
 from tilewright.graph.build import GraphBuilder
 from tilewright.graph.interpret import interpret
 from tilewright.graph.ir import Graph, TensorType, Value
+from tilewright.graph.passes.fuse import fuse
 from tilewright.graph.passes.pools import order_pools
 from tilewright.tensor.ir import Dim, symbol
 
@@ -212,3 +213,47 @@ def test_a_graph_without_pools_stays_the_same_object() -> None:
     b.output(convolve(b, x, 4), "y")
     graph = b.finish()
     assert order_pools(graph, CPU) is graph
+
+
+def scaled(
+    given: dict[str, Any] | None = None, op: str = "sum", cheap: bool = True, shown: bool = False
+) -> Graph:
+    """A scale and a rectifier, and a pool of what they give, which may be an output, too."""
+    b = GraphBuilder("g")
+    x = b.input("x", TensorType(dt.f32, (2, 8, 6, 24)))
+    y = b.add("mul", x, b.constant(np.linspace(-1, 1, 24, dtype=np.float32)))
+    y = b.add("max" if cheap else "pow", y, b.constant(np.array(0.25, np.float32)))
+    b.output(pool(b, y, HALVED if given is None else given, op), "y")
+    if shown:
+        b.output(y, "z")
+    return b.finish()
+
+
+def bodies(graph: Graph) -> list[str]:
+    found = (n.attrs["body"] for n in fuse(graph, CPU).nodes)
+    return [" ".join(ops(b)) for b in found if isinstance(b, Graph)]
+
+
+@pytest.mark.parametrize("op", ["sum", "max"])
+def test_what_only_a_pool_of_windows_apart_reads_is_computed_in_its_kernel(op: str) -> None:
+    graph = scaled(op=op)
+    assert bodies(graph) == ["mul max reduce_window"]
+    agree(graph, graph)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"given": SAME},
+        {"given": {**HALVED, "window": (1, 3, 2, 1)}},
+        {"given": {**HALVED, "lo": (0, 1, 0, 0)}},
+        {"cheap": False},
+        {"shown": True},
+    ],
+    ids=str,
+)
+def test_what_windows_share_or_others_read_has_a_kernel_of_its_own(given: dict[str, Any]) -> None:
+    graph = scaled(**given)
+    assert sum("reduce_window" in b for b in bodies(graph)) == 1
+    assert "reduce_window" in bodies(graph)
+    agree(graph, graph)
