@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-import gc
 import os
 import subprocess
 import sys
 import textwrap
 import threading
-import weakref
-from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -22,36 +18,14 @@ from tilewright.dynamo import compile_captured
 from tilewright.errors import InputError, OptionError, UnsupportedError
 from tilewright.runtime.executable import Executable
 
+from .calls import agree, compiled, executables, graphs
+
 torch = pytest.importorskip("torch")
 nn = torch.nn
 
 from torch._dynamo.exc import BackendCompilerFailed  # noqa: E402
-from torch._dynamo.utils import counters  # noqa: E402
-from torch._inductor import config as inductor  # noqa: E402
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("dynamo")]
-
-Function = Callable[..., Any]
-
-
-def compiled(function: Any, **options: Any) -> Function:
-    result: Function = torch.compile(function, backend="tilewright", **options)
-    return result
-
-
-def agree(function: Any, *args: Any, **options: Any) -> Any:
-    """Runs compiled and eager code on copies of the arguments; results and copies must agree."""
-    mine, theirs = copy.deepcopy((function, args)), copy.deepcopy((function, args))
-    got = compiled(mine[0], **options)(*mine[1])
-    want = theirs[0](*theirs[1])
-    torch.testing.assert_close(got, want)
-    torch.testing.assert_close(mine[1], theirs[1])
-    return got
-
-
-def graphs() -> int:
-    """How many graphs were compiled in this test."""
-    return int(counters["stats"]["unique_graphs"])
 
 
 # ------------------------------------------------------------------ being found and called
@@ -268,188 +242,6 @@ def test_writes_to_buffers_happen_at_every_call() -> None:
         torch.testing.assert_close(function(torch.ones(3)), torch.full((3,), float(i)))
     assert float(model.seen[0]) == 4
     assert graphs() == 1
-
-
-# ------------------------------------------------------------------ parameters
-
-
-def executables(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What is compiled from now on."""
-    made: list[Any] = []
-    init = Executable.__init__
-
-    def record(self: Any, *args: Any, **kwargs: Any) -> None:
-        init(self, *args, **kwargs)
-        made.append(self)
-
-    monkeypatch.setattr(Executable, "__init__", record)
-    return made
-
-
-def test_parameters_are_constants(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = executables(monkeypatch)
-    compiled(nn.Linear(4, 3))(torch.randn(2, 4))
-    (executable,) = made
-    assert [i.shape for i in executable.inputs] == [(2, 4)]
-
-
-def test_parameters_are_constants_where_inductor_is_set_to_freeze_them(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    with inductor.patch(freezing=True):
-        test_parameters_are_constants(monkeypatch)
-
-
-def test_a_change_of_a_parameter_is_seen_by_the_next_call() -> None:
-    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)).eval()
-    function, x = compiled(model), torch.randn(3, 4)
-
-    def check() -> None:
-        for _ in range(2):
-            torch.testing.assert_close(function(x), model(x))
-
-    check()
-    model[0].weight.mul_(2)  # in place
-    check()
-    model.load_state_dict({k: v + 1 for k, v in model.state_dict().items()})
-    check()
-    model[0].bias.data = torch.randn(4)  # new memory
-    check()
-    model[0].weight = nn.Parameter(torch.randn(4, 4))  # a new parameter
-    check()
-    model[1].running_mean.fill_(3.0)  # a buffer
-    check()
-    with torch.enable_grad():
-        model(x).sum().backward()
-    torch.optim.SGD(model.parameters(), lr=0.5).step()
-    check()
-
-
-def test_parameters_that_keep_changing_become_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = executables(monkeypatch)
-    model = nn.Linear(4, 4)
-    function, x = compiled(model), torch.randn(3, 4)
-    for _ in range(10):
-        torch.testing.assert_close(function(x), model(x))
-        model.bias.add_(1)
-    assert len(made) <= 5
-    assert [len(e.inputs) for e in made][-1] == 2  # the weight has stayed, the bias has not
-
-
-def test_parameters_that_are_replaced_at_every_call_become_inputs(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    made = executables(monkeypatch)
-    model = nn.Linear(4, 4)
-    function, x = compiled(model), torch.randn(3, 4)
-    for _ in range(10):
-        model.weight = nn.Parameter(torch.randn(4, 4))
-        torch.testing.assert_close(function(x), model(x))
-    assert len(made) <= 5
-
-
-def test_writes_that_torch_does_not_count_are_seen_by_the_next_call() -> None:
-    model = nn.Sequential(nn.Linear(40, 48), nn.LayerNorm(48)).eval()
-    model[0].weight = nn.Parameter(torch.randn(40, 48).t())  # in another order in memory
-    function, x = compiled(model), torch.randn(3, 40)
-    weight, bias = model[0].weight, model[0].bias
-
-    def check() -> None:
-        for _ in range(2):
-            torch.testing.assert_close(function(x), model(x))
-
-    check()
-    before = weight._version, bias._version
-    weight.data.mul_(1.5)
-    check()
-    weight.data[:, 3:9] = 2.0  # 3/20, in one piece of its memory
-    check()
-    bias.data[17] = 9.0  # one element of a short one
-    check()
-    bias.detach().numpy()[0] = -3.0
-    check()
-    assert before == (weight._version, bias._version)
-
-
-def test_halves_that_are_written_uncounted_are_seen_too() -> None:
-    model = nn.Linear(32, 32).bfloat16()
-    function, x = compiled(model), torch.randn(2, 32).bfloat16()
-    for _ in range(3):
-        torch.testing.assert_close(function(x), model(x), rtol=2e-2, atol=2e-2)
-        model.weight.data.add_(1)
-
-
-def test_parameters_that_are_written_uncounted_again_and_again_become_inputs(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    made = executables(monkeypatch)
-    model = nn.Linear(4, 4)
-    function, x = compiled(model), torch.randn(3, 4)
-    for _ in range(10):
-        torch.testing.assert_close(function(x), model(x))
-        model.bias.data.add_(1)
-    assert len(made) <= 5
-    assert [len(e.inputs) for e in made][-1] == 2
-
-
-class Layer(nn.Module):  # type: ignore[misc, name-defined]
-    """A layer of which there are several."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = nn.Linear(4, 4)
-
-    def forward(self, x: Any) -> Any:
-        return torch.relu(self.inner(x))
-
-
-def test_modules_that_share_a_graph_have_their_own_constants(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    made = executables(monkeypatch)
-    layers = [Layer() for _ in range(3)]
-    eager = copy.deepcopy(layers)
-    for layer in layers:
-        layer.compile(backend="tilewright")
-    for _ in range(3):
-        x = torch.randn(2, 4)
-        for layer, plain in zip(layers, eager, strict=True):
-            torch.testing.assert_close(layer(x), plain(x))
-    assert graphs() == 1
-    assert len(made) == 3
-
-
-def test_a_parameter_of_another_shape_is_refused_not_read_beyond() -> None:
-    model = nn.Linear(4, 4)
-    function, x = compiled(model), torch.randn(3, 4)
-    function(x)
-    model.weight, model.bias = nn.Parameter(torch.randn(6, 4)), nn.Parameter(torch.randn(6))
-    with contextlib.suppress(InputError):
-        torch.testing.assert_close(function(x), model(x))
-
-
-def test_a_model_that_is_gone_frees_its_weights() -> None:
-    model = nn.Linear(64, 64)
-    watch = weakref.ref(model.weight)
-    function = compiled(model)
-    function(torch.randn(2, 64))
-    del model, function
-    torch.compiler.reset()
-    gc.collect()
-    assert watch() is None
-
-
-def test_parameters_whose_writes_are_not_counted_are_inputs(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    made = executables(monkeypatch)
-    with torch.inference_mode():
-        model = nn.Linear(3, 3)
-        function, x = compiled(model), torch.randn(2, 3)
-        for _ in range(3):
-            torch.testing.assert_close(function(x), model(x))
-            model.weight.add_(1)
-    assert len(made) == 1
 
 
 # ------------------------------------------------------------------ gradients

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
+from .calls import graphs
+
 torch = pytest.importorskip("torch")
 nn = torch.nn
 
 from torch._dynamo import config as dynamo  # noqa: E402
 from torch._dynamo.exc import Unsupported  # noqa: E402
-from torch._dynamo.utils import counters  # noqa: E402
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("dynamo")]
 
@@ -26,10 +27,6 @@ class Tagger(nn.Module):  # type: ignore[misc, name-defined]
 
     def forward(self, x: Any) -> Any:
         return self.out(self.recurrent(x)[0])
-
-
-def graphs() -> int:
-    return int(counters["stats"]["unique_graphs"])
 
 
 @pytest.mark.parametrize(
