@@ -441,7 +441,7 @@ def test_memory_that_a_command_does_not_get_is_no_defect(
     def fail(*_: object, **__: object) -> object:
         raise MemoryError
 
-    monkeypatch.setattr(model.api, "compile", fail)
+    monkeypatch.setattr(api, "compile", fail)
     assert command("run", layer) == 2
     assert "TW-E0805" in capsys.readouterr().err
 
@@ -459,7 +459,7 @@ def test_doctor_finds_a_machine_that_computes_something_else(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        doctor.api, "compile", lambda *_, **__: lambda x: (np.ones((len(x), 30), np.float32),)
+        api, "compile", lambda *_, **__: lambda x: (np.ones((len(x), 30), np.float32),)
     )
     assert command("doctor") == 4
     assert "TW-E0931: doctor: a layer of 20 to 30 on a batch of 1" in capsys.readouterr().err
