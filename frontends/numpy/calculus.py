@@ -351,7 +351,8 @@ def _vander(trace: Trace, x: Any, N: Any = None, increasing: Any = False) -> Any
     a: Any = tracer(trace, "numpy.vander", x)
     count = trace.specialise(a.dims[0]) if N is None else operator.index(N)
     powers = np.arange(count) if increasing else np.arange(count)[::-1]
-    return a[:, None] ** powers.astype(a.dtype)
+    kind = np.promote_types(a.dtype, np.int64)
+    return a.astype(kind)[:, None] ** powers.astype(kind)
 
 
 CALCULUS: Mapping[object, Handler] = {

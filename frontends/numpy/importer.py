@@ -217,6 +217,10 @@ def _cell(cell: CellType, trace: Trace) -> CellType:
 def _replaced(value: Any, trace: Trace) -> Any:
     if value is np:
         return _NumPy(trace)
+    if _is_random(value):
+        return _Random(value, trace)
+    if _is_random(getattr(value, "__self__", None)):
+        return getattr(_Random(value.__self__, trace), value.__name__)
     if callable(value) and getattr(value, "__module__", "") == "numpy":
         return _creation(value, trace)
     return value
@@ -247,4 +251,37 @@ class _NumPy(ModuleType):
         self._trace = trace
 
     def __getattr__(self, name: str) -> Any:
-        return _creation(getattr(np, name), self._trace)
+        return _replaced(getattr(np, name), self._trace)
+
+
+_SEEDED = ("default_rng", "RandomState", "SeedSequence")
+
+
+def _is_random(value: Any) -> bool:
+    """Whether a value is the module ``numpy.random`` or a generator of it."""
+    if isinstance(value, ModuleType):
+        return value.__name__ == "numpy.random"
+    return not isinstance(value, type) and type(value).__module__.startswith("numpy.random")
+
+
+class _Random(ModuleType):
+    """``numpy.random``, or a generator from outside, as a traced function sees it."""
+
+    def __init__(self, given: Any, trace: Trace) -> None:
+        super().__init__("numpy.random")
+        self._given, self._trace = given, trace
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._given, name)
+        if not callable(found):
+            return found
+
+        def draw(*args: Any, **kwargs: Any) -> Any:
+            if name in _SEEDED and (args or kwargs):
+                return found(*args, **kwargs)
+            self._trace.unsupported(
+                f"numpy.random.{name}: the function runs once, so that every call would see the"
+                " same numbers; draw them outside, and give them as an argument"
+            )
+
+        return draw

@@ -269,6 +269,8 @@ def _labels(
     broadcast = sorted({i for i in every if isinstance(i, int)})
     if arrow:
         before, dots, after = right.partition("...")
+        if broadcast and not dots:
+            trace.refuse(f"{who}: the output {right!r} leaves out the dimensions of the ellipsis")
         output: list[Any] = [*before, *(broadcast if dots else []), *after]
     else:
         output = [*broadcast, *sorted({i for i in every if every.count(i) == 1} - set(broadcast))]

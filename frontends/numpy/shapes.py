@@ -31,7 +31,7 @@ from .tracer import (
 
 def view(x: Tracer, value: Value) -> Tracer:
     """A result that NumPy gives as a view: neither is written while both exist."""
-    return x.view(value)
+    return x.viewed(value)
 
 
 def dims_from(trace: Trace, who: str, shape: Any) -> tuple[Dim, ...]:

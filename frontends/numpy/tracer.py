@@ -220,7 +220,7 @@ class Tracer(Methods):
         known = {id(a) for a in arrays}
         return not family.outside and all(id(m()) in known for m in family.members)
 
-    def view(self, value: Value) -> Tracer:
+    def viewed(self, value: Value) -> Tracer:
         """An array over the same memory."""
         if self.family is None:
             self.family = Family(outside=False)
@@ -380,6 +380,13 @@ class Tracer(Methods):
         if not isinstance(other, _OPERANDS):
             if isinstance(other, list | tuple):
                 other = np.asarray(other)
+            elif other is None and ufunc in (np.equal, np.not_equal):
+                # No number is None; NumPy says so of each element.
+                like = call_function(self.tracing, np.zeros_like, (self,), {"dtype": bool})
+                return like if ufunc is np.equal else ~like
+            elif isinstance(other, str | bytes):
+                who = name_of(ufunc)
+                self.tracing.refuse(f"{who}: {other!r} is no operand of an array of numbers")
             else:
                 return NotImplemented
         pair = (other, self) if swap else (self, other)
@@ -546,12 +553,20 @@ def _constant(trace: Trace, who: str, x: object, dtype: np.dtype | None) -> np.n
         return array.astype(dtype)
 
 
+def _counted(trace: Trace, who: str, item: object) -> object:
+    """A number in a list, whose type counts in full there, unlike in an operation."""
+    if isinstance(item, Size) or (isinstance(item, Tracer) and item.weak is not None):
+        return Tracer(trace, operand(trace, who, item))
+    return np.asarray(item) if isinstance(item, bool | int | float) else item
+
+
 def stacked(trace: Trace, who: str, items: Sequence[object]) -> object:
     """A nested sequence as one array; traced where something in it is."""
     if not has_traced(items):
         return np.asarray(items)
     parts = [
-        stacked(trace, who, item) if isinstance(item, list | tuple) else item for item in items
+        stacked(trace, who, item) if isinstance(item, list | tuple) else _counted(trace, who, item)
+        for item in items
     ]
     return call_function(trace, np.stack, (parts,), {})
 

@@ -149,3 +149,52 @@ def test_a_later_call_that_breaks_an_assumption_is_traced_anew() -> None:
     with pytest.raises(tw.InputError, match="do not broadcast"):
         jitted(X, X[:2])
     assert jitted.compiles == 1
+
+
+@pytest.mark.parametrize("name", ["rand", "standard_normal", "randn"])
+def test_random_numbers_drawn_by_the_function_are_refused(name: str) -> None:
+    with pytest.raises(tw.UnsupportedError, match=rf"TW-E0241(.|\n)*numpy\.random\.{name}"):
+        tw.jit(lambda x: x + getattr(np.random, name)(3))(X)
+
+
+def test_a_generator_from_outside_is_refused_and_a_seeded_one_is_not() -> None:
+    outside = np.random.default_rng(1)
+    with pytest.raises(tw.UnsupportedError, match=r"numpy\.random\.random: "):
+        tw.jit(lambda x: x * outside.random())(X)
+    found = tw.jit(lambda x: x * np.random.default_rng(1).random())(X)
+    np.testing.assert_allclose(found, X * np.random.default_rng(1).random())
+
+
+def test_a_view_as_another_type_is_refused() -> None:
+    with pytest.raises(tw.UnsupportedError, match=r"numpy\.ndarray\.view"):
+        tw.jit(lambda x: x.view(np.int32))(X)
+
+
+def test_a_text_among_operands_is_refused() -> None:
+    with pytest.raises(tw.InputError, match="'a' is no operand"):
+        tw.jit(lambda x: x + "a")(X)
+
+
+def test_an_output_without_the_ellipsis_of_its_operands_is_refused() -> None:
+    with pytest.raises(tw.InputError, match="leaves out the dimensions of the ellipsis"):
+        tw.jit(lambda x: np.einsum("i...,j...->ij", x, x))(np.ones((2, 3), np.float32))
+
+
+def test_numbers_in_a_list_count_in_full() -> None:
+    for make in (
+        lambda x: np.array([x[0], 1]),
+        lambda x: np.array([x.shape[0], x[0]]),
+        lambda x: np.vander(x, 2),
+        lambda x: x == None,  # noqa: E711
+        lambda x: x != None,  # noqa: E711
+    ):
+        found, wanted = tw.jit(make)(X[0]), make(X[0])
+        assert found.dtype == wanted.dtype
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_quotient_of_zero_has_the_sign_of_its_operands() -> None:
+    x = np.array([0.0, -0.0, 0.0, -0.0, 1.0, -1.0], np.float32)
+    y = np.array([1.0, 1.0, -np.inf, -2.0, np.inf, -np.inf], np.float32)
+    found = tw.jit(lambda x, y: x // y)(x, y)
+    np.testing.assert_array_equal(np.signbit(found), np.signbit(x // y))
