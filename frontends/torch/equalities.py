@@ -43,7 +43,7 @@ def settled(given: Mapping[str, Var], guards: Iterable[Any]) -> Mapping[str, Dim
             if solution is None:
                 continue
             (which, value), grown = solution, True
-            replaced = {which: as_expr(value)}
+            replaced: dict[Expr, Expr] = {which: as_expr(value)}
             found = {k: dim(substitute(as_expr(d), replaced)) for k, d in found.items()}
     return found
 
