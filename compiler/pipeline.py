@@ -32,7 +32,7 @@ from tilewright.version import __version__
 
 CODE_BYTES = 32 << 20
 """More than what generates code takes at its end. While it works, constants are packed only as
-long as so many are left, so that both together never take more than all constants at last."""
+long as so many bytes are to spare, so that both together never take more than constants alone."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ def build(
             with log.stage("code"):
                 work.complete(unit)
                 with log.part("constants"):
-                    for left in packing:
-                        if left < CODE_BYTES or work.is_done():
+                    for spare in packing:
+                        if spare < CODE_BYTES or work.is_done():
                             break
                 objects = work.objects()
         backend.rest()
@@ -159,7 +159,7 @@ def _space_text(decided: Decided) -> str:
 
 
 def pack_constants(entries: list[ConstantEntry], out: np.ndarray, store: Cache) -> Iterator[int]:
-    """Packs constants one by one; before each, yields how many bytes come after it."""
+    """Packs constants one by one; before each, yields how many bytes are to spare."""
 
     def run(func: Func, arguments: Sequence[np.ndarray | int]) -> None:
         find_runner()(func, arguments, store)

@@ -94,7 +94,9 @@ def fill_constants(
 def filling(
     entries: list[ConstantEntry], out: np.ndarray, run: Runner | None = None
 ) -> Iterator[int]:
-    """Writes constants, packed, one by one; before each, yields how many bytes come after it.
+    """Writes constants, packed, one by one; before each, yields how many bytes are to spare.
+
+    These are the bytes that it could take more without taking more than others will.
 
     No weight stays in memory once it is packed, so that they are never all there twice: mapped
     ones leave it, and others are let go. The largest come first, while there is the most room.
@@ -111,10 +113,9 @@ def filling(
     entries.sort(key=lambda e: (e.data.nbytes, e.nbytes, -e.offset))
     files: dict[int, mmap] = {}
     held = 0
-    left = sum(e.nbytes for e in entries)
+    spare = _spare_bytes(entries)
     while entries:
-        left -= entries[-1].nbytes
-        yield left
+        yield spare.pop()
         e = entries.pop()
         end = e.offset + e.nbytes
         place = out[e.offset : end]
@@ -140,6 +141,20 @@ def filling(
             held = 0
         # No weight is held while the next one waits.
         del e
+
+
+def _spare_bytes(entries: list[ConstantEntry]) -> list[int]:
+    """How far below its most memory is when each entry is packed, from the last to the first.
+
+    Its data goes once it is packed; what is in a mapped file takes no memory to begin with.
+    """
+    held = 0
+    tops: list[int] = []
+    for e in reversed(entries):
+        tops.append(held + e.nbytes)
+        held += e.nbytes - (0 if mapped_files((e.data,)) else e.data.nbytes)
+    most = max(tops, default=0)
+    return [most - top for top in reversed(tops)]
 
 
 @dataclass

@@ -381,11 +381,19 @@ def test_constants_wait_one_by_one_for_whoever_wants_them_packed() -> None:
     del arrays
     out = np.zeros(sum(sizes), np.uint8)
     steps = filling(entries, out)
-    assert next(steps) == 64 + 128 and not out.any()
-    assert next(steps) == 64 and alive[1]() is None
+    assert next(steps) == 0 and not out.any()
+    assert next(steps) == 256 - 128 and alive[1]() is None
     assert np.all(out[64:320] == 4) and len(entries) == 2
-    assert list(steps) == [0] and not entries
+    assert list(steps) == [256 - 64] and not entries
     assert np.all(out[:64] == 1) and np.all(out[320:] == 2)
+
+
+def test_constants_from_a_file_add_up_and_have_less_to_spare_each_time(tmp_path: Path) -> None:
+    file = tmp_path / "weights"
+    np.arange(48, dtype=np.float32).tofile(file)
+    mapped = np.memmap(file, np.float32, "r").reshape(3, 16)
+    entries = [ConstantEntry(64 * k, 64, a, None) for k, a in enumerate(mapped)]
+    assert list(filling(entries, np.zeros(192, np.uint8))) == [128, 64, 0]
 
 
 # ------------------------------------------------------------------ kernels handed over
