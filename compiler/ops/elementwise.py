@@ -232,7 +232,9 @@ def _float_floordiv(a: Expr, b: Expr) -> Expr:
     quotient = Select(differ, quotient - 1.0, quotient)
     down = Call("floor", (quotient,), a.dtype)
     nearest = Select(Binary("gt", quotient - down, Const(0.5, a.dtype)), down + 1.0, down)
-    return Select(Binary("eq", b, zero), a / b, nearest)
+    # A quotient of 0 has the sign of a / b, which the difference in it has lost.
+    signed = Select(Binary("eq", nearest, zero), a / b * zero, nearest)
+    return Select(Binary("eq", b, zero), a / b, signed)
 
 
 def _integer_quotient(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -224,6 +224,17 @@ def _binary(name: str) -> Converter:
     return convert
 
 
+def remainder(ctx: Context, a: Operand, b: Operand) -> Value:
+    """The remainder with the sign of b; one of 0 keeps the sign of a."""
+    x, y = (ctx.operand(v, ctx.dtype) for v in (a, b))
+    if not ctx.dtype.is_float:
+        return ctx.op("mod", x, y)
+    rest = ctx.op("fmod", x, y)
+    differ = ctx.op("xor", ctx.op("lt", rest, 0), ctx.op("lt", y, 0))
+    moved = ctx.op("where", differ, ctx.op("add", rest, y), rest)
+    return ctx.op("where", ctx.op("eq", rest, 0), rest, moved)
+
+
 def _either(ctx: Context, name: str, a: Value, b: Value) -> Value:
     """The extreme (max or min) of two operands; of bools: or, and."""
     if ctx.dtype is dt.bool_:
@@ -493,9 +504,9 @@ CONVERTERS: dict[str, Converter] = {
     "pow.Tensor_Tensor": power,
     "reciprocal.default": reciprocal,
     "relu.default": relu,
-    "remainder.Scalar": _binary("mod"),
-    "remainder.Scalar_Tensor": _binary("mod"),
-    "remainder.Tensor": _binary("mod"),
+    "remainder.Scalar": remainder,
+    "remainder.Scalar_Tensor": remainder,
+    "remainder.Tensor": remainder,
     "round.decimals": round_decimals,
     "rsqrt.default": rsqrt,
     "rsub.Scalar": rsub,

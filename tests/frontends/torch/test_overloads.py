@@ -496,3 +496,23 @@ def test_most_core_overloads_have_a_converter() -> None:
         if torch.Tag.core in getattr(getattr(aten, packet), overload).tags
     }
     assert len(core & set(CONVERTERS)) >= 160
+
+
+@pytest.mark.parametrize("function", [torch.remainder, torch.fmod, torch.floor_divide])
+def test_remainders_of_zeros_infinities_and_nan_are_those_of_eager(
+    function: Callable[..., Any],
+) -> None:
+    special = torch.tensor([0.0, -0.0, 1.0, -1.0, 2.5, -7.0, math.inf, -math.inf, math.nan])
+    a, b = special.repeat_interleave(len(special)), special.repeat(len(special))
+
+    class Remainder(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def forward(self, a: Any, b: Any) -> Any:
+            return function(a, b)
+
+    graph = import_module(Remainder(), (a, b))
+    inputs = {v.name: x.numpy() for v, x in zip(graph.inputs, (a, b), strict=True)}
+    (found,) = interpret(graph, inputs)
+    wanted = function(a, b).numpy()
+    np.testing.assert_array_equal(found, wanted)
+    signed = wanted == 0
+    np.testing.assert_array_equal(np.signbit(found)[signed], np.signbit(wanted)[signed])
