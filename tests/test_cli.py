@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from tilewright import api, cli
 from tilewright.backends.cpu.peaks import measure_peaks
@@ -63,8 +64,36 @@ def test_math_is_chosen_when_a_model_is_compiled(
     artifact = str(tmp_path / "layer.tw")
     assert command("run", layer, "--math", "strict") == 0
     assert command("compile", layer, "--math", "strict", "-o", artifact) == 0
-    assert command("run", artifact, "--math", "strict") == 2
-    assert "TW-E0821" in capsys.readouterr().err
+    for name in ("run", "bench", "inspect", "profile"):
+        assert command(name, artifact, "--math", "strict") == 2
+        assert "TW-E0821" in capsys.readouterr().err
+
+
+def test_math_shows_in_the_kernels_that_are_looked_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(tmp_path / "convolution.onnx")
+    weights = np.ones((64, 64, 3, 3), np.float32)
+    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])
+    image = [1, 64, 28, 28]
+    graph = helper.make_graph(
+        [node],
+        "convolution",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, image)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, image)],
+        [numpy_helper.from_array(weights, "w")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)]), model)
+    recipes, flops = {}, {}
+    for math in ("fast", "strict"):
+        assert command("inspect", model, "--stage", "schedule", "--math", math) == 0
+        recipes[math] = capsys.readouterr().out
+        assert command("profile", model, "--json", "--math", math) == 0
+        kernels = json.loads(capsys.readouterr().out)["kernels"]
+        flops[math] = sum(k["flops"] for k in kernels)
+    assert "winograd" in recipes["fast"]
+    assert "winograd" not in recipes["strict"]
+    assert flops["strict"] > 1.5 * flops["fast"]
 
 
 def test_compile_writes_a_file_that_run_takes(

@@ -45,7 +45,18 @@ from tilewright.runtime.cache import open_cache
 from tilewright.runtime.files import replace_file
 
 from .arrays import choose_dims, random_inputs, write_arrays
-from .model import DIM, RECORDS, SHAPE, TARGET, graph_of, is_artifact, parse_output, progress, ready
+from .model import (
+    DIM,
+    MATH,
+    RECORDS,
+    SHAPE,
+    TARGET,
+    graph_of,
+    is_artifact,
+    parse_output,
+    progress,
+    ready,
+)
 
 FALSE_ALARMS = 0.01
 """The share of comparisons of a model with itself that may alarm."""
@@ -149,6 +160,7 @@ def parse_share(value: str) -> float:
 @DIM
 @SHAPE
 @TARGET
+@MATH
 @RECORDS
 def bench(
     models: tuple[str, ...],
@@ -164,6 +176,7 @@ def bench(
     dims: tuple[tuple[str, int], ...],
     shapes: tuple[tuple[str, tuple[int | str, ...]], ...],
     target: str | None,
+    math: str | None,
     records: Path | None,
     **files: Path | None,
 ) -> int:
@@ -190,7 +203,7 @@ def bench(
         for number, model in enumerate(models):
             place = folder / str(number)
             place.mkdir()
-            sizes = _Sizes(dict(shapes), dict(dims), target, seed, records)
+            sizes = _Sizes(dict(shapes), dict(dims), target, math, seed, records)
             source = stack.enter_context(as_file(model)) if peers else None
             cases.append(_open(model, _label(model, models), place, sizes, source))
         if aa is not None:
@@ -261,11 +274,12 @@ def _printable(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Sizes:
-    """What is chosen for all models: shapes, dims, target, the seed of their inputs, records."""
+    """What is chosen for all models: shapes, dims, target, math, the seed of inputs, records."""
 
     shapes: Mapping[str, tuple[int | str, ...]]
     dims: Mapping[str, int]
     target: str | None
+    math: str | None
     seed: int
     records: Path | None
 
@@ -273,7 +287,14 @@ class _Sizes:
 def _open(model: str, label: str, folder: Path, sizes: _Sizes, source: Path | None) -> Case:
     """Compiles a model, without any cache, and writes what other processes need of it."""
     began = time.perf_counter()
-    exe = ready(model, shapes=sizes.shapes, target=sizes.target, cache=False, records=sizes.records)
+    exe = ready(
+        model,
+        shapes=sizes.shapes,
+        target=sizes.target,
+        math=sizes.math,
+        cache=False,
+        records=sizes.records,
+    )
     took = time.perf_counter() - began
     chosen = choose_dims(exe.inputs, sizes.dims, exe.artifact.interface.conditions)
     feed = random_inputs(exe.inputs, chosen, sizes.seed)

@@ -36,6 +36,7 @@ from tilewright.tensor.text import text as func_text
 from .arrays import choose_dims, random_inputs
 from .model import (
     DIM,
+    MATH,
     RECORDS,
     SHAPE,
     TARGET,
@@ -90,6 +91,7 @@ class _Model:
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the random inputs."
 )
 @TARGET
+@MATH
 @THREADS
 @DIM
 @SHAPE
@@ -101,6 +103,7 @@ def profile(
     html: Path | None,
     seed: int,
     target: str | None,
+    math: str | None,
     threads: int | None,
     dims: tuple[tuple[str, int], ...],
     shapes: tuple[tuple[str, tuple[int | str, ...]], ...],
@@ -113,7 +116,7 @@ def profile(
     measured now. On a GPU's target the code runs in a simulator, so no machine of the target is
     needed, all figures are the same at every run, and the times are modelled, never measured.
     """
-    options = from_environment(None, target=target, threads=threads)
+    options = from_environment(None, target=target, math=math, threads=threads)
     name = (
         artifact.read(Path(model)).target.backend
         if is_artifact(model)
@@ -122,7 +125,11 @@ def profile(
     profiler = find_profiler(name)  # before compiling what cannot be profiled
     if not is_artifact(model):
         profiler.check(load_backend(name).resolve(options.target))
-    made = _open(model, dict(shapes), options, records)
+    if is_artifact(model):
+        loaded = built(model, shapes=dict(shapes), target=target, math=math, records=records)
+        made = _from_file(loaded.artifact)
+    else:
+        made = _compile(model, dict(shapes), options, records)
     program = made.built.program
     profiler.check(made.built.target)
     sizes = choose_dims(program.inputs, dict(dims), program.conditions)
@@ -143,17 +150,19 @@ def profile(
         _write(html, _page(made, found, feed, count))
 
 
-def _open(
+def _from_file(compiled: Artifact) -> _Model:
+    """A compiled file, which holds no kernels but their code."""
+    steps = timed_steps(compiled.program)
+    return _Model(compiled, {}, steps, [()] * len(steps), {})
+
+
+def _compile(
     model: str,
     shapes: Mapping[str, tuple[int | str, ...]],
     options: Options,
     records: Path | None,
 ) -> _Model:
-    """The model, with its kernels where it is compiled now."""
-    if is_artifact(model):
-        compiled = built(model, shapes=shapes, records=records).artifact
-        steps = timed_steps(compiled.program)
-        return _Model(compiled, {}, steps, [()] * len(steps), {})
+    """The model and its kernels."""
     backend = backend_for(options.target)
     target = backend.resolve(options.target)
     with progress() as tell:

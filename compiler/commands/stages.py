@@ -16,6 +16,7 @@ from tilewright.stages import GRAPH_STAGES, KERNEL_STAGES
 from tilewright.tensor.text import text as tensor_text
 
 from .model import (
+    MATH,
     RANGE,
     RECORDS,
     SHAPE,
@@ -33,6 +34,7 @@ from .model import (
 @click.option("--stage", metavar="NAME", help="What to print; without it, a summary.")
 @click.option("-o", "--output", type=parse_output, metavar="FILE", help="File to write it to.")
 @TARGET
+@MATH
 @SHAPE
 @RANGE
 @RECORDS
@@ -41,6 +43,7 @@ def inspect(
     stage: str | None,
     output: Path | None,
     target: str | None,
+    math: str | None,
     shapes: tuple[tuple[str, tuple[int | str, ...]], ...],
     ranges: tuple[tuple[str, tuple[int, int | None]], ...],
     records: Path | None,
@@ -59,7 +62,14 @@ def inspect(
         # Needs no more than the importer, so it also shows what cannot be compiled.
         found = graph_text.text(graph_of(model, dict(shapes)))
     else:
-        exe = built(model, shapes=dict(shapes), ranges=dict(ranges), target=target, records=records)
+        exe = built(
+            model,
+            shapes=dict(shapes),
+            ranges=dict(ranges),
+            target=target,
+            math=math,
+            records=records,
+        )
         found = _summary(exe) if stage is None else exe.text(stage)
     if output is None:
         click.echo(found)
