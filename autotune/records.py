@@ -7,7 +7,6 @@ verdict of the last search, else the best trial.
 
 from __future__ import annotations
 
-import errno
 import os
 import sqlite3
 import time
@@ -225,6 +224,12 @@ def read_records(path: str | os.PathLike[str]) -> Records:
     for mode in ("mode=ro", "mode=ro&immutable=1"):
         connection = sqlite3.connect(f"{uri}?{mode}", uri=True, timeout=_BUSY_SECONDS)
         try:
+            if _is_empty(connection):
+                raise ArtifactError(
+                    f"{name}: is an empty database, and no file of records; if a search is just "
+                    f"making it, try again",
+                    code="TW-E0530",
+                )
             _check(connection, name)
         except sqlite3.OperationalError as error:
             failure = error
@@ -307,12 +312,6 @@ def _is_empty(connection: sqlite3.Connection) -> bool:
 
 def _check(connection: sqlite3.Connection, name: str) -> None:
     """Refuses a database with anything but records that this version understands."""
-    if _is_empty(connection):
-        raise ArtifactError(
-            f"{name}: is an empty database, and no file of records; if a search is just making "
-            f"it, try again",
-            code="TW-E0530",
-        )
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application != _APPLICATION:
@@ -347,14 +346,10 @@ def _coded(path: str, error: Exception, reading: bool = False) -> TilewrightErro
             code="TW-E0602",
         )
     places = ("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_PERM", "SQLITE_BUSY")
-    if name.startswith(places) or isinstance(error, OSError):
+    if name.startswith(places):
         if reading:
             return ArtifactError(f"{path}: cannot be read: {error}", code="TW-E0533")
-        full = getattr(error, "errno", None) == errno.ENOSPC
-        return OutputError(
-            f"{path}: records cannot be written there: {error}",
-            code="TW-E0602" if full else "TW-E0601",
-        )
+        return OutputError(f"{path}: records cannot be written there: {error}", code="TW-E0601")
     return ArtifactError(
         f"{path}: the records are damaged: {error}; the file is left as it is, name another one",
         code="TW-E0532",
