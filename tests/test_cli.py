@@ -65,8 +65,9 @@ def test_math_is_chosen_when_a_model_is_compiled(
     assert command("run", layer, "--math", "strict") == 0
     assert command("compile", layer, "--math", "strict", "-o", artifact) == 0
     for name in ("run", "bench", "inspect", "profile"):
-        assert command(name, artifact, "--math", "strict") == 2
-        assert "TW-E0821" in capsys.readouterr().err
+        for choice in (("--math", "strict"), ("--range", "N=1..8")):
+            assert command(name, artifact, *choice) == 2
+            assert "TW-E0821" in capsys.readouterr().err
 
 
 def test_math_shows_in_the_kernels_that_are_looked_at(
@@ -186,6 +187,19 @@ def test_random_inputs_are_the_same_for_the_same_seed(layer: str, tmp_path: Path
             written.append(found["y"])
     assert np.array_equal(written[0], written[1])
     assert not np.array_equal(written[0], written[2])
+
+
+@pytest.mark.parametrize("name", ["run", "profile", "bench"])
+def test_a_range_bounds_the_sizes_that_nobody_chose(
+    name: str, layer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ("--time-budget", "0.1") if name == "bench" else ()
+    assert command(name, layer, "--range", "N=4..8", *more) == 0
+    capsys.readouterr()
+    assert command(name, layer, "--range", "N=4..8", "--dim", "N=9", *more) == 2
+    error = capsys.readouterr().err
+    assert "TW-E0306" in error
+    assert "N is 9" in error
 
 
 def test_shape_fixes_a_symbolic_dim(layer: str, capsys: pytest.CaptureFixture[str]) -> None:

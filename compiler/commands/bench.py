@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -47,15 +47,13 @@ from tilewright.runtime.files import replace_file
 from .arrays import choose_dims, random_inputs, write_arrays
 from .model import (
     DIM,
-    MATH,
-    RECORDS,
-    SHAPE,
-    TARGET,
+    Choices,
     graph_of,
     is_artifact,
     parse_output,
     progress,
     ready,
+    takes_choices,
 )
 
 FALSE_ALARMS = 0.01
@@ -158,10 +156,7 @@ def parse_share(value: str) -> float:
     help="Put each model through the gate against itself so often, and show the false alarms.",
 )
 @DIM
-@SHAPE
-@TARGET
-@MATH
-@RECORDS
+@takes_choices
 def bench(
     models: tuple[str, ...],
     peers: tuple[str, ...],
@@ -174,10 +169,7 @@ def bench(
     threshold: float,
     aa: int | None,
     dims: tuple[tuple[str, int], ...],
-    shapes: tuple[tuple[str, tuple[int | str, ...]], ...],
-    target: str | None,
-    math: str | None,
-    records: Path | None,
+    choices: Choices,
     **files: Path | None,
 ) -> int:
     """Measure each MODEL: time of a call, operations a second, compile time, memory, file size.
@@ -203,9 +195,9 @@ def bench(
         for number, model in enumerate(models):
             place = folder / str(number)
             place.mkdir()
-            sizes = _Sizes(dict(shapes), dict(dims), target, math, seed, records)
             source = stack.enter_context(as_file(model)) if peers else None
-            cases.append(_open(model, _label(model, models), place, sizes, source))
+            label = _label(model, models)
+            cases.append(_open(model, label, place, choices, dict(dims), seed, source))
         if aa is not None:
             return _against_itself(cases, threads, seconds, threshold, aa)
         peaks = known_peaks(open_cache(from_environment()))
@@ -272,36 +264,29 @@ def _printable(name: str) -> str:
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
-@dataclass(frozen=True, slots=True)
-class _Sizes:
-    """What is chosen for all models: shapes, dims, target, math, the seed of inputs, records."""
-
-    shapes: Mapping[str, tuple[int | str, ...]]
-    dims: Mapping[str, int]
-    target: str | None
-    math: str | None
-    seed: int
-    records: Path | None
-
-
-def _open(model: str, label: str, folder: Path, sizes: _Sizes, source: Path | None) -> Case:
+def _open(
+    model: str,
+    label: str,
+    folder: Path,
+    choices: Choices,
+    dims: Mapping[str, int],
+    seed: int,
+    source: Path | None,
+) -> Case:
     """Compiles a model, without any cache, and writes what other processes need of it."""
     began = time.perf_counter()
-    exe = ready(
-        model,
-        shapes=sizes.shapes,
-        target=sizes.target,
-        math=sizes.math,
-        cache=False,
-        records=sizes.records,
-    )
+    exe = ready(model, choices, cache=False)
     took = time.perf_counter() - began
-    chosen = choose_dims(exe.inputs, sizes.dims, exe.artifact.interface.conditions)
-    feed = random_inputs(exe.inputs, chosen, sizes.seed)
+    chosen = choose_dims(exe.inputs, dims, exe.artifact.interface.conditions)
+    feed = random_inputs(exe.inputs, chosen, seed)
     file, feed_file = folder / "model.tw", folder / "inputs.npz"
     exe.save(file)
     write_arrays(feed_file, feed)
-    flops = None if is_artifact(model) else count_flops(graph_of(model, sizes.shapes), chosen)
+    flops = (
+        None
+        if is_artifact(model)
+        else count_flops(graph_of(model, choices.shapes, choices.ranges), chosen)
+    )
     digest = digest_of(artifact.read(file))
     return Case(label, file, source, feed, feed_file, chosen, took, flops, digest)
 

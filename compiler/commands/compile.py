@@ -9,18 +9,7 @@ import click
 
 from tilewright.errors import OptionError
 
-from .model import (
-    ARTIFACT,
-    MATH,
-    NO_CACHE,
-    RANGE,
-    RECORDS,
-    SHAPE,
-    TARGET,
-    built,
-    is_artifact,
-    parse_output,
-)
+from .model import ARTIFACT, NO_CACHE, Choices, built, is_artifact, parse_output, takes_choices
 
 
 @click.command("compile", epilog="Example: tilewright compile zoo:resnet50 -o resnet50.tw")
@@ -28,11 +17,7 @@ from .model import (
 @click.option(
     "-o", "--output", required=True, type=parse_output, metavar="FILE", help="File to write."
 )
-@TARGET
-@MATH
-@SHAPE
-@RANGE
-@RECORDS
+@takes_choices
 @NO_CACHE
 @click.option(
     "--keep",
@@ -44,11 +29,7 @@ from .model import (
 def compile_model(
     model: str,
     output: Path,
-    target: str | None,
-    math: str | None,
-    shapes: tuple[tuple[str, tuple[int | str, ...]], ...],
-    ranges: tuple[tuple[str, tuple[int, int | None]], ...],
-    records: Path | None,
+    choices: Choices,
     no_cache: bool,
     stages: tuple[str, ...],
 ) -> None:
@@ -59,15 +40,7 @@ def compile_model(
     if is_artifact(model):
         raise OptionError(f"{model} is compiled already", code="TW-E0821")
     began = time.perf_counter()
-    exe = built(
-        model,
-        shapes=dict(shapes),
-        ranges=dict(ranges),
-        target=target,
-        math=math,
-        cache=not no_cache,
-        records=records,
-    )
+    exe = built(model, choices, cache=not no_cache)
     exe.save(output, stages=stages)
     took = time.perf_counter() - began
     size = output.stat().st_size / 1e6

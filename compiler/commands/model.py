@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -31,16 +32,26 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, slots=True)
-class Sizes:
-    """Sizes that the user chose.
+class Choices:
+    """What is chosen when a model is compiled; a compiled one takes no more of it.
 
     Attributes:
-        shapes: dims by input name, ints or symbol names; these the code is compiled for.
-        dims: values by symbol name, for the inputs of a run.
+        shapes: dims by input name, ints or symbol names.
+        ranges: the least and the largest size by symbol name; None where there is no largest.
+        target: its name; None for the default one.
+        math: "fast" or "strict"; None for the default.
+        records: a file of records, whose schedules are replayed.
     """
 
     shapes: Mapping[str, tuple[int | str, ...]]
-    dims: Mapping[str, int]
+    ranges: Mapping[str, tuple[int, int | None]]
+    target: str | None
+    math: str | None
+    records: Path | None
+
+    def __bool__(self) -> bool:
+        """Whether anything was chosen."""
+        return any((self.shapes, self.ranges, self.target, self.math, self.records))
 
 
 def parse_shape(value: str) -> tuple[str, tuple[int | str, ...]]:
@@ -132,6 +143,25 @@ NO_CACHE = click.option(
 )
 
 
+def takes_choices(command: _Command) -> _Command:
+    """Gives a command the options of Choices, which it takes as its argument ``choices``."""
+
+    @wraps(command)
+    def call(
+        *args: Any,
+        shapes: Sequence[tuple[str, tuple[int | str, ...]]],
+        ranges: Sequence[tuple[str, tuple[int, int | None]]],
+        target: str | None,
+        math: str | None,
+        records: Path | None,
+        **others: Any,
+    ) -> Any:
+        chosen = Choices(dict(shapes), dict(ranges), target, math, records)
+        return command(*args, choices=chosen, **others)
+
+    return cast(_Command, TARGET(MATH(SHAPE(RANGE(RECORDS(call))))))
+
+
 def is_artifact(model: str) -> bool:
     """Whether a model's name is that of a compiled file."""
     return Path(model).suffix == ARTIFACT
@@ -150,63 +180,51 @@ def backend_for(target: str | None) -> Backend:
 
 
 def ready(
-    model: str,
-    *,
-    shapes: Mapping[str, tuple[int | str, ...]] | None = None,
-    ranges: Mapping[str, tuple[int, int | None]] | None = None,
-    target: str | None = None,
-    math: str | None = None,
-    threads: int | None = None,
-    cache: bool = True,
-    records: Path | None = None,
+    model: str, choices: Choices, *, threads: int | None = None, cache: bool = True
 ) -> Executable:
     """The model, loaded if it is compiled already and else compiled, with progress shown."""
     if is_artifact(model):
-        _refuse_choices(model, shapes, ranges, target, math, records)
+        refuse_choices(model, choices)
         return api.load(model, threads=threads)
     with progress() as tell:
         return api.compile(
             model,
-            target=target,
-            math=math,
+            target=choices.target,
+            math=choices.math,
             threads=threads,
-            shapes=shapes or None,
-            dim_ranges=ranges or None,
+            shapes=choices.shapes or None,
+            dim_ranges=choices.ranges or None,
             cache=None if cache else False,
-            records=records,
+            records=choices.records,
             progress=lambda stage: tell(f"{model}: {stage}"),
         )
 
 
-def built(
-    model: str,
-    *,
-    shapes: Mapping[str, tuple[int | str, ...]] | None = None,
-    ranges: Mapping[str, tuple[int, int | None]] | None = None,
-    target: str | None = None,
-    math: str | None = None,
-    cache: bool = True,
-    records: Path | None = None,
-) -> Compiled:
+def built(model: str, choices: Choices, *, cache: bool = True) -> Compiled:
     """The model compiled for any target and not loaded: to be looked at or saved."""
     if is_artifact(model):
-        _refuse_choices(model, shapes, ranges, target, math, records)
+        refuse_choices(model, choices)
         return Compiled(artifact.read(model))
     with progress() as tell:
         return api.build(
             model,
-            target=target,
-            math=math,
-            shapes=shapes or None,
-            dim_ranges=ranges or None,
+            target=choices.target,
+            math=choices.math,
+            shapes=choices.shapes or None,
+            dim_ranges=choices.ranges or None,
             cache=None if cache else False,
-            records=records,
+            records=choices.records,
             progress=lambda stage: tell(f"{model}: {stage}"),
         )
 
 
-def _refuse_choices(model: str, *choices: object) -> None:
-    if any(choices):
+def refuse_choices(model: str, choices: Choices) -> None:
+    """Refuses to choose for a compiled file what was chosen when it was compiled.
+
+    Raises:
+        OptionError: something is chosen (TW-E0821).
+    """
+    if choices:
         raise OptionError(
             f"{model} is compiled already; shapes, ranges, target, math and records are chosen "
             f"when it is",
@@ -214,7 +232,11 @@ def _refuse_choices(model: str, *choices: object) -> None:
         )
 
 
-def graph_of(model: str, shapes: Mapping[str, tuple[int | str, ...]] | None = None) -> Graph:
+def graph_of(
+    model: str,
+    shapes: Mapping[str, tuple[int | str, ...]],
+    ranges: Mapping[str, tuple[int, int | None]] | None = None,
+) -> Graph:
     """The graph of a model that is not compiled yet.
 
     Raises:
@@ -226,7 +248,7 @@ def graph_of(model: str, shapes: Mapping[str, tuple[int | str, ...]] | None = No
             f"compiled from",
             code="TW-E0822",
         )
-    return api.import_graph(model, shapes or None)
+    return api.import_graph(model, shapes or None, ranges or None)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from tilewright.backends import find_profiler, load_backend
+from tilewright.backends import find_profiler
 from tilewright.backends.backend import Profile, ProfiledKernel, Subject
 from tilewright.backends.cpu.profile import sizes_of
 from tilewright.backends.cpu.threads import default_threads
@@ -24,7 +24,6 @@ from tilewright.profiling import page
 from tilewright.profiling.origins import Timed, origins_of, timed_steps
 from tilewright.profiling.page import Texts, split_assembly
 from tilewright.profiling.trace import chrome_trace
-from tilewright.runtime import artifact
 from tilewright.runtime.artifact import Artifact
 from tilewright.runtime.cache import open_cache
 from tilewright.runtime.files import replace_file
@@ -36,17 +35,15 @@ from tilewright.tensor.text import text as func_text
 from .arrays import choose_dims, random_inputs
 from .model import (
     DIM,
-    MATH,
-    RECORDS,
-    SHAPE,
-    TARGET,
     THREADS,
+    Choices,
     backend_for,
     built,
     graph_of,
     is_artifact,
     parse_output,
     progress,
+    takes_choices,
 )
 
 _COLUMNS = ("of roofline", "GFLOP/s", "GB/s", "flops", "operand bytes")
@@ -90,24 +87,18 @@ class _Model:
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the random inputs."
 )
-@TARGET
-@MATH
+@takes_choices
 @THREADS
 @DIM
-@SHAPE
-@RECORDS
 def profile(
     model: str,
     as_json: bool,
     trace: Path | None,
     html: Path | None,
     seed: int,
-    target: str | None,
-    math: str | None,
+    choices: Choices,
     threads: int | None,
     dims: tuple[tuple[str, int], ...],
-    shapes: tuple[tuple[str, tuple[int | str, ...]], ...],
-    records: Path | None,
 ) -> None:
     """Show where the time of a call of MODEL goes, and how near each kernel is to its roofline.
 
@@ -116,22 +107,10 @@ def profile(
     measured now. On a GPU's target the code runs in a simulator, so no machine of the target is
     needed, all figures are the same at every run, and the times are modelled, never measured.
     """
-    options = from_environment(None, target=target, math=math, threads=threads)
-    name = (
-        artifact.read(Path(model)).target.backend
-        if is_artifact(model)
-        else backend_for(target).name
-    )
-    profiler = find_profiler(name)  # before compiling what cannot be profiled
-    if not is_artifact(model):
-        profiler.check(load_backend(name).resolve(options.target))
-    if is_artifact(model):
-        loaded = built(model, shapes=dict(shapes), target=target, math=math, records=records)
-        made = _from_file(loaded.artifact)
-    else:
-        made = _compile(model, dict(shapes), options, records)
+    options = from_environment(None, target=choices.target, math=choices.math, threads=threads)
+    made = _open(model, choices) if is_artifact(model) else _compile(model, choices, options)
+    profiler = find_profiler(made.built.target.backend)
     program = made.built.program
-    profiler.check(made.built.target)
     sizes = choose_dims(program.inputs, dict(dims), program.conditions)
     feed = random_inputs(program.inputs, sizes, seed)
     count = options.threads or default_threads()
@@ -150,31 +129,30 @@ def profile(
         _write(html, _page(made, found, feed, count))
 
 
-def _from_file(compiled: Artifact) -> _Model:
+def _open(model: str, choices: Choices) -> _Model:
     """A compiled file, which holds no kernels but their code."""
+    compiled = built(model, choices).artifact
+    find_profiler(compiled.target.backend).check(compiled.target)
     steps = timed_steps(compiled.program)
     return _Model(compiled, {}, steps, [()] * len(steps), {})
 
 
-def _compile(
-    model: str,
-    shapes: Mapping[str, tuple[int | str, ...]],
-    options: Options,
-    records: Path | None,
-) -> _Model:
+def _compile(model: str, choices: Choices, options: Options) -> _Model:
     """The model and its kernels."""
     backend = backend_for(options.target)
     target = backend.resolve(options.target)
+    find_profiler(backend.name).check(target)  # before compiling what cannot be profiled
     with progress() as tell:
         log = Log(lambda stage: tell(f"{model}: {stage}"))
         replay = None
-        if records is not None:
-            replay = load_function(PIPELINE["replay"])(records, target, options.math)
+        if choices.records is not None:
+            replay = load_function(PIPELINE["replay"])(choices.records, target, options.math)
         build = load_function(PIPELINE["build"])
-        done = build(graph_of(model, shapes), target, backend, open_cache(options), log,
-                     options.math, replay)  # fmt: skip
+        # Imported twice: a build lets go of the weights as it packs them.
+        done = build(graph_of(model, choices.shapes, choices.ranges), target, backend,
+                     open_cache(options), log, options.math, replay)  # fmt: skip
         tell(f"{model}: finding the source of kernels")
-        passed = run_passes(graph_of(model, shapes), target)
+        passed = run_passes(graph_of(model, choices.shapes, choices.ranges), target)
     kernels = {k.func.name: k.func for k in done.kernels}
     texts = {k.func.name: Texts(k.recipe, k.steps, func_text(k.func)) for k in done.kernels}
     compiled = done.artifact

@@ -16,15 +16,13 @@ from tilewright.stages import load_function
 from .arrays import choose_dims, dims_from, random_inputs, read_inputs, write_arrays
 from .model import (
     DIM,
-    MATH,
     NO_CACHE,
-    RECORDS,
-    SHAPE,
-    TARGET,
     THREADS,
+    Choices,
     is_artifact,
     parse_output,
     ready,
+    takes_choices,
 )
 
 _AGREEMENT = "tilewright.commands.agreement:show_agreement"
@@ -76,11 +74,8 @@ def parse_input(value: str) -> tuple[str, Path]:
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the random inputs."
 )
 @DIM
-@SHAPE
-@TARGET
-@MATH
+@takes_choices
 @THREADS
-@RECORDS
 @NO_CACHE
 def run(
     model: str,
@@ -91,11 +86,8 @@ def run(
     tolerance: float,
     seed: int,
     dims: tuple[tuple[str, int], ...],
-    shapes: tuple[tuple[str, tuple[int | str, ...]], ...],
-    target: str | None,
-    math: str | None,
+    choices: Choices,
     threads: int | None,
-    records: Path | None,
     no_cache: bool,
 ) -> int:
     """Run MODEL once and show its outputs.
@@ -106,15 +98,7 @@ def run(
     if check and is_artifact(model):
         raise click.UsageError("--check needs the model itself, not a compiled file")
     began = time.perf_counter()
-    exe = ready(
-        model,
-        shapes=dict(shapes),
-        target=target,
-        math=math,
-        threads=threads,
-        cache=not no_cache,
-        records=records,
-    )
+    exe = ready(model, choices, threads=threads, cache=not no_cache)
     prepared = time.perf_counter() - began
     feed = _feed(exe, files, archive, dict(dims), seed)
     began = time.perf_counter()
@@ -125,7 +109,7 @@ def run(
         write_arrays(output, outputs)
     if check is None:
         return 0
-    code = load_function(_AGREEMENT)(model, dict(shapes), check, feed, outputs, tolerance)
+    code = load_function(_AGREEMENT)(model, choices.shapes, check, feed, outputs, tolerance)
     return int(code)
 
 

@@ -15,38 +15,19 @@ from tilewright.runtime.program import CallKernel, kernel_names, walk_steps
 from tilewright.stages import GRAPH_STAGES, KERNEL_STAGES
 from tilewright.tensor.text import text as tensor_text
 
-from .model import (
-    MATH,
-    RANGE,
-    RECORDS,
-    SHAPE,
-    TARGET,
-    backend_for,
-    built,
-    graph_of,
-    is_artifact,
-    parse_output,
-)
+from .model import Choices, backend_for, built, graph_of, is_artifact, parse_output, takes_choices
 
 
 @click.command("inspect", epilog="Example: tilewright inspect zoo:squeezenet --stage program")
 @click.argument("model")
 @click.option("--stage", metavar="NAME", help="What to print; without it, a summary.")
 @click.option("-o", "--output", type=parse_output, metavar="FILE", help="File to write it to.")
-@TARGET
-@MATH
-@SHAPE
-@RANGE
-@RECORDS
+@takes_choices
 def inspect(
     model: str,
     stage: str | None,
     output: Path | None,
-    target: str | None,
-    math: str | None,
-    shapes: tuple[tuple[str, tuple[int | str, ...]], ...],
-    ranges: tuple[tuple[str, tuple[int, int | None]], ...],
-    records: Path | None,
+    choices: Choices,
 ) -> None:
     """Show MODEL at a stage of its compilation, or a summary of what it became.
 
@@ -57,19 +38,12 @@ def inspect(
     GPUs llvm, cuda, ptx and sass. A compiled file holds program and what --keep named.
     """
     if stage is not None and not is_artifact(model):
-        _check_stage(stage, backend_for(target))
+        _check_stage(stage, backend_for(choices.target))
     if stage == "graph" and not is_artifact(model):
         # Needs no more than the importer, so it also shows what cannot be compiled.
-        found = graph_text.text(graph_of(model, dict(shapes)))
+        found = graph_text.text(graph_of(model, choices.shapes, choices.ranges))
     else:
-        exe = built(
-            model,
-            shapes=dict(shapes),
-            ranges=dict(ranges),
-            target=target,
-            math=math,
-            records=records,
-        )
+        exe = built(model, choices)
         found = _summary(exe) if stage is None else exe.text(stage)
     if output is None:
         click.echo(found)
