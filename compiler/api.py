@@ -224,7 +224,8 @@ class _Again:
     def text(self, stage: str) -> str:
         """The text of one stage."""
         if stage in GRAPH_STAGES:
-            return str(load_function(PIPELINE["graph_text"])(stage, self._graph(), self.target))
+            show = load_function(PIPELINE["graph_text"])
+            return str(show(stage, self._graph(), self.target, self.math))
         if self.made is None:
             build = load_function(PIPELINE["build"])
             graph = self._graph()

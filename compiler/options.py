@@ -25,9 +25,9 @@ class Options:
         cache_dir: where; None turns the cache off as ``cache=False`` does.
         cache_bytes: the size above which the least recently used entries are removed.
         debug: 0 nothing, 1 stage times, 2 chosen schedules, 3 loops, 4 generated source,
-            5 every pass as a difference.
+            5 the graph before and after all passes.
         math: ``fast`` lets a convolution be computed by Winograd's method where that is faster;
-            ``strict`` computes every sum of products as it is written, in some order.
+            ``strict`` computes every convolution by plain sums, in some order.
     """
 
     target: str = "native"

@@ -72,7 +72,7 @@ def build(
     with uncollected():
         files = mapped_files(graph.constants.values())
         with log.stage("passes"):
-            graph = run_passes(graph, target)
+            graph = run_passes(graph, target, math=math)
         check_operators(graph, target, backend)
         # Weights that had to be rearranged were copied.
         forget_files(files)
@@ -128,9 +128,9 @@ def check_operators(graph: Graph, target: Target, backend: Backend) -> None:
         raise UnsupportedError(gaps, code="TW-E0201", model=graph.name)
 
 
-def graph_text(stage: str, graph: Graph, target: Target) -> str:
+def graph_text(stage: str, graph: Graph, target: Target, math: str) -> str:
     """The text of the graph as imported, or after all passes."""
-    return print_graph(graph if stage == "graph" else run_passes(graph, target))
+    return print_graph(graph if stage == "graph" else run_passes(graph, target, math=math))
 
 
 def kernel_text(stage: str, built: Built) -> str:

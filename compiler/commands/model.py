@@ -126,7 +126,7 @@ TARGET = click.option(
 MATH = click.option(
     "--math",
     type=click.Choice(("fast", "strict")),
-    help="strict: no Winograd convolutions, every sum as the model states it.",
+    help="strict: convolutions by plain sums, never by Winograd's method.",
 )
 THREADS = click.option(
     "--threads",

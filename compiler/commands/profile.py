@@ -152,7 +152,8 @@ def _compile(model: str, choices: Choices, options: Options) -> _Model:
         done = build(graph_of(model, choices.shapes, choices.ranges), target, backend,
                      open_cache(options), log, options.math, replay)  # fmt: skip
         tell(f"{model}: finding the source of kernels")
-        passed = run_passes(graph_of(model, choices.shapes, choices.ranges), target)
+        graph = graph_of(model, choices.shapes, choices.ranges)
+        passed = run_passes(graph, target, math=options.math)
     kernels = {k.func.name: k.func for k in done.kernels}
     texts = {k.func.name: Texts(k.recipe, k.steps, func_text(k.func)) for k in done.kernels}
     compiled = done.artifact

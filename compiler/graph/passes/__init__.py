@@ -57,29 +57,36 @@ PASSES: tuple[tuple[str, Pass, str], ...] = (
 )
 """(name, function, reason), in the order in which they run."""
 
+_NOT_STRICT: frozenset[Pass] = frozenset({stack_depth})
+"""Passes that only make way for Winograd's method, which ``math="strict"`` forbids."""
 
-def run_passes(graph: Graph, target: Target, trace: Trace | None = None) -> Graph:
+
+def run_passes(
+    graph: Graph, target: Target, trace: Trace | None = None, *, math: str = "fast"
+) -> Graph:
     """Runs all passes, inside out: the subgraphs of control nodes go through each one first.
 
     Of many equal layers they go over a few (repeats.py), unless each step is to be seen.
 
     Args:
         trace: called with each pass's name and the whole graph after it.
+        math: "fast" or "strict", see Options.
     """
     short = shortened(graph) if trace is None else None
     if short is not None:
         try:
-            return lengthened(short, _run(short.graph, target, None))
+            return lengthened(short, _run(short.graph, target, math, None))
         except OpaqueError:
             pass
-    return _run(graph, target, trace)
+    return _run(graph, target, math, trace)
 
 
-def _run(graph: Graph, target: Target, trace: Trace | None) -> Graph:
+def _run(graph: Graph, target: Target, math: str, trace: Trace | None) -> Graph:
     # What the graph stays the same under, as it is now.
     settled: set[Pass] = set()
+    left_out = _NOT_STRICT if math == "strict" else frozenset()
     for name, function, _ in PASSES:
-        if function not in settled:
+        if function not in settled and function not in left_out:
             before, graph = graph, _apply(function, graph, target)
             if graph is before:
                 settled.add(function)

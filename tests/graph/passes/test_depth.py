@@ -106,6 +106,20 @@ def test_machines_of_threads_keep_their_volumes() -> None:
     assert ops(stack_depth(graph, CPU)) != ops(graph)
 
 
+def test_strict_math_which_has_no_such_methods_keeps_its_volumes() -> None:
+    shapes = {m: _convolved(run_passes(volume(), CPU, math=m)) for m in ("fast", "strict")}
+    assert shapes == {"fast": [4], "strict": [5]}
+    made = tw.compile(volume(), math="strict", cache=False)
+    assert "concat" not in made.text("passes")
+
+
+def _convolved(graph: Graph) -> list[int]:
+    """The ranks of what the convolutions of a graph, fused or not, take."""
+    bodies = [n.attrs["body"] if n.op == "fused" else None for n in graph.nodes]
+    inside = [n for b in bodies if isinstance(b, Graph) for n in b.nodes]
+    return [len(n.inputs[0].shape) for n in (*graph.nodes, *inside) if n.op == "conv"]
+
+
 def test_what_follows_a_convolution_stays_in_its_kernel() -> None:
     after = run_passes(volume(), CPU)
     (body,) = (b for n in after.nodes if "conv(" in (b := text_of(n.attrs.get("body"))))
