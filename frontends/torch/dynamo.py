@@ -46,6 +46,7 @@ def compile_captured(
     """
     name = _name()
     _refuse_gradients(module, example_inputs, name)
+    _equate_attended(module)
     recording = record(module, example_inputs)
     if recording is not None:
         return _compile_recorded(recording, name, example_inputs, compile_graph, threads)
@@ -99,6 +100,34 @@ def _compile_recorded(
         return runner([*recording.held, *args])
 
     return call
+
+
+def _equate_attended(module: torch.fx.GraphModule) -> None:
+    """Has torch guard that sizes are equal which attention takes for equal.
+
+    Torch finds the shape of an attention's result without looking at whether as many values as
+    keys were given, say: caches of keys and of values that grow would have lengths of their own.
+    """
+    attention = torch.nn.functional.scaled_dot_product_attention
+    for node in module.graph.find_nodes(op="call_function", target=attention):
+        named = dict(zip(("query", "key", "value", "attn_mask"), node.args, strict=False))
+        named |= node.kwargs
+        shapes = {
+            name: given.meta["example_value"].shape
+            for name, given in named.items()
+            if isinstance(given, torch.fx.Node) and "example_value" in given.meta
+        }
+        query, key, value, mask = map(shapes.get, ("query", "key", "value", "attn_mask"))
+        if query is None or key is None or value is None:
+            continue
+        pairs = [*zip(query[:-2], key[:-2], strict=False), (query[-1], key[-1])]
+        pairs += zip(key[:-1], value[:-1], strict=False)
+        if mask is not None:
+            pairs += zip(mask[:-2], query[:-2], strict=False)
+            pairs += [(mask[-1], key[-2]), *zip(mask[-2:-1], query[-2:-1], strict=True)]
+        for a, b in pairs:
+            if isinstance(a, torch.SymInt) or isinstance(b, torch.SymInt):
+                bool(a == b)  # to ask is to guard
 
 
 def _is_constant(tensor: Any) -> bool:
