@@ -34,8 +34,8 @@ _ARG_REDUCTIONS = ("max", "min")
 _SUMS_AT_ONCE = 64
 """Partial sums that a row along the last axis is added up in."""
 _MOST_ADDITIONS = 8192
-"""More than so many one after another are held in f64: equal numbers lose digits in f32, a
-hundred thousand of them the fourth."""
+"""More than so many one after another, or a number that is not known, are held in f64: equal
+numbers lose digits in f32, a hundred thousand of them the fourth."""
 _NUMPY: dict[str, Callable[..., np.ndarray]] = {
     "sum": np.sum,
     "prod": np.prod,
@@ -116,19 +116,20 @@ def _reduce_compute(inputs: Buffers, outputs: Buffers, attrs: Attrs) -> tuple[Co
         return (Compute(y, out, load),)
     # max and min of bool are taken on bytes: 0 and 1 order as False and True do.
     wide = dt.u8 if x.dtype is dt.bool_ else accumulator(x.dtype)
-    if op == "sum" and wide is dt.f32 and _additions(x.shape, axes) > _MOST_ADDITIONS:
+    if op == "sum" and wide is dt.f32 and _may_be_long(x.shape, axes):
         wide = dt.f64
     exact = wide is x.dtype
     total = Reduce(op, over.values(), load if exact else Cast(load, wide))
     return (Compute(y, out, total if exact else Cast(total, x.dtype)),)
 
 
-def _additions(shape: Sequence[Dim], axes: Sequence[int]) -> int:
-    """How many numbers are added one after another, as far as sizes are known."""
+def _may_be_long(shape: Sequence[Dim], axes: Sequence[int]) -> bool:
+    """Whether more numbers may be added one after another than f32 holds a sum of."""
     sizes = [n for d in axes if isinstance(n := shape[d], int)]
-    last = shape[-1] if len(shape) - 1 in axes else 1
-    at_once = min(last, _SUMS_AT_ONCE) if isinstance(last, int) else _SUMS_AT_ONCE
-    return math.prod(sizes) // max(at_once, 1)
+    if len(sizes) < len(axes):
+        return True
+    at_once = min(sizes[-1], _SUMS_AT_ONCE) if len(shape) - 1 in axes else 1
+    return math.prod(sizes) // max(at_once, 1) > _MOST_ADDITIONS
 
 
 def _reduce_samples() -> Sequence[Sample]:

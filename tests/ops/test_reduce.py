@@ -121,10 +121,13 @@ def test_f32_sums_carry_no_cast() -> None:
         ((3, 20_000), (1,), dt.f32),
         ((3, 1_000_000), (1,), dt.f64),
         ((symbol("N"), 1_000_000), (1,), dt.f64),
+        ((symbol("N"), 300), (1,), dt.f32),
+        ((symbol("N"), 3), (0,), dt.f64),
+        ((3, symbol("N")), (1,), dt.f64),
         ((300, 300, 4), (0, 1), dt.f64),
     ],
 )
-def test_long_sums_of_f32_are_held_in_f64(
+def test_sums_of_f32_that_may_be_long_are_held_in_f64(
     shape: tuple[Dim, ...], axes: tuple[int, ...], wide: dt.DType
 ) -> None:
     for op, held in (("sum", wide), ("max", dt.f32)):

@@ -333,6 +333,7 @@ for _name in ("cummax.default", "cummin.default"):
     case(_name, mask(4, 5), 0)
     case(_name, torch.tensor(1.5), 0)
 case("logcumsumexp.default", f32(3, 5) * 50, 1)
+case("logcumsumexp.default", f32(3, 5).half() * 50, -1)
 case("logcumsumexp.default", torch.tensor([-math.inf, -math.inf, 1.0, math.inf]), 0)
 for _name in ("median", "nanmedian"):
     case(f"{_name}.default", f32(3, 4))
