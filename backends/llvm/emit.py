@@ -389,21 +389,16 @@ def _visible(func: Func, loop: For) -> list[Buffer | Var]:
 
 def _needs(loop: For) -> tuple[set[str], set[Var]]:
     """The names of the buffers and the variables that a loop mentions."""
-    names: set[str] = set()
+    names = {load.buffer.name for load in block_loads((loop,))}
     variables: set[Var] = set()
-
-    def mention(buffer: Buffer) -> None:
-        names.add(buffer.name)
-        for dim in buffer.shape:
-            variables.update(free_vars(dim))
-
     for stmt in statements((loop,)):
+        # Those of a load are also the ones in the shape of its buffer.
         for e in expressions(stmt):
-            variables.update(free_vars(e))
+            variables |= e.variables
         if isinstance(stmt, Store | Prefetch | Alloc):
-            mention(stmt.buffer)
-    for load in block_loads((loop,)):
-        mention(load.buffer)
+            names.add(stmt.buffer.name)
+            for dim in stmt.buffer.shape:
+                variables |= free_vars(dim)
     return names, variables
 
 

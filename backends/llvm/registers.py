@@ -46,8 +46,10 @@ class Cells:
 
     def overlapping(self, first: int, count: int) -> list[int]:
         """The first elements of the spans that meet a range."""
-        owners = (self.owner.get(e) for e in range(first, first + count))
-        return list(dict.fromkeys(o for o in owners if o is not None))
+        owner, elements = self.owner, range(first, first + count)
+        if owner.keys().isdisjoint(elements):
+            return []
+        return list(dict.fromkeys([owner[e] for e in elements if e in owner]))
 
     def drop(self, first: int) -> tuple[int, Value]:
         """Removes a span; its elements become undefined."""

@@ -7,7 +7,7 @@ only their proportions matter.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -104,7 +104,7 @@ def plan_winograd(s: Sliding, target: Target, choices: Choices | None = None) ->
     for m in (2, 4):
         work = _sizes(s, m, target)
         if work is not None:
-            costs |= {p: winograd_cost(work, p, target) for p in _plans(work, target)}
+            costs |= _costs(work, target)
     if not costs:
         return None
     best = min(costs, key=costs.__getitem__)
@@ -204,6 +204,12 @@ def _plans(work: _Sizes, target: Target) -> Iterator[Plan]:
                 if block == work.least:
                     break
                 rows += 1
+
+
+@lru_cache(maxsize=64)
+def _costs(work: _Sizes, target: Target) -> Mapping[Plan, float]:
+    """The cycles of each plan: found once for the layers of a model that are of one size."""
+    return {p: winograd_cost(work, p, target) for p in _plans(work, target)}
 
 
 def winograd_cost(work: _Sizes, plan: Plan, target: Target) -> float:

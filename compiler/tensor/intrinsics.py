@@ -19,7 +19,7 @@ from ..dtype import DType
 from .exponentials import FLUSHED
 from .ir import Call, Cast, Expr
 from .polynomials import EXPANSIONS
-from .walk import children, rebuild
+from .walk import children, rebuild, visit
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -101,6 +101,8 @@ def expand(e: Expr) -> Expr:
     f16 and bf16 are computed in f32 and rounded. The result holds only Const, Var, Load, Unary,
     Binary, Cast, Select, Reduce and native Calls; shared parts stay shared.
     """
+    if not any(isinstance(node, Call) for node in visit(e)):
+        return e
     memo: dict[Expr, Expr] = {}
     stack: list[Expr] = [e]
     # An entry is finished when its operands are; a Call then may wait for its own expansion.

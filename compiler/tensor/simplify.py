@@ -64,6 +64,8 @@ def simplify(e: Expr, ranges: Ranges = _NO_RANGES) -> Expr:
         e: any expression.
         ranges: inclusive ranges of loop variables; symbols carry their own.
     """
+    if not e.operands:
+        return e
     simplifier = _simplifier(e, ranges)
     if e.depth > _DEEP:
         # From the bottom up, so that no step recurses far; each result is remembered.

@@ -202,14 +202,20 @@ def _replaced(e: Expr, memo: dict[Expr, Expr], marks: frozenset[Var] | None) -> 
 
 def statements(block: Block) -> Iterator[Stmt]:
     """Yields every statement of a block, each before the statements inside it."""
+    found: list[Stmt] = []
+    _gather(block, found)
+    return iter(found)
+
+
+def _gather(block: Block, found: list[Stmt]) -> None:
+    # Not a generator: each statement would pass through one for every loop around it.
     for stmt in block:
-        yield stmt
-        match stmt:
-            case For():
-                yield from statements(stmt.body)
-            case If():
-                yield from statements(stmt.then)
-                yield from statements(stmt.orelse)
+        found.append(stmt)
+        if isinstance(stmt, For):
+            _gather(stmt.body, found)
+        elif isinstance(stmt, If):
+            _gather(stmt.then, found)
+            _gather(stmt.orelse, found)
 
 
 def expressions(stmt: Stmt) -> tuple[Expr, ...]:
@@ -219,10 +225,10 @@ def expressions(stmt: Stmt) -> tuple[Expr, ...]:
     come as constants.
     """
     match stmt:
-        case For():
-            return (as_expr(stmt.start), as_expr(stmt.extent))
         case Store():
             return (*stmt.indices, stmt.value)
+        case For():
+            return (as_expr(stmt.start), as_expr(stmt.extent))
         case Prefetch():
             return stmt.indices
         case Barrier() | Commit() | Wait():
@@ -245,7 +251,7 @@ def block_loads(block: Block) -> Iterator[Load]:
     """Yields the Loads of a block, statement by statement (a Load may come again in another)."""
     for stmt in statements(block):
         for e in expressions(stmt):
-            yield from loads(e)
+            yield from _loads(e)
 
 
 def loops(func: Func) -> tuple[For, ...]:
