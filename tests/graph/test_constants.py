@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.lib.stride_tricks import sliding_window_view
 
 from tilewright.graph.constants import (
     copy_view,
@@ -74,7 +75,8 @@ def test_arrays_in_plain_memory_are_left_alone() -> None:
 @pytest.mark.parametrize("by_blocks", [True, False])
 def test_views_are_copied_whatever_their_order(shape: tuple[int, ...], by_blocks: bool) -> None:
     array = np.arange(np.prod(shape, dtype=int), dtype=np.float32).reshape(shape)
-    for view in (array, array.T, array[::-1] if shape else array):
+    swapped = array.swapaxes(0, -2) if len(shape) > 2 else array
+    for view in (array, array.T, array[::-1] if shape else array, swapped):
         out = np.empty(view.shape, np.float32)
         copy_view(out, view, by_blocks=by_blocks)
         np.testing.assert_array_equal(out, view)
@@ -99,7 +101,9 @@ def test_a_large_file_leaves_memory_as_it_is_copied(
     mapped = np.memmap(path, np.float32, "r")
     rows = mapped.reshape(80, 256, 256)
     turned = np.lib.stride_tricks.as_strided(mapped, rows.shape, (1 << 18, 4, 1 << 10))
-    for view in (rows, rows[::-1], turned, rows[None]):
+    columns = mapped.reshape(1 << 10, -1).T
+    panels = mapped.reshape(1 << 10, 40, 128).transpose(1, 0, 2)
+    for view in (rows, rows[::-1], turned, rows[None], columns, panels):
         out = np.empty(view.shape, np.float32)
         copy_view(out, view)
         assert resident(path) <= 128
@@ -112,13 +116,13 @@ def test_what_is_read_again_and_again_stays_while_it_is_copied(
 ) -> None:
     path = tmp_path / "large"
     np.arange(5 << 20, dtype=np.float32).tofile(path)
-    columns = np.memmap(path, np.float32, "r").reshape(1 << 10, -1).T
+    windows = sliding_window_view(np.memmap(path, np.float32, "r"), 4)
     forgotten: list[np.ndarray] = []
     monkeypatch.setattr("tilewright.graph.constants.forget_pages", forgotten.append)
-    out = np.empty(columns.shape, np.float32)
-    copy_view(out, columns)
+    out = np.empty(windows.shape, np.float32)
+    copy_view(out, windows)
     assert not forgotten
-    np.testing.assert_array_equal(out, columns)
+    np.testing.assert_array_equal(out, windows)
 
 
 def test_a_file_leaves_memory_whole_and_is_named_once(weights: Path) -> None:
