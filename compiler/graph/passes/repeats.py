@@ -29,6 +29,7 @@ from .stand_ins import (
     OpaqueError,
     Plain,
     Recipe,
+    data_of,
     layers_of,
     recipe_of,
     shifted,
@@ -310,7 +311,7 @@ def lengthened(short: Short, made: Graph) -> Graph:
     Raises:
         OpaqueError: layers are not made into the same nodes, or not all answer alike.
     """
-    work = _Evaluation(short)
+    work = _Evaluation(short, made)
     _require_answers(short, work)
     wiring = _Wiring(made)
     for stretch in wiring.stretches(_LEAST_SEEN):
@@ -321,15 +322,17 @@ def lengthened(short: Short, made: Graph) -> Graph:
 
 def _require_answers(short: Short, work: _Evaluation) -> None:
     """Requires that every layer answers what was asked of a stand-in as that one did."""
-    answers: dict[Recipe, set[Hashable]] = {}
+    answers: dict[Recipe, dict[int, Hashable]] = {}
     for guard in short.guards:
-        first = shifted(guard.question, -min(layers_of(guard.question)))
-        answers.setdefault(first, set()).add(guard.answer)
-    for question, answer in answers.items():
+        layer = min(layers_of(guard.question))
+        answers.setdefault(shifted(guard.question, -layer), {})[layer] = guard.answer
+    for question, known in answers.items():
         assert isinstance(question, Derived)
         for by in range(short.stretch.count - max(layers_of(question))):
-            if answer != {work.call(question, by)}:
-                raise OpaqueError
+            if by not in known:
+                known[by] = work.call(question, by)
+        if len(set(known.values())) > 1:
+            raise OpaqueError
 
 
 def _repeats_exactly(short: Short, made: Graph, stretch: Stretch) -> bool:
@@ -366,11 +369,12 @@ def _repeats_exactly(short: Short, made: Graph, stretch: Stretch) -> bool:
 
 
 class _Evaluation:
-    """Constants by their recipes, each made once."""
+    """Constants by their recipes, each made once: those of kept layers are there."""
 
-    def __init__(self, short: Short) -> None:
+    def __init__(self, short: Short, made: Graph) -> None:
         self._short = short
-        self._made: dict[Recipe, np.ndarray] = {}
+        recipes = ((recipe_of(a), a) for a in made.constants.values())
+        self._made: dict[Recipe, np.ndarray] = {r: data_of(a) for r, a in recipes if r is not None}
 
     def array(self, recipe: Recipe) -> np.ndarray:
         match recipe:

@@ -149,7 +149,7 @@ def derive(
     guards = next((a.guards for a in given if isinstance(a, StandIn)), None)
     if guards is None:
         return function(*arrays, **options)
-    made = function(*map(_data, arrays), **options)
+    made = function(*map(data_of, arrays), **options)
     return stand_in(made, _derived(function, arrays, options), guards)
 
 
@@ -159,12 +159,13 @@ def ask(question: Callable[..., Answer], *arrays: np.ndarray, **options: Hashabl
     guards = next((a.guards for a in given if isinstance(a, StandIn)), None)
     if guards is None:
         return question(*arrays, **options)
-    answer = question(*map(_data, arrays), **options)
+    answer = question(*map(data_of, arrays), **options)
     guards.append(Guard(_derived(question, arrays, options), answer))
     return answer
 
 
-def _data(array: np.ndarray) -> np.ndarray:
+def data_of(array: np.ndarray) -> np.ndarray:
+    """What a stand-in stands for; any other array is its own data."""
     given: object = array
     return given.array if isinstance(given, StandIn) else array
 
