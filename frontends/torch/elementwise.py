@@ -304,13 +304,16 @@ def _sign_of_zero(ctx: Context, x: Value) -> Value:
 
 
 def hypot(ctx: Context, a: Value, b: Value) -> Value:
-    """``sqrt(a * a + b * b)``, scaled so that nothing overflows."""
+    """``sqrt(a * a + b * b)``, scaled so that nothing overflows; infinite where either is."""
     x, y = (ctx.op("abs", ctx.widened(ctx.cast(v, ctx.dtype))) for v in (a, b))
     large, small = ctx.op("max", x, y), ctx.op("min", x, y)
     plain = ctx.op("or", ctx.op("eq", large, 0), ctx.op("isinf", large))
     ratio = ctx.op("where", plain, ctx.scalar(0, x.dtype), ctx.op("div", small, large))
     root = ctx.op("sqrt", ctx.op("add", ctx.op("mul", ratio, ratio), 1))
-    return ctx.cast(ctx.op("mul", large, root), ctx.dtype)
+    endless = ctx.op("or", ctx.op("isinf", x), ctx.op("isinf", y))
+    infinity = ctx.scalar(math.inf, x.dtype)
+    found = ctx.op("where", endless, infinity, ctx.op("mul", large, root))
+    return ctx.cast(found, ctx.dtype)
 
 
 # ------------------------------------------------------------------ comparison and choice
@@ -452,6 +455,8 @@ CONVERTERS: dict[str, Converter] = {
     **{f"bitwise_{n}.{kind}": _binary(n) for n in _BITS for kind in _KINDS},
     **{f"bitwise_left_shift.{kind}": _binary("shl") for kind in _SHIFTS},
     **{f"bitwise_right_shift.{kind}": _binary("shr") for kind in _SHIFTS},
+    **{f"__lshift__.{kind}": _binary("shl") for kind in ("Tensor", "Scalar")},
+    **{f"__rshift__.{kind}": _binary("shr") for kind in ("Tensor", "Scalar")},
     **{f"logical_{n}.default": _logical(n) for n in _BITS},
     "_to_copy.default": to_copy,
     "add.Scalar": add,

@@ -72,47 +72,47 @@ def moments(
     return centre, ctx.op("div", squares, number)
 
 
-def _moments(
-    ctx: Context, x: Value, dims: Dims, correction: float | None, keepdim: bool
+def _spread(
+    ctx: Context, x: Value, dims: Dims, correction: float | None, keepdim: bool, rooted: bool
 ) -> tuple[Value, Value]:
+    """Variance, or its root, and mean over axes.
+
+    In f64, as torch's are: numbers far from zero that lie close together, and numbers whose
+    squares leave the range of f32, have a variance too.
+    """
     axes = ctx.axes(dims, len(x.shape))
-    wide = ctx.widened(x)
-    centre, variance = moments(ctx, wide, axes, 1 if correction is None else correction)
+    wide = ctx.cast(x, dt.f64)
+    centre, found = moments(ctx, wide, axes, 1 if correction is None else correction)
+    if rooted:
+        found = ctx.op("sqrt", found)
     if not keepdim:
         rest = [d for i, d in enumerate(x.shape) if i not in axes]
-        centre, variance = ctx.reshape(centre, rest), ctx.reshape(variance, rest)
-    return ctx.cast(variance, x.dtype), ctx.cast(centre, x.dtype)
+        centre, found = ctx.reshape(centre, rest), ctx.reshape(found, rest)
+    return ctx.cast(found, x.dtype), ctx.cast(centre, x.dtype)
 
 
-def var(
-    ctx: Context,
-    x: Value,
-    dims: Dims = None,
-    *,
-    correction: float | None = None,
-    keepdim: bool = False,
-) -> Value:
-    """The variance over axes."""
-    return _moments(ctx, x, dims, correction, keepdim)[0]
+def _deviation(rooted: bool, with_mean: bool) -> Converter:
+    """The variance over axes, or the standard deviation, and the mean where it is asked for."""
+
+    def convert(
+        ctx: Context,
+        x: Value,
+        dims: Dims = None,
+        *,
+        correction: float | None = None,
+        keepdim: bool = False,
+    ) -> Value | tuple[Value, Value]:
+        found = _spread(ctx, x, dims, correction, keepdim, rooted)
+        return found if with_mean else found[0]
+
+    return convert
 
 
 def var_dim(
     ctx: Context, x: Value, dims: Dims, unbiased: bool = True, keepdim: bool = False
 ) -> Value:
     """The variance over axes, of a sample or of everything."""
-    return _moments(ctx, x, dims, int(unbiased), keepdim)[0]
-
-
-def var_mean(
-    ctx: Context,
-    x: Value,
-    dims: Dims = None,
-    *,
-    correction: float | None = None,
-    keepdim: bool = False,
-) -> tuple[Value, Value]:
-    """Variance and mean over axes."""
-    return _moments(ctx, x, dims, correction, keepdim)
+    return _spread(ctx, x, dims, int(unbiased), keepdim, rooted=False)[0]
 
 
 def vector_norm(
@@ -310,9 +310,11 @@ CONVERTERS: dict[str, Converter] = {
     "min.dim": _extreme_along("min"),
     "prod.default": prod,
     "prod.dim_int": prod,
+    "std.correction": _deviation(rooted=True, with_mean=False),
+    "std_mean.correction": _deviation(rooted=True, with_mean=True),
     "sum.default": sum_,
     "sum.dim_IntList": sum_,
-    "var.correction": var,
+    "var.correction": _deviation(rooted=False, with_mean=False),
     "var.dim": var_dim,
-    "var_mean.correction": var_mean,
+    "var_mean.correction": _deviation(rooted=False, with_mean=True),
 }

@@ -117,6 +117,12 @@ case("pow.Scalar", 2.5, i64(7))
 for _y in (f32(8), torch.tensor([0.0, -0.0, 0.0, -0.0, math.inf, math.inf, 1.0, -1.0])):
     case("atan2.default", _y, torch.tensor([0.0, 0.0, -0.0, -1.0, math.inf, -math.inf, 2, -2]))
 case("hypot.default", f32(9), f32(9) * 1e20)
+case(
+    "hypot.default", torch.tensor([math.inf, math.nan, 3.0]), torch.tensor([math.nan, -math.inf, 4])
+)
+for _name in ("__lshift__", "__rshift__"):
+    case(f"{_name}.Tensor", i64(4), i64(4, low=0))
+    case(f"{_name}.Scalar", i64(4), 2)
 case("maximum.default", f32(4), torch.tensor([math.nan, 0, 1, 2]))
 case("minimum.default", i64(4), f32(4))
 case("maximum.default", mask(4), mask(4))
@@ -209,6 +215,14 @@ case("var.correction", f32(3, 4), [1], correction=0)
 case("var.correction", f32(3, 4), None, correction=2, keepdim=True)
 case("var.dim", f32(3, 4), [0])
 case("var_mean.correction", f32(3, 4), [0, 1], correction=1)
+case("std.correction", f32(3, 4).half(), [0], correction=0, keepdim=True)
+case("std_mean.correction", f32(3, 4), None, correction=1)
+for _x in (f32(3, 500) + 1e6, f32(3, 500) * 1e30, torch.full((3, 500), 3e38)):
+    case("std.correction", _x, [1])  # far from zero, and squares beyond f32
+    case("std_mean.correction", _x, [0])
+for _x in (f32(3, 500) + 1e6, f32(3, 500) * 1e18):
+    case("var_mean.correction", _x, [1])
+case("lgamma.default", torch.tensor([-1e-30, -1e-42, -0.5, -3.0000002, -1e5 - 0.3]))
 for _name in ("amax", "amin"):
     case(f"{_name}.default", f32(3, 4), [1])
     case(f"{_name}.default", i64(3, 4), [], True)
