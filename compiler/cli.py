@@ -7,6 +7,8 @@ Every error is one paragraph on standard error; TILEWRIGHT_DEBUG=1 adds the trac
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 import sys
 import traceback
@@ -20,6 +22,8 @@ from tilewright.options import from_environment
 from tilewright.version import __version__
 
 INTERRUPTED = 130
+_KNOWN = "tilewright-known"
+"""The name under which ``_known`` is registered, which says how to print what has no code."""
 _NO_MEMORY = "there is not enough memory for this; choose smaller sizes, or end other programs"
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -80,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run_command(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code; errors become one paragraph."""
+    _print_what_is_known()
     try:
         result = tilewright.main(
             None if arguments is None else list(arguments), "tilewright", standalone_mode=False
@@ -96,21 +101,46 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
         click.echo("interrupted", err=True)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader has had enough. Python would complain once more while it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # the reader has had enough
         return 0
+    except SystemExit as leaving:
+        if not isinstance(leaving.__context__, BrokenPipeError):
+            raise
+        return 0  # click leaves with 1, which stands for another thing here
     except TilewrightError as error:
         return _report(error)
     except MemoryError as error:
         return _report(OptionError(_NO_MEMORY, code="TW-E0805"), error)
     except Exception as error:
         if isinstance(error, OSError) and is_full(error):
+            _drop_output()
             return _report(OutputError.of("standard output or a temporary file", error), error)
         message = (
             f"a defect of Tilewright, not of the model or its use: {type(error).__name__}: {error}."
             " Please report it with the output of the same command under TILEWRIGHT_DEBUG=1"
         )
         return _report(InternalError(message, code="TW-E0900"), error)
+
+
+def _drop_output() -> None:
+    """Sends the rest of standard output nowhere: Python would complain of it once more at exit."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _print_what_is_known() -> None:
+    """Has characters that the terminal's encoding lacks printed as ``?``, not end a command."""
+    codecs.register_error(_KNOWN, _known)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors=_KNOWN)
+
+
+def _known(error: UnicodeError) -> tuple[str | bytes, int]:
+    try:
+        # Names of files may hold bytes that are no text; these go out as they came in.
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.lookup_error("replace")(error)
 
 
 def _report(error: TilewrightError, cause: BaseException | None = None) -> int:

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -261,6 +262,34 @@ def test_ops_for_an_unsupported_model_lists_all_gaps(
         assert word in out
 
 
+def test_ops_are_data_too(layer: str, unsupported: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def data(*arguments: str, code: int = 0) -> Any:
+        assert command("ops", "--json", *arguments) == code
+        return json.loads(capsys.readouterr().out)
+
+    tables = data()
+    (cast,) = (p for p in tables["primitives"] if p["name"] == "cast")
+    assert cast["kind"] == "elementwise"
+    assert "cpu" in cast["targets"]
+    assert "Softmax" in tables["sources"]["onnx"]
+    assert data("--for", layer)["primitives"] == {"matmul": 1, "add": 1, "max": 1}
+    missing = data("--for", unsupported, code=3)
+    assert not missing["supported"]
+    assert [gap["nodes"] for gap in missing["gaps"]] == [["first"], ["second"]]
+
+
+def test_doctor_is_data_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("doctor", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["peaks"] is None
+    assert found["self-test seconds"] > 0
+    assert command("doctor") == 0
+    lines = capsys.readouterr().out.splitlines()
+    for label, value in found.items():
+        if isinstance(value, str):
+            assert f"{label:15} {value}" in lines
+
+
 def test_doctor_shows_the_machine_and_tests_itself(capsys: pytest.CaptureFixture[str]) -> None:
     assert command("doctor") == 0
     out = capsys.readouterr().out
@@ -401,10 +430,20 @@ def shell(line: str) -> subprocess.CompletedProcess[str]:
 def test_a_full_standard_output_is_told_with_its_code(layer: str) -> None:
     if not Path("/dev/full").is_char_device():
         pytest.skip("no /dev/full here")
-    done = shell(f"{SHELL} inspect {layer} --stage graph > /dev/full")
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: TW-E0602: standard output")
-    assert "Traceback" not in done.stderr
+    for name in (f"inspect {layer} --stage graph", "ops"):
+        done = shell(f"{SHELL} {name} > /dev/full")
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: TW-E0602: standard output")
+        assert done.stderr.count("\n") == 1
+
+
+def test_characters_that_an_encoding_lacks_are_printed_as_question_marks(tmp_path: Path) -> None:
+    write_model(tmp_path)
+    (tmp_path / "model.onnx").rename(tmp_path / "modèle.onnx")
+    model = tmp_path / "modèle.onnx"
+    done = shell(f"PYTHONIOENCODING=ascii {SHELL} bench {model} --time-budget 0.1")
+    assert done.returncode == 0, done.stderr
+    assert "mod?le" in done.stdout
 
 
 @pytest.mark.parametrize("stream", ["1>&-", "2>&-", "1>&- 2>&-"])
@@ -474,6 +513,7 @@ def test_names_of_options_arguments_are_words_of_users(
 
 def test_a_closed_pipe_is_no_error() -> None:
     done = shell(f"{SHELL} ops | head -n 1")
+    assert done.returncode == 0
     assert done.stderr == ""
     assert "primitive operators" in done.stdout
 

@@ -11,9 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import click
-from rich import box
-from rich.console import Console
-from rich.table import Table
+from rich.table import Column
 
 from tilewright.backends.cpu.peaks import known_peaks
 from tilewright.benchmarking.baseline import Baseline, digest_of, keep_artifact, read_baseline
@@ -55,9 +53,12 @@ from .model import (
     ready,
     takes_choices,
 )
+from .terminal import open_console, print_table
 
 FALSE_ALARMS = 0.01
 """The share of comparisons of a model with itself that may alarm."""
+_SPARE = ("p99", "file MB", "peak MB", "p90", "of peak", "min", "GFLOP/s", "ready s")
+"""Columns that narrow terminals do without, in this order."""
 
 
 def parse_peers(value: str) -> tuple[str, ...]:
@@ -406,16 +407,13 @@ def _write(report: Report, files: Mapping[str, Path | None]) -> None:
 
 
 def _show(report: Report) -> None:
-    watched = Console().is_terminal
-    console = Console(highlight=False, width=None if watched else 200)
+    console = open_console(200)
     shown = [cells(row) for row in report.rows]
     used = [k for k in range(len(COLUMNS)) if any(row[k] for row in shown)]
-    table = Table(box=box.SIMPLE_HEAD if watched else None, pad_edge=False)
-    for k in used:
-        table.add_column(COLUMNS[k][0], justify="left" if k < 3 else "right")
-    for row, texts in zip(report.rows, shown, strict=True):
-        table.add_row(*(texts[k] for k in used), style="red" if row.loses else None)
-    console.print(table, markup=False)
+    columns = [Column(COLUMNS[k][0], justify="left" if k < 3 else "right") for k in used]
+    rows = [[texts[k] for k in used] for texts in shown]
+    styles = ["red" if row.loses else None for row in report.rows]
+    print_table(console, columns, rows, spare=_SPARE, styles=styles)
     for row in report.rows:
         if row.ratio is not None:
             style = "bold red" if row.loses else None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import time
 from collections.abc import Iterator
 from importlib import metadata
+from typing import Any
 
 import click
 import numpy as np
@@ -38,7 +40,8 @@ _PACKAGES = ("numpy", "llvmlite", "ml_dtypes", "click", "rich")
     is_flag=True,
     help="Measure what this machine reaches, by kernels of our own; profile and bench use it.",
 )
-def doctor(measure: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON, the peaks as numbers.")
+def doctor(measure: bool, as_json: bool) -> None:
     """Show versions, CPU, targets, threads, cache and peers; then compile and run a small model.
 
     With --measure, also measure the peak of f32 operations and the bandwidths of caches and
@@ -50,7 +53,13 @@ def doctor(measure: bool) -> None:
     peaks = measure_peaks() if measure else known_peaks(store)
     if measure and peaks is not None:
         keep_peaks(store, peaks)
-    for label, value in (*_facts(options), *_peak_facts(peaks)):
+    facts = dict(_facts(options))
+    if as_json:
+        seconds = _self_test()
+        found = {**facts, "peaks": _peak_figures(peaks), "self-test seconds": seconds}
+        click.echo(json.dumps(found, indent=1))
+        return
+    for label, value in (*facts.items(), *_peak_facts(peaks)):
         click.echo(f"{label:15} {value}")
     took = _self_test()
     click.echo(f"{'self-test':15} ok: a small model compiled and ran in {took:.2f} s")
@@ -112,6 +121,17 @@ def _peak_facts(peaks: Peaks | None) -> Iterator[tuple[str, str]]:
             f"reads of {level}",
             f"{single / 1e9:.1f} GB/s with 1 thread, {together / 1e9:.1f} with {peaks.threads}",
         )
+
+
+def _peak_figures(peaks: Peaks | None) -> dict[str, Any] | None:
+    """What the machine reaches: in operations and bytes a second, of one thread and of all."""
+    if peaks is None:
+        return None
+    return {
+        "threads": peaks.threads,
+        "flops": list(peaks.flops),
+        "bandwidth": {level: list(speeds) for level, speeds in peaks.bandwidth.items()},
+    }
 
 
 def _target_facts(target: Target) -> Iterator[tuple[str, str]]:

@@ -257,5 +257,7 @@ def progress() -> Iterator[Callable[[str], None]]:
     if sys.stderr is None or not sys.stderr.isatty():
         yield lambda _: None
         return
-    with load_function(_CONSOLE)(stderr=True).status("") as status:
+    console = load_function(_CONSOLE)(stderr=True)
+    spinner = "dots" if console.encoding.startswith("utf") else "line"
+    with console.status("", spinner=spinner) as status:
         yield status.update

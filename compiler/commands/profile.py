@@ -10,9 +10,8 @@ from typing import Any
 
 import click
 import numpy as np
-from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from tilewright.backends import find_profiler
 from tilewright.backends.backend import Profile, ProfiledKernel, Subject
@@ -45,9 +44,12 @@ from .model import (
     progress,
     takes_choices,
 )
+from .terminal import open_console, print_table
 
 _COLUMNS = ("of roofline", "GFLOP/s", "GB/s", "flops", "operand bytes")
 """Figures that have a column in the table; others are listed kernel by kernel."""
+_SPARE = ("operand bytes", "flops", "GB/s", "source nodes", "GFLOP/s", "calls")
+"""Columns that narrow terminals do without, in this order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,8 +227,7 @@ def _data(made: _Model, found: Profile) -> dict[str, Any]:
 
 
 def _show(made: _Model, found: Profile) -> None:
-    watched = Console().is_terminal
-    console = Console(highlight=False, width=None if watched else 180)
+    console = open_console(180)
     total = sum(k.seconds for k in found.kernels)
     program, target = made.built.program, made.built.target
     console.print(
@@ -236,22 +237,22 @@ def _show(made: _Model, found: Profile) -> None:
     )
     for note in found.notes:
         console.print(f"  {note}", markup=False, soft_wrap=True)
-    table = Table(box=box.SIMPLE_HEAD if watched else None, pad_edge=False)
-    table.add_column("kernel")
     used = [c for c in _COLUMNS if any(k.figures.get(c) is not None for k in found.kernels)]
-    for name in ("calls", f"{found.kind} us", "share"):
-        table.add_column(name, justify="right")
-    table.add_column("limited by")
-    for name in used:
-        table.add_column(name, justify="right")
     nodes = {k.name: _nodes(made, k.name) for k in found.kernels}
+    columns = [
+        Column("kernel"),
+        *(Column(name, justify="right") for name in ("calls", f"{found.kind} us", "share")),
+        Column("limited by"),
+        *(Column(name, justify="right") for name in used),
+    ]
     if any(nodes.values()):
-        table.add_column("source nodes", no_wrap=True, overflow="ellipsis", max_width=48)
+        columns.append(Column("source nodes", no_wrap=True, overflow="ellipsis", max_width=48))
+    rows = []
     for k in sorted(found.kernels, key=lambda k: -k.seconds):
         cells = [k.name, str(k.launches), f"{k.seconds * 1e6:.2f}", f"{k.seconds / total:.1%}"]
         cells += [k.limiter, *(_cell(c, k.figures.get(c)) for c in used)]
-        table.add_row(*cells, *([_short(nodes[k.name])] if any(nodes.values()) else []))
-    console.print(table, markup=False)
+        rows.append([*cells, *([_short(nodes[k.name])] if any(nodes.values()) else [])])
+    print_table(console, columns, rows, spare=_SPARE)
     for kernel in found.kernels:
         if kernel.figures.keys() - set(_COLUMNS):
             console.print()

@@ -6,7 +6,6 @@ from collections import Counter
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from tilewright.autotune.interchange import export_lines, import_lines
@@ -15,6 +14,7 @@ from tilewright.errors import ArtifactError
 from tilewright.runtime.files import replace_file
 
 from .model import parse_output
+from .terminal import open_console
 
 
 @click.command(epilog="Example: tilewright records mine.db --merge theirs.db --export all.jsonl")
@@ -81,6 +81,6 @@ def _finish(file: Path, found: Records, output: Path | None) -> None:
         replayed = ", ".join(f"{q}={a}" for q, a in chosen.get(about.key, {}).items())
         gain = f"{1 / best[about.key]:.2f}x" if best.get(about.key) else ""
         table.add_row(about.title, about.target, str(counts[about.key]), gain, replayed)
-    console = Console(width=None if Console().is_terminal else 160, highlight=False)
+    console = open_console(160)
     console.print(f"{file}: {len(found.about())} kernels, {sum(counts.values())} trials")
     console.print(table)
