@@ -1,8 +1,8 @@
-"""Bands: convolutions one after the other, some rows of the image at a time.
+"""Bands: convolutions and pools one after the other, some rows of the image at a time.
 
-Where what lies between two convolutions is larger than a core's own cache, it is written to memory
-and read back for little work: a depthwise convolution multiplies each value a few times only. So
-the chain runs in bands of rows of its last result:
+Where what lies between two of them is larger than a core's own cache, it is written to memory and
+read back for little work: a depthwise convolution multiplies each value a few times only, a pool
+takes the greatest of a few. So the chain runs in bands of rows of its last result:
 
     for each band
         all rows of the first result that the band needs       (kept in the thread's own cache)
@@ -10,9 +10,10 @@ the chain runs in bands of rows of its last result:
             one row of the next result, from the rows above
             one row of the last result, from that row          (a product, if it is pointwise)
 
-Rows that two bands need are computed twice, so bands are as high as the cache allows. Every row
-is scheduled by the recipe for contractions, like any other. Rows outside the image are never read:
-what stands for them is computed from the nearest row inside.
+Rows that two bands need are computed twice, so bands are as high as the cache allows. The last band
+is moved back to end with the image. Every row is scheduled by the recipe for contractions, like any
+other. Rows outside the image are never read: what stands for them is computed from the nearest row
+inside.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ from ..tensor.walk import block_loads, stores
 from .inline import loads_of, walk
 from .nests import to_func
 from .winograd import Part
-from .winograd_plan import MOST_STACK
+from .winograd_plan import MOST_STACK, imbalance
 
 MOST_AGAIN = 0.34
 """The most rows that may be computed twice, as a share of all."""
@@ -63,7 +64,7 @@ LEAST_BANDS, FEW_BANDS = 8, 4
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One convolution of a chain.
+    """One convolution or pool of a chain.
 
     Attributes:
         stage: its sum with the epilogue; axes are batch, row, place in the row, column.
@@ -92,7 +93,7 @@ class Link:
 
 
 def find_links(group: ComputeGroup, fixed: frozenset[str]) -> tuple[Link, ...] | None:
-    """The convolutions, two or more, of which a group consists, each read by the next alone.
+    """The convolutions and pools, two or more, of a group, each read by the next alone.
 
     Args:
         fixed: the names of inputs whose data is known: the weights are among them.
@@ -104,10 +105,7 @@ def find_links(group: ComputeGroup, fixed: frozenset[str]) -> tuple[Link, ...] |
     before: Buffer | None = None
     for s in group.stages:
         sums = {x for x in walk(s.expr) if isinstance(x, Reduce)}
-        weighted = all(
-            r.op == "sum" and any(x.buffer.name in fixed for x in loads_of(r.body)) for r in sums
-        )
-        if len(sums) != 1 or not weighted or len(s.axes) != 4:
+        if len(sums) != 1 or len(s.axes) != 4 or not all(_is_known(s, r, fixed) for r in sums):
             return None
         if s.output.dtype is not dt.f32 or not all(isinstance(a.extent, int) for a in s.axes):
             return None
@@ -123,8 +121,19 @@ def find_links(group: ComputeGroup, fixed: frozenset[str]) -> tuple[Link, ...] |
     return tuple(links)
 
 
+def _is_known(s: Compute, r: Reduce, fixed: frozenset[str]) -> bool:
+    """Whether a reduction of a stage is a convolution's with constant weights, or a pool's."""
+    loads = loads_of(r.body)
+    if r.op == "sum" and any(x.buffer.name in fixed for x in loads):
+        return True
+    places = {a.var for a in s.axes}
+    indices = [symbols(i) for x in loads for i in x.indices]
+    slides = all(any(a.var in i and i & places for i in indices) for a in r.axes)
+    return slides and len({x.buffer for x in loads}) == 1
+
+
 def _link(s: Compute, source: Buffer) -> Link | None:
-    """How a stage reads the rows of another; None if not as a convolution does."""
+    """How a stage reads the rows of another; None if not as a convolution or a pool does."""
     n, h, *_ = s.axes
     (total,) = {x for x in walk(s.expr) if isinstance(x, Reduce)}
     taps = [a.var for a in total.axes]
@@ -135,7 +144,9 @@ def _link(s: Compute, source: Buffer) -> Link | None:
             continue
         batch, row, *rest = x.indices
         alike = batch is n.var or (n.extent == 1 and batch is Const(0))
-        if x not in inside or not alike or any(h.var in symbols(i) for i in rest):
+        # What follows a sum may read its own place.
+        own = x in inside or (row, *rest) == tuple(a.var for a in s.axes[1:])
+        if not own or not alike or any(h.var in symbols(i) for i in rest):
             return None
         form = affine(row, [h.var, *taps])
         if form is None:
@@ -198,6 +209,8 @@ def _kept_bytes(segments: list[_Segment]) -> int:
 def plan_bands(links: tuple[Link, ...], fixed: frozenset[str], target: Target) -> int | None:
     """The rows of a band; None where the chain is better computed link by link.
 
+    The fewest rows are computed twice, and threads get the same number of bands.
+
     Args:
         fixed: the names of inputs whose data is known.
     """
@@ -207,18 +220,21 @@ def plan_bands(links: tuple[Link, ...], fixed: frozenset[str], target: Target) -
     if whole <= target.l2_bytes // 2:
         return None
     batch, height = links[-1].shape[:2]
-    best: int | None = None
+    best: dict[bool, tuple[float, int]] = {}
     for rows in range(1, height + 1):
         segments = _segments(links, rows)
         near = _kept_bytes(segments) <= min(target.l2_bytes * 3 // 8, MOST_STACK)
-        bands = batch * height // rows
-        if height % rows or not near or bands < (FEW_BANDS if best is None else LEAST_BANDS):
+        bands = -(-height // rows)
+        if not near or batch * bands < FEW_BANDS:
             continue
         first = segments[0]
-        computed = first.count * height // rows
-        if computed <= (1 + MOST_AGAIN) * first.links[0].shape[1]:
-            best = rows
-    return best
+        again = first.count * bands / first.links[0].shape[1]
+        if again > 1 + MOST_AGAIN:
+            continue
+        cost = (again + rows * bands / height) * imbalance(batch * bands)
+        many = batch * bands >= LEAST_BANDS
+        best[many] = min(best.get(many, (cost, rows)), (cost, rows))
+    return best.get(True, best.get(False, (0.0, None)))[1]
 
 
 def _all_tile(links: tuple[Link, ...], fixed: frozenset[str]) -> bool:
@@ -259,9 +275,11 @@ class _Writer:
     def part(self) -> Part:
         """The kernel."""
         count, height = self.links[-1].shape[:2]
-        bands = height // self.rows
+        bands = -(-height // self.rows)
         starts = [Var(f"start{k}") for k in range(len(self.segments))]
         begin: Expr = self.band % bands * self.rows
+        if height % self.rows:
+            begin = minimum(begin, height - self.rows)
         lets: list[Stmt] = []
         for k in reversed(range(len(self.segments))):
             lets.append(Let(starts[k], begin))
@@ -322,9 +340,7 @@ class _Writer:
                 buffer, start = given
                 at = () if start is None else (x.indices[1] - start,)
                 moved[x] = Load(buffer, (*at, *x.indices[2:]))
-        here: dict[Expr, Expr] = {h.var: row}
-        if n.extent != 1:
-            here[n.var] = self.batch
+        here: dict[Expr, Expr] = {h.var: row, n.var: Const(0) if n.extent == 1 else self.batch}
         nests = to_func(_row_group(f"{self.name}{suffix}", link, here, moved), self.fixed)
         s = tile(nests, self.target, Choices({"parallel": 0}))
         self.packings += s.packings

@@ -199,7 +199,16 @@ def _may_inline(
     readers: Mapping[Buffer, list[Compute]],
 ) -> bool:
     if has_reduce(source.expr):
-        if any(_is_reduced(source.output, u) for u in readers.get(source.output, [])):
+        users = readers.get(source.output, [])
+        if any(_is_reduced(source.output, u) for u in users):
+            return False
+        # So must they where one of several users makes of them alone what is reduced.
+        if len(users) > 1 and any(
+            not has_reduce(u.expr)
+            and {x.buffer for x in loads_of(u.expr)} == {source.output}
+            and any(_is_reduced(u.output, r) for r in readers.get(u.output, []))
+            for u in users
+        ):
             return False
         return _is_epilogue(load, consumer, expr)
     if not is_expensive(source.expr):

@@ -243,10 +243,10 @@ def winograd_cost(work: _Sizes, plan: Plan, target: Target) -> float:
         total += PART_CYCLES + 2 * held / target.far_rate
     vectors = -(-work.channels // lanes) * work.given + -(-work.columns // lanes) * work.made
     total += blocks * plan.block * vectors
-    return total * _imbalance(blocks * (panels if plan.by_panels else 1))
+    return total * imbalance(blocks * (panels if plan.by_panels else 1))
 
 
-def _imbalance(units: int) -> float:
+def imbalance(units: int) -> float:
     """What is lost where equal units do not divide among two or four threads, in part."""
     lost = [-(-units // n) * n / units - 1 for n in (2, 4)]
     return 1.0 + 0.3 * lost[0] + 0.1 * lost[1]

@@ -142,6 +142,66 @@ def plan_of(graph: Graph, **target: Any) -> int | None:
     return plan_bands(links, fixed, replace(SMALL, **target))
 
 
+def pooled(
+    x: tuple[int, ...],
+    op: str = "max",
+    rows: tuple[int, ...] = (3, 2, 1, 1),
+    squares: bool = False,
+    weights: bool = True,
+) -> Graph:
+    """A first convolution, sums of squares of neighbour channels, a pool.
+
+    Args:
+        rows: window, stride and padding of the pool.
+        weights: whether there is a convolution.
+    """
+    window, stride, lo, hi = rows
+
+    def make(b: GraphBuilder) -> Value:
+        y = b.input("x", f32(*x))
+        if weights:
+            y = conv(b, y, 20, "w0", k=3, stride=2, lo=1)
+            y = b.add("max", b.add("add", y, b.input("b0", f32(20))), b.constant(np.float32(0)))
+        ones = (1, 1, 1, 1)
+        if squares:
+            q = b.add("reduce_window", b.add("mul", y, y), op="sum", window=(1, 1, 1, 5),
+                      strides=ones, dilations=ones, lo=(0, 0, 0, 2), hi=(0, 0, 0, 2))  # fmt: skip
+            y = b.add("div", y, b.add("sqrt", b.add("add", q, b.constant(np.float32(2)))))
+        return b.add("reduce_window", y, op=op, window=(1, window, window, 1),
+                     strides=(1, stride, stride, 1), dilations=ones,
+                     lo=(0, lo, lo, 0), hi=(0, hi, hi, 0))  # fmt: skip
+
+    return body(make)
+
+
+POOLED: dict[str, dict[str, Any]] = {
+    "largest": {"x": (1, 64, 24, 3)},
+    "sums": {"x": (1, 64, 24, 3), "op": "sum"},
+    "rows that bands do not divide": {"x": (1, 69, 23, 3), "rows": (3, 2, 0, 0)},
+    "batch": {"x": (2, 64, 23, 3)},
+    "windows apart": {"x": (1, 64, 24, 3), "rows": (2, 2, 0, 0)},
+    "windows that overlap": {"x": (1, 64, 24, 3), "rows": (2, 1, 0, 1)},
+    "sums of squares": {"x": (1, 64, 24, 3), "squares": True},
+    "sums of squares of a batch": {"x": (2, 61, 24, 3), "squares": True, "rows": (3, 2, 0, 1)},
+    "no convolution": {"x": (1, 33, 12, 20), "squares": True, "weights": False},
+}
+
+
+@pytest.mark.parametrize("given", POOLED.values(), ids=POOLED)
+def test_a_pool_in_bands_computes_its_chain(given: dict[str, Any]) -> None:
+    code, error = code_of(pooled(**given), 4 * 20 * 12 * 20)
+    (kernel,) = code.kernels
+    assert kernel.recipe.startswith("bands") and not code.scratch
+    assert error < 1e-6
+
+
+@pytest.mark.parametrize("given", POOLED.values(), ids=POOLED)
+def test_a_pool_whose_image_stays_near_is_a_kernel_of_its_own(given: dict[str, Any]) -> None:
+    code, error = code_of(pooled(**given), 1 << 20)
+    assert len(code.kernels) == 1 + given.get("weights", True) + given.get("squares", False)
+    assert error < 1e-6
+
+
 def test_bands_are_as_high_as_the_cache_allows() -> None:
     graph = block((1, 128, 12, 6), **THREE)
     low, high = plan_of(graph), plan_of(graph, l2_bytes=60 << 10)
@@ -191,6 +251,34 @@ def groups_of(graph: Graph, l2: int) -> list[int]:
 def test_fusion_joins_chains_that_do_not_stay_near() -> None:
     assert groups_of(inverted((1, 32, 32, 8)), 64 << 10) == [3]
     assert groups_of(inverted((1, 32, 32, 8)), 1 << 20) == [1, 1, 1]
+
+
+@pytest.mark.parametrize(("l2", "count"), [(64 << 10, 1), (1 << 20, 2)], ids=["far", "near"])
+def test_fusion_joins_a_pool_with_a_first_convolution_that_does_not_stay_near(
+    l2: int, count: int
+) -> None:
+    def make(b: GraphBuilder) -> Value:
+        y = relu6(b, conv(b, b.input("x", f32(1, 64, 64, 3)), 32, k=3, stride=2, lo=1, hi=1))
+        ones = (1, 1, 1, 1)
+        return b.add("reduce_window", y, op="max", window=(1, 3, 3, 1), strides=(1, 2, 2, 1),
+                     dilations=ones, lo=(0, 1, 1, 0), hi=(0, 1, 1, 0))  # fmt: skip
+
+    assert len(groups_of(graph_of(make), l2)) == count
+
+
+@pytest.mark.parametrize("second", [False, True], ids=["one result", "two results"])
+def test_what_follows_a_pool_in_bands_joins_unless_it_is_a_second_result(second: bool) -> None:
+    def make(b: GraphBuilder) -> Value | tuple[Value, ...]:
+        y = conv(b, b.input("x", f32(1, 256, 256, 3)), 32, k=3, stride=2, lo=1, hi=1)
+        ones, zeros = (1, 1, 1, 1), (0, 0, 0, 0)
+        y = b.add("reduce_window", y, op="max", window=(1, 2, 2, 1), strides=(1, 2, 2, 1),
+                  dilations=ones, lo=zeros, hi=zeros)  # fmt: skip
+        z = relu6(b, y)
+        return (y, z) if second else z
+
+    graph = graph_of(make)
+    assert len(groups_of(graph, 64 << 10)) == (2 if second else 1)
+    assert_runs(graph)
 
 
 def test_a_link_that_others_read_ends_its_chain() -> None:

@@ -1,4 +1,4 @@
-"""What fusion asks of convolutions: how they read their image, and which run in bands of rows."""
+"""What fusion asks of convolutions and pools: how they read images, which run in bands of rows."""
 
 from __future__ import annotations
 
@@ -44,6 +44,31 @@ def is_worth_bands(graph: Graph, members: Sequence[int], index: int, near_bytes:
         return True  # A chain goes on where one between its links was worth it.
     counts = [product(nodes[m].outputs[0].shape) for m in members]
     return all(isinstance(n, int) and 4 * n > near_bytes for n in counts)
+
+
+def is_worth_pooling(graph: Graph, members: Sequence[int], index: int, near_bytes: int) -> bool:
+    """Whether a pool of rows and columns and what computes its image go some rows at a time.
+
+    That is a first convolution, whose sums are short, or a pool of channels: most of their time
+    may be that of their results on the way to memory.
+
+    Args:
+        members: the nodes of the group that computes the image, its convolution or pool first.
+        index: the node of the pool.
+        near_bytes: how much stays near a core between two kernels.
+    """
+    first, pool = graph.nodes[members[0]], graph.nodes[index]
+    image = pool.inputs[0]
+    count = product(image.shape)
+    if not isinstance(count, int) or 4 * count <= near_bytes or image.dtype is not dt.f32:
+        return False
+    if len(image.shape) != 4 or any(ints_attr(pool.attrs, "window")[k] != 1 for k in (0, 3)):
+        return False
+    if any(n == 1 for n in pool.outputs[0].shape[1:3]):
+        return False
+    if first.op == "reduce_window":
+        return all(n == 1 for n in ints_attr(first.attrs, "window")[:3])
+    return _kind(graph, first) != "" and reads_few_channels(first)
 
 
 def takes_prologue(graph: Graph, members: Sequence[int], index: int, near_bytes: int) -> bool:

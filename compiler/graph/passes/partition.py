@@ -22,6 +22,7 @@ from .convolutions import (
     CHEAP,
     MOST_CHEAP,
     is_worth_bands,
+    is_worth_pooling,
     reads_few_channels,
     takes_prologue,
 )
@@ -82,9 +83,17 @@ def _too_many_outputs(found: Partition) -> list[Group]:
             for v in graph.nodes[m].outputs
             if v in results or not inside.issuperset(uses.get(v, ()))
         )
-        if visible > MAX_ANCHOR_OUTPUTS and len(group.members) > 1:
+        if visible > _most_outputs(graph, group) and len(group.members) > 1:
             wide.append(group)
     return wide
+
+
+def _most_outputs(graph: Graph, group: Group) -> int:
+    """The most values that a group may write: a pool by rows writes its own result alone."""
+    if group.kind != "window":
+        return MAX_ANCHOR_OUTPUTS
+    anchors = [m for m in group.members if OPS[graph.nodes[m].op].kind in _ANCHORS]
+    return MAX_ANCHOR_OUTPUTS if len(anchors) == 1 else 1
 
 
 class _Partitioner(Groups):
@@ -129,6 +138,9 @@ class _Partitioner(Groups):
     # -------------------------------------------------------------- elementwise
 
     def _place_elementwise(self, index: int, node: Node) -> None:
+        if self._is_summed_square(index, node):
+            self.start("elementwise", index, self.read(index, ()))
+            return
         groups = {g for v in node.inputs if (g := self.group_of(v)) is not None}
         # Of elementwise groups the one that others read too comes first: the rest can join it.
         order = sorted(
@@ -149,6 +161,21 @@ class _Partitioner(Groups):
             return
         group = self.start("elementwise", index, self.read(index, range(len(node.inputs))))
         self._merge_producers(group, index, node)
+
+    def _is_summed_square(self, index: int, node: Node) -> bool:
+        """Whether a node squares what others read, too, for sums over windows alone.
+
+        They square it themselves: a multiply-add takes as long as an add, and one value less goes
+        to memory.
+        """
+        if self.near_bytes is None or node.op != "mul" or node.inputs[0] is not node.inputs[1]:
+            return False
+        readers = self.uses.get(node.outputs[0], ())
+        if len(readers) != 1 or not self.only_inside(node.outputs[0], set(readers)):
+            return False
+        reader = self.nodes[readers[0]]
+        sums = reader.op == "reduce_window" and reader.attrs["op"] == "sum"
+        return sums and not self.only_inside(node.inputs[0], {index})
 
     def _accepts(self, group: Group, node: Node) -> bool:
         """Whether a group's loops could compute an elementwise node as well."""
@@ -180,7 +207,7 @@ class _Partitioner(Groups):
                 certain += value in self.results or any(
                     self.nodes[u] is not node and self._stays_out(u, group) for u in outside
                 )
-        return certain < MAX_ANCHOR_OUTPUTS
+        return certain < _most_outputs(self.graph, group)
 
     def _stays_out(self, index: int, group: Group) -> bool:
         if self.home[index] is not None or index in self.floating or index in self.views:
@@ -310,22 +337,43 @@ class _Partitioner(Groups):
     def _place_window(self, index: int, node: Node) -> None:
         """A pool; with the few cheap nodes that only it reads, if no two windows share an element.
 
-        Windows that overlap would compute their elements again, and zeros around are not computed.
+        Windows that overlap would compute their elements again, and zeros around are not computed:
+        only squares are summed by any window.
         """
         group = self.start("window", index, self.read(index, ()))
         image = node.inputs[0]
         other = self.group_of(image)
-        if self.near_bytes is None or other is None or other.kind != "elementwise":
+        if self.near_bytes is None or other is None:
             return
-        if other.copies or not self.ends_in(other, index) or not self._is_cheap(other):
+        if other.kind in ("contraction", "window"):
+            self._take_pooled(group, other, index, self.near_bytes)
+        if other.kind != "elementwise" or other.copies:
+            return
+        if not self.ends_in(other, index) or not self._is_cheap(other):
             return
         window, strides, lo, hi = (
             ints_attr(node.attrs, k) for k in ("window", "strides", "lo", "hi")
         )
         apart = all(w <= s for w, s in zip(window, strides, strict=True))
         alike = all(same_shape(self.nodes[m].outputs[0].shape, image.shape) for m in other.members)
-        if apart and alike and not any((*lo, *hi)):
+        squares = [m for m in other.members if self._is_summed_square(m, self.nodes[m])]
+        if (apart and alike and not any((*lo, *hi))) or squares == other.members:
             self.merge(group, other, {index}, index)
+
+    def _take_pooled(self, group: Group, other: Group, index: int, near_bytes: int) -> None:
+        """Takes in what computes the image of a pool, if both are better computed by rows."""
+        if not self.ends_in(other, *group.members):
+            return
+        if not is_worth_pooling(self.graph, other.members, index, near_bytes):
+            return
+        self.merge(group, other, {index}, index)
+        if self.home[other.members[0]] is not group:
+            return
+        # A pool of channels may read a convolution in turn.
+        read = (v for m in other.members for v in self.nodes[m].inputs)
+        sources = {g for v in read if (g := self.group_of(v)) is not None and g is not group}
+        if other.kind == "window" and len(sources) == 1:
+            self._take_pooled(group, sources.pop(), index, near_bytes)
 
     def _take_convolution(self, group: Group, index: int, near_bytes: int) -> None:
         """Takes in what only a convolution reads, if both are better computed together.

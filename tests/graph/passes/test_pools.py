@@ -257,3 +257,33 @@ def test_what_windows_share_or_others_read_has_a_kernel_of_its_own(given: dict[s
     assert sum("reduce_window" in b for b in bodies(graph)) == 1
     assert "reduce_window" in bodies(graph)
     agree(graph, graph)
+
+
+def normalised(
+    window: tuple[int, ...] = (1, 1, 1, 5), op: str = "sum", shown: bool = False
+) -> Graph:
+    """A rectified product by sums of squares around each of its elements; they may be shown."""
+    b = GraphBuilder("g")
+    x = b.input("x", TensorType(dt.f32, (2, 8, 6, 24)))
+    y = b.add("max", convolve(b, x, 24), b.constant(np.array(0.25, np.float32)))
+    square = b.add("mul", y, y)
+    around = {"lo": tuple(n // 2 for n in window), "hi": tuple(n // 2 for n in window)}
+    total = pool(b, square, {"window": window, "strides": (1, 1, 1, 1), **around}, op)
+    b.output(b.add("div", y, total), "y")
+    if shown:
+        b.output(square, "z")
+    return b.finish()
+
+
+@pytest.mark.parametrize("window", [(1, 1, 1, 5), (1, 3, 3, 1)], ids=str)
+def test_sums_of_squares_that_overlap_square_what_they_read(window: tuple[int, ...]) -> None:
+    graph = normalised(window)
+    assert bodies(graph) == ["conv max", "mul reduce_window div"]
+    agree(graph, graph)
+
+
+@pytest.mark.parametrize("given", [{"op": "max"}, {"shown": True}], ids=str)
+def test_squares_that_others_read_are_computed_once(given: dict[str, Any]) -> None:
+    graph = normalised(**given)
+    assert bodies(graph) == ["conv max mul", "reduce_window div"]
+    agree(graph, graph)
