@@ -128,7 +128,7 @@ def check_operators(graph: Graph, target: Target, backend: Backend) -> None:
         raise UnsupportedError(gaps, code="TW-E0201", model=graph.name)
 
 
-def graph_text(stage: str, graph: Graph, target: Target, math: str) -> str:
+def graph_text(stage: str, graph: Graph, target: Target, math: str = "fast") -> str:
     """The text of the graph as imported, or after all passes."""
     return print_graph(graph if stage == "graph" else run_passes(graph, target, math=math))
 

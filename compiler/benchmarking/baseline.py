@@ -10,6 +10,7 @@ with an allowance for what differs between runs; and only on the same model of C
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -94,8 +95,10 @@ def _entry(path: Path, extra: Mapping[str, Any]) -> Entry:
     file = None if kept is None else path.parent / str(kept)
     blocks = tuple(float(b) for b in extra["blocks"])
     calibration = tuple(float(c) for c in extra["calibration"])
-    if min((*blocks, *calibration, 1.0)) <= 0:
-        raise ValueError("a time is not positive")
+    if not all(0 < seconds < math.inf for seconds in (*blocks, *calibration)):
+        raise ValueError("a time is no positive number")
+    if not blocks or (calibration and len(calibration) != len(blocks)):
+        raise ValueError(f"{len(blocks)} rounds have {len(calibration)} calibrated times")
     return Entry(
         digest=str(extra["digest"]),
         sizes={str(k): int(v) for k, v in extra["sizes"].items()},

@@ -87,7 +87,7 @@ class Report:
         rows: in the order in which they were measured.
         machine, commit: as pytest-benchmark describes them.
         judgements: of the gate, where it was asked.
-        refusals: what peers say that do not run a model.
+        left_out: what was not measured, and why: by peers that refuse a model, of a baseline.
         time: when the run ended.
     """
 
@@ -95,7 +95,7 @@ class Report:
     machine: Mapping[str, Any]
     commit: Mapping[str, Any]
     judgements: Sequence[Judgement] = ()
-    refusals: Sequence[str] = ()
+    left_out: Sequence[str] = ()
     time: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 

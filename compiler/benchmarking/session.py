@@ -254,7 +254,7 @@ def match(case: Case, threads: int, baseline: Baseline, cpu: str) -> Match | Non
         )
     if entry.digest == case.digest:
         return Match(entry, True)
-    why = "the baseline kept no compiled file (--keep-artifacts)"
+    why = "there is no compiled file of the baseline (--keep-artifacts keeps it)"
     if entry.artifact is not None:
         try:
             old = api.load(entry.artifact, threads=threads)

@@ -211,7 +211,7 @@ def markdown(report: Report) -> str:
         f"{row.model}: DIFFERS from {row.engine}: {d}" for row in report.rows for d in row.differs
     ]
     said += [str(judgement) for judgement in report.judgements]
-    said += report.refusals
+    said += report.left_out
     bold = [f"- **{_escaped(s)}**" if _is_bad(s) else f"- {_escaped(s)}" for s in said]
     cpu = report.machine.get("cpu", {}).get("brand_raw", "")
     when = report.time.strftime("%Y-%m-%d %H:%M UTC")

@@ -203,7 +203,7 @@ def bench(
             return _against_itself(cases, threads, seconds, threshold, aa)
         peaks = known_peaks(open_cache(from_environment()))
         rows: list[Row] = []
-        refusals: list[str] = []
+        left_out: list[str] = []
         for case in cases:
             for count in threads:
                 with progress() as tell:
@@ -213,12 +213,13 @@ def bench(
                         case, peers, count, seconds, peaks, calibrated=calibrated
                     )
                 rows += more
-                refusals += refused
+                left_out += refused
         judgements = [] if base is None else _judge(cases, threads, base, seconds, threshold)
+        left_out += [] if base is None else _unmeasured(cases, threads, base)
         report_file = files["json"]
         if keep_artifacts and report_file is not None:
             rows = [_kept(row, cases, report_file) for row in rows]
-    report = Report(rows, machine_info(), commit_info(), judgements, refusals)
+    report = Report(rows, machine_info(), commit_info(), judgements, left_out)
     _write(report, files)
     if any(row.differs for row in rows):
         return 1
@@ -344,6 +345,16 @@ def _judge(
     return result
 
 
+def _unmeasured(cases: Sequence[Case], threads: Sequence[int], base: Baseline) -> list[str]:
+    """What a baseline holds that this run leaves out: a model that got another name, perhaps."""
+    measured = {(case.model, count) for case in cases for count in threads}
+    return [
+        f"{model} with {count} thread{'s' if count > 1 else ''}: in the baseline, not measured now"
+        for model, count in base.entries
+        if (model, count) not in measured
+    ]
+
+
 def _compare(
     case: Case, found: Match, threads: int, seconds: float, threshold: float, *, again: bool
 ) -> Comparison:
@@ -399,8 +410,8 @@ def _write(report: Report, files: Mapping[str, Path | None]) -> None:
             continue
         with replace_file(path) as put:
             put(0, text.encode())
-    for refusal in report.refusals:
-        click.echo(refusal, err=True)
+    for line in report.left_out:
+        click.echo(line, err=True)
     for row in report.rows:
         for what in row.differs:
             click.echo(f"DIFFERS: {row.model}: from {row.engine}: {what}", err=True)

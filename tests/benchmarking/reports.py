@@ -46,5 +46,5 @@ def report(factor: float = 1.0, model: str = "net|<&>\x07é", artifact: str | No
         Judgement(model, 2, Verdict.NOISY, comparison),
     ]
     when = datetime(2026, 11, 22, 7, 0, tzinfo=UTC)
-    refusals = ["net: tvm does not take it: no such operator"]
-    return Report(rows, machine_info(), commit_info(), judgements, refusals, when)
+    left_out = ["net: tvm does not take it: no such operator"]
+    return Report(rows, machine_info(), commit_info(), judgements, left_out, when)

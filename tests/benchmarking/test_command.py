@@ -352,7 +352,9 @@ def test_a_model_that_is_new_is_no_regression(
 ) -> None:
     other = write(tmp_path / "other.onnx")
     assert bench(other, "--baseline", base, "--gate") == 0
-    assert "other with 1 thread: not in the baseline" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "other with 1 thread: not in the baseline" in told.out
+    assert "layer with 1 thread: in the baseline, not measured now" in told.err
 
 
 @pytest.mark.parametrize("sizes", [["--dim", "N=7"], ["--shape", "x:7x16"]])
@@ -380,6 +382,18 @@ def test_what_is_no_baseline_is_refused(
     path = tmp_path / "base.json"
     path.write_text(text)
     assert bench(layer, "--baseline", str(path), "--gate") == 2
+    assert "TW-E0830" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("blocks", [[], [1.0], [float("nan")] * 3, [float("inf")] * 3, [0.0] * 3])
+def test_times_that_no_run_measures_are_refused(
+    blocks: list[float], base: str, layer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = json.loads(Path(base).read_text())
+    (row,) = data["benchmarks"]
+    row["extra_info"] |= {"blocks": blocks, "calibration": [1.0] * 3, "digest": "another"}
+    Path(base).write_text(json.dumps(data))
+    assert bench(layer, "--baseline", base, "--gate") == 2
     assert "TW-E0830" in capsys.readouterr().err
 
 
