@@ -89,6 +89,9 @@ from .transform import over_lanes, transform
 
 METHOD = "winograd"
 
+PLACES = "streams"
+"""What a recording calls the places in which weights are read: it does not ask the target again."""
+
 FEW_STREAMS = 2
 """In how many places to read weights that come from beyond L2 for the first block only."""
 
@@ -180,10 +183,19 @@ def apart_in_cache(positions: int, rows: int, length: int, target: Target) -> tu
 
 
 class _Writer:
-    """Writes the kernels of one convolution; its product by recorded steps where there are some."""
+    """Writes the kernels of one convolution; its product by recorded steps where there are some.
+
+    The steps are for weights that are read in ``recorded_streams`` places.
+    """
 
     def __init__(
-        self, name: str, s: Sliding, plan: Plan, target: Target, recorded: Steps | None = None
+        self,
+        name: str,
+        s: Sliding,
+        plan: Plan,
+        target: Target,
+        recorded: Steps | None = None,
+        recorded_streams: int = 1,
     ) -> None:
         self.name, self.s, self.plan, self.target = name, s, plan, target
         self.recorded = recorded
@@ -203,7 +215,9 @@ class _Writer:
         self.blocks = ceildiv(self.tiles, plan.block)
         self.panels = -(-self.columns // plan.nr)
         cube = (self.t,) * self.dims
-        self.streams = streams(product((self.panels, *cube)) * plan.nr, self.channels, target)
+        self.streams = recorded_streams
+        if recorded is None:
+            self.streams = streams(product((self.panels, *cube)) * plan.nr, self.channels, target)
         weights = (self.streams, self.panels, *cube, self.channels // self.streams, plan.nr)
         self.u = Buffer(f"{s.weight.buffer.name}_transformed", dt.f32, weights)
         block = (*cube, *apart_in_cache(self.t**self.dims, plan.block, self.channels, target))
@@ -347,6 +361,7 @@ class _Writer:
         else:
             done = Schedule(nests.func).replay(self.recorded)
         plan = tuple((f.name, int(getattr(self.plan, f.name))) for f in fields(Plan))
+        plan = (*plan, (PLACES, self.streams))
         recording = Recording(tuple(done.steps), method=METHOD, plan=plan)
         return tuple(_serial(stmt) for stmt in done.func.body), recording
 
@@ -513,14 +528,20 @@ def replay(
     """The kernels that a recording of this method is of, by its plan and its steps.
 
     Raises:
-        ArtifactError: it is no recording of this method (TW-E0522).
+        ArtifactError: it is no recording of this method, or its weights cannot be read in so many
+            places (TW-E0522).
         ScheduleError: a step does not apply: it is another convolution.
     """
-    if recording.method != METHOD or {n for n, _ in recording.plan} != {
-        f.name for f in fields(Plan)
-    }:
+    names = {*(f.name for f in fields(Plan)), PLACES}
+    if recording.method != METHOD or {n for n, _ in recording.plan} != names:
         raise ArtifactError(f"{recording.method or 'a schedule'} is no {METHOD}", code="TW-E0522")
     given = dict(recording.plan)
-    by_panels = bool(given.pop("by_panels"))
+    by_panels, places = bool(given.pop("by_panels")), given.pop(PLACES)
+    channels = size(s.channel.extent)
+    if places < 1 or channels % places:
+        raise ArtifactError(
+            f"{METHOD}: weights of {channels} channels are not read in {places} places at once",
+            code="TW-E0522",
+        )
     plan = Plan(**given, by_panels=by_panels)
-    return _Writer(name, s, plan, target, recording.steps).parts()
+    return _Writer(name, s, plan, target, recording.steps, places).parts()

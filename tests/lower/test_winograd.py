@@ -201,8 +201,17 @@ FAR: tuple[str, Callable[[], Graph], Plan, dict[str, int]] = (
 )
 
 
+ARRIVING: tuple[str, Callable[[], Graph], Plan, dict[str, int]] = (
+    "weights that fit the cache",
+    lambda: conv((1, 14, 14, 64), 64),
+    Plan(4, 16, 16, 16, True),
+    {},
+)
+RECORDED = [*CASES, FAR, ARRIVING]
+
+
 @pytest.mark.parametrize(
-    ("graph", "plan"), [c[1:3] for c in [*CASES, FAR]], ids=[c[0] for c in [*CASES, FAR]]
+    ("graph", "plan"), [c[1:3] for c in RECORDED], ids=[c[0] for c in RECORDED]
 )
 def test_a_recording_replays_exactly(graph: Callable[[], Graph], plan: Plan) -> None:
     found = sliding(graph())
@@ -216,6 +225,37 @@ def test_a_recording_replays_exactly(graph: Callable[[], Graph], plan: Plan) -> 
         assert [text(p.func) for p in again] == [text(p.func) for p in made]
         assert [p.packings for p in again] == [p.packings for p in made]
         assert between == scratch
+
+
+@pytest.mark.parametrize(
+    ("case", "l2"),
+    [(FAR, 64 << 20), (ARRIVING, 64 << 10), (ARRIVING, 64 << 20)],
+    ids=["larger than afar", "smaller", "larger"],
+)
+def test_a_recording_replays_for_a_machine_of_another_cache(
+    case: tuple[str, Callable[[], Graph], Plan, dict[str, int]], l2: int
+) -> None:
+    found = sliding(case[1]())
+    assert found is not None
+    made, _ = rewrite("conv", found, case[2], AVX512)
+    assert made[-1].recording is not None
+    other = replace(AVX512, l2_bytes=l2)
+    assert text(rewrite("conv", found, case[2], other)[0][-1].func) != text(made[-1].func)
+    again, _ = replay(made[-1].recording, "conv", found, other)
+    assert [text(p.func) for p in again] == [text(p.func) for p in made]
+    assert [p.packings for p in again] == [p.packings for p in made]
+
+
+@pytest.mark.parametrize("places", [0, 3])
+def test_weights_that_do_not_divide_into_so_many_places_are_refused(places: int) -> None:
+    found = sliding(FAR[1]())
+    assert found is not None
+    made, _ = rewrite("conv", found, FAR[2], AVX512)
+    recording = made[-1].recording
+    assert recording is not None
+    plan = tuple((n, places if n == "streams" else v) for n, v in recording.plan)
+    with pytest.raises(ArtifactError, match=f"256 channels are not read in {places} places"):
+        replay(replace(recording, plan=plan), "conv", found, AVX512)
 
 
 def test_weights_from_afar_are_read_in_several_places_at_once() -> None:
@@ -259,7 +299,9 @@ def test_recorded_steps_shape_the_product_and_not_the_recipe(
     found = sliding(FAR[1]())
     assert found is not None
     made, _ = rewrite("conv", found, FAR[2], AVX512)
-    assert made[-1].steps.startswith("# winograd(m=4, block=8, mr=8, nr=32, by_panels=1)\ns.split(")
+    assert made[-1].steps.startswith(
+        "# winograd(m=4, block=8, mr=8, nr=32, by_panels=1, streams=4)\ns.split("
+    )
     assert "s.prefetch('k" in made[-1].steps
 
     def no_recipe(*_: object) -> None:
