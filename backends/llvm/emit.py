@@ -415,7 +415,8 @@ def indexed_by_variables(body: Block) -> frozenset[str]:
         if not all(isinstance(d, int) for d in buffer.shape):
             found.add(buffer.name)
         for index in indices:
-            if next(loads(index), None) is not None or not free_vars(index) <= fixed:
+            # The variables of a load may all be known, and still not what it reads.
+            if not index.variables <= fixed or (index.operands and any(loads(index))):
                 found.add(buffer.name)
 
     def visit(stmt: Stmt, fixed: frozenset[Var]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from math import erf
 from typing import Any, Literal
 
@@ -95,6 +96,7 @@ def call(name: str, *args: Expr, dtype: DType | None = None) -> Call:
     return Call(name, args, result)
 
 
+@lru_cache(maxsize=1 << 12)
 def expand(e: Expr) -> Expr:
     """Replaces every Call that is not native by its expansion, over and over until none is left.
 
