@@ -241,6 +241,7 @@ CODES: Mapping[str, str] = {
     "TW-E0311": "no input settles a symbol",
     "TW-E0312": "a model is not compiled for sizes like these",
     "TW-E0313": "a call of these sizes needs more blocks than a launch can have",
+    "TW-E0314": "an index is outside of the tensor that it indexes",
     "TW-E0320": "the arguments do not go with the traced function",
     "TW-E0321": "an array of another traced call is used",
     "TW-E0322": "a traced function returns what is no array",

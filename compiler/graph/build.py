@@ -4,16 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
 
-from ..dtype import DType
+from ..dtype import DType, i64
 from ..ops import OPS, OpError
 from ..ops.op import type_of, type_text
-from ..tensor.ir import Expr
+from ..tensor.ir import Dim, Expr
 from ..tensor.simplify import dim
 from .ir import Attr, Graph, Node, TensorType, Value
+
+
+@dataclass(frozen=True, slots=True)
+class Indexing:
+    """Indices given as data, and what they index.
+
+    Attributes:
+        indices: integers.
+        sizes: of the axis that they index; of several, the last axis of the indices has one place
+            for each.
+        signed: whether negative indices count from the end; else they are wrong.
+        origin: where it comes from, for messages.
+    """
+
+    indices: Value
+    sizes: tuple[Dim, ...]
+    signed: bool
+    origin: str
 
 
 class GraphBuilder:
@@ -32,6 +51,8 @@ class GraphBuilder:
         self._outputs: list[Value] = []
         self._output_names: list[str] = []
         self._conditions: list[Expr] = []
+        self._guards: dict[Value, str] = {}
+        self._indexings: list[Indexing] = []
         self._constants: dict[Value, np.ndarray] = {}
         self._scalars: dict[tuple[str, bytes], Value] = {}
         self._names: set[str] = set()
@@ -71,6 +92,16 @@ class GraphBuilder:
         if key is not None:
             self._scalars[key] = value
         return value
+
+    @property
+    def nodes(self) -> Sequence[Node]:
+        """The nodes so far."""
+        return self._nodes
+
+    @property
+    def indexings(self) -> Sequence[Indexing]:
+        """The indices so far that are given as data."""
+        return self._indexings
 
     def data(self, value: Value) -> np.ndarray | None:
         """Returns the data of a constant, or None for any other value."""
@@ -140,11 +171,14 @@ class GraphBuilder:
         self._nodes.append(Node(node.op, inputs, node.attrs, outputs, origin))
         return outputs
 
-    def mark(self) -> tuple[int, int, int, int]:
+    def mark(self) -> tuple[int, ...]:
         """How much there is now, for ``added_since``."""
-        return len(self._nodes), len(self._inputs), len(self._outputs), len(self._conditions)
+        return (
+            len(self._nodes), len(self._inputs), len(self._outputs), len(self._conditions),
+            len(self._guards), len(self._indexings),
+        )  # fmt: skip
 
-    def added_since(self, mark: tuple[int, int, int, int]) -> tuple[Node, ...] | None:
+    def added_since(self, mark: tuple[int, ...]) -> tuple[Node, ...] | None:
         """The nodes that were added since; None where anything but nodes and constants was."""
         return tuple(self._nodes[mark[0] :]) if self.mark()[1:] == mark[1:] else None
 
@@ -162,6 +196,19 @@ class GraphBuilder:
         """Declares that the graph is meant only where a condition over its symbols holds."""
         self._conditions.append(condition)
 
+    def guard(self, count: Value, message: str) -> None:
+        """Declares that a call fails with a message unless an i64 scalar is 0."""
+        if count.type != TensorType(i64, ()):
+            raise OpError(f"graph {self.name}: a guard is i64[()], not {type_text(count.type)}")
+        self._guards[count] = message
+
+    def index(
+        self, indices: Value, sizes: Sequence[Dim], signed: bool = True, origin: str | None = None
+    ) -> None:
+        """Notes indices that are given as data, for ``guard_indices``."""
+        where = self._origin if origin is None else origin
+        self._indexings.append(Indexing(indices, tuple(sizes), signed, where))
+
     @contextmanager
     def origin(self, text: str) -> Iterator[None]:
         """Gives the nodes added inside the block an origin, unless they name their own."""
@@ -174,14 +221,20 @@ class GraphBuilder:
 
     def finish(self) -> Graph:
         """Returns the graph of everything added so far."""
+        names = list(self._output_names)
+        for message in self._guards.values():
+            while message in names:
+                message += "'"
+            names.append(message)
         return Graph(
             self.name,
             tuple(self._inputs),
             tuple(self._nodes),
-            tuple(self._outputs),
+            (*self._outputs, *self._guards),
             MappingProxyType(dict(self._constants)),
-            tuple(self._output_names),
+            tuple(names),
             tuple(self._conditions),
+            len(self._guards),
         )
 
     def _unique(self, wanted: str) -> str:

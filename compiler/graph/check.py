@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..dtype import DType, bool_
+from ..dtype import DType, bool_, i64
 from ..errors import InternalError
 from ..ops import OPS, OpError
 from ..ops.op import dim_text, is_dim, same_shape, type_of, type_text
@@ -83,6 +83,7 @@ def _check_one(graph: Graph, known: Symbols) -> tuple[Node, ...]:
             raise GraphError(f"{graph.name}: returns {value.name}, which nothing defines")
     _check_output_names(graph)
     _check_conditions(graph, known)
+    _check_guards(graph)
     return graph.nodes
 
 
@@ -91,6 +92,14 @@ def _check_conditions(graph: Graph, known: Symbols) -> None:
         unknown = [v.name for v in condition.variables if known.get(v.name) is not v]
         if condition.dtype is not bool_ or unknown:
             raise GraphError(f"{graph.name}: {dim_text(condition)} is no condition on its symbols")
+
+
+def _check_guards(graph: Graph) -> None:
+    if not 0 <= graph.guards <= len(graph.outputs):
+        raise GraphError(f"{graph.name}: {graph.guards} guards of {len(graph.outputs)} outputs")
+    for value in graph.outputs[len(graph.outputs) - graph.guards :]:
+        if value.dtype is not i64 or value.shape:
+            raise GraphError(f"{graph.name}: the guard {value.name} is {type_text(value.type)}")
 
 
 def _check_output_names(graph: Graph) -> None:

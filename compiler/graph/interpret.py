@@ -38,7 +38,12 @@ def interpret(graph: Graph, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray
         if value.name not in inputs:
             raise InputError(f"{graph.name}: input {value.name!r} is missing", code="TW-E0301")
         arrays.append(np.asarray(inputs[value.name]))
-    return list(_run(graph, arrays, {}))
+    results = list(_run(graph, arrays, {}))
+    end = len(results) - graph.guards
+    for message, count in zip(graph.output_names[end:], results[end:], strict=True):
+        if count:
+            raise InputError(f"{graph.name}: {message}", code="TW-E0314")
+    return results[:end]
 
 
 def resolve_attrs(attrs: Attrs, env: Mapping[str, int]) -> Attrs:

@@ -88,6 +88,8 @@ class Graph:
         output_names: what the outputs are called in public; empty for their own names.
         conditions: what must hold between the symbols for the graph to be meant (bool
             expressions over them); a call with other sizes is refused.
+        guards: how many of the last outputs are no results but i64 scalars, called by messages:
+            a call fails with the message of one that is not 0. Subgraphs have none.
     """
 
     name: str
@@ -97,6 +99,7 @@ class Graph:
     constants: Mapping[Value, np.ndarray] = field(default_factory=lambda: MappingProxyType({}))
     output_names: tuple[str, ...] = ()
     conditions: tuple[Expr, ...] = ()
+    guards: int = 0
 
 
 def all_nodes(graph: Graph) -> tuple[Node, ...]:

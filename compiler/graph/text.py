@@ -44,7 +44,7 @@ from .ir import Attr, Graph, Node, TensorType, Value
 SMALL = 16
 """Constants of at most this many elements print their elements."""
 
-_RESERVED = frozenset({*DTYPES, *OPS, "symbol", "require", "constant", "nan", "inf"})
+_RESERVED = frozenset({*DTYPES, *OPS, "symbol", "require", "guards", "constant", "nan", "inf"})
 
 
 def text(graph: Graph) -> str:
@@ -53,6 +53,8 @@ def text(graph: Graph) -> str:
     taken = frozenset(v.name for v in found)
     lines = [_declaration(v) for v in found]
     lines += [f"require({dim_text(c)})" for c in graph.conditions]
+    if graph.guards:
+        lines.append(f"guards({graph.guards})")
     if lines:
         lines.append("")
     lines += _graph(graph, _Scope(taken).claim(graph.name, "graph"), taken)
@@ -243,6 +245,7 @@ def parse(source: str, constants: Mapping[str, np.ndarray] | None = None) -> Gra
         _fail(last, "a graph is one function after its symbols")
     found: dict[str, Var] = {}
     conditions: list[Expr] = []
+    guards = 0
     for statement in declarations:
         match statement:
             case ast.Assign(
@@ -253,10 +256,14 @@ def parse(source: str, constants: Mapping[str, np.ndarray] | None = None) -> Gra
                 found[name] = _symbol(name, ends, statement)
             case ast.Expr(ast.Call(func=ast.Name(id="require"), args=[stated], keywords=[])):
                 conditions.append(_condition(stated, found))
+            case ast.Expr(
+                ast.Call(func=ast.Name(id="guards"), args=[ast.Constant(int(guards))], keywords=[])
+            ):
+                pass
             case _:
-                _fail(statement, "only symbols and conditions stand before the function")
+                _fail(statement, "only symbols, conditions and guards stand before the function")
     graph = _Parser(found, comments, constants or {}).graph(last)
-    return replace(graph, conditions=tuple(conditions))
+    return replace(graph, conditions=tuple(conditions), guards=guards)
 
 
 def _symbol(name: str, ends: list[Attr], place: ast.AST) -> Var:

@@ -9,6 +9,7 @@ from mmap import mmap
 
 import numpy as np
 
+from ..dtype import i64
 from ..errors import InternalError
 from ..graph.constants import copy_view, forget_files, forget_pages, mapped_files
 from ..graph.ir import Graph, Node, Value
@@ -20,6 +21,7 @@ from ..runtime.program import (
     CopyTensor,
     IfStep,
     InputStorage,
+    LetElement,
     LoopStep,
     OutputStorage,
     Program,
@@ -476,15 +478,28 @@ def lower_graph(
     names = graph.output_names or tuple(v.name for v in graph.outputs)
     outputs: dict[Value, Tensor] = {}
     again: list[tuple[Tensor, Value]] = []
+    results = len(graph.outputs) - graph.guards
+    guards: list[tuple[str, Tensor]] = []
     for k, v in enumerate(graph.outputs):
-        storage: Storage = OutputStorage(k)
-        t = Tensor(names[k], v.dtype, v.shape, storage)
+        if k >= results and v in graph.constants and not graph.constants[v]:
+            continue
+        if k < results:
+            t = Tensor(names[k], v.dtype, v.shape, OutputStorage(k))
+        else:
+            t = outputs[v] if v in outputs else work.arena(v.name, v)
+            guards.append((names[k], t))
+            if v in outputs:
+                continue
         if v in outputs:
             again.append((t, v))
         else:
             outputs[v] = t
     steps = work.block(graph, given, outputs)
     steps += [CopyTensor(t, outputs[v]) for t, v in again]
+    steps += [
+        LetElement(Var(f"guard_{k}", i64, 0, 0), t, 0, message)
+        for k, (message, t) in enumerate(guards)
+    ]
     found: set[Var] = set()
     for v in (*graph.inputs, *graph.outputs):
         for d in v.shape:
@@ -495,7 +510,8 @@ def lower_graph(
         name=graph.name,
         inputs=tuple(TensorSpec(v.name, v.dtype, v.shape) for v in graph.inputs),
         outputs=tuple(
-            TensorSpec(n, v.dtype, v.shape) for n, v in zip(names, graph.outputs, strict=True)
+            TensorSpec(n, v.dtype, v.shape)
+            for n, v in zip(names[:results], graph.outputs[:results], strict=True)
         ),
         symbols=tuple(sorted((v for v in found if v.is_symbol), key=lambda v: v.name)),
         steps=tuple(steps),

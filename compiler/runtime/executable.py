@@ -168,7 +168,8 @@ class Executable(Compiled):
         Raises:
             InputError: TW-E0301 missing or unknown names, TW-E0302 dtype, TW-E0303 to TW-E0307
                 shapes and sizes, TW-E0308 an object that is no tensor, TW-E0309 a value that the
-                model computed and uses as a size is outside its range.
+                model computed and uses as a size is outside its range, TW-E0314 an index that
+                is given or computed is outside of its tensor.
         """
         if kwargs or len(args) != len(self._dtypes):
             args = self._arrange(args, kwargs)
@@ -213,8 +214,8 @@ class Executable(Compiled):
                 which no input and no other output overlaps.
 
         Raises:
-            InputError: there is no scratch memory (TW-E0307), or a size that the model computes
-                is outside its range (TW-E0309).
+            InputError: there is no scratch memory (TW-E0307), a size that the model computes is
+                outside its range (TW-E0309), or an index outside of its tensor (TW-E0314).
         """
         try:
             context = self._free.pop()
@@ -269,6 +270,8 @@ class Executable(Compiled):
         lets = [s for s in walk_steps(self.program.steps) if isinstance(s, LetElement)]
         if 1 <= status <= len(lets):
             let = lets[status - 1]
+            if let.failure:
+                return InputError(f"{self.name}: {let.failure}", code="TW-E0314")
             return InputError(
                 f"{self.name}: element {let.index} of {let.tensor.name!r} is used as the size "
                 f"{let.var.name} and is outside its range {let.var.lo} to {let.var.hi}",

@@ -110,11 +110,15 @@ class LetElement:
     """Binds ``var`` to element ``index`` (row-major) of an i64 tensor, for the rest of its block.
 
     A value outside the range that ``var`` declares ends the call with an error.
+
+    Attributes:
+        failure: what the error says; empty for a size that is out of range.
     """
 
     var: Var
     tensor: Tensor
     index: int
+    failure: str = ""
 
 
 @dataclass(frozen=True, slots=True)

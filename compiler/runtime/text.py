@@ -166,6 +166,8 @@ class _Printer:
                 source = tensor(step.tensor)
                 v = step.var
                 spelled = f"{v.name!r}, {v.lo}, {v.hi}"
+                if step.failure:
+                    spelled += f", {step.failure!r}"
                 self.line(depth, f"{self.declare(v)} = element({source}, {step.index}, {spelled})")
             case IfStep():
                 self.line(depth, f"if {tensor(step.cond)}:")
@@ -341,11 +343,12 @@ class _Parser:
             case ast.Pass():
                 return
             case ast.Assign([ast.Name(name)], ast.Call(ast.Name("element"), arguments)):
-                if len(arguments) != 5:
-                    self.fail(node, "expected element(tensor, index, name, lo, hi)")
-                source, index, *label = arguments
-                var = self.variable(*label)
-                steps.append(LetElement(var, self.tensor(source, scope), self.integer(index)))
+                if len(arguments) not in (5, 6):
+                    self.fail(node, "expected element(tensor, index, name, lo, hi[, failure])")
+                source, index, name_, low, high, *failure = arguments
+                var = self.variable(name_, low, high)
+                said = self.string(failure[0]) if failure else ""
+                steps.append(LetElement(var, self.tensor(source, scope), self.integer(index), said))
                 scope.variables[name] = var
             case ast.Assign([ast.Name(name)], value):
                 scope.tensors[name] = self.declaration(value, scope)

@@ -404,6 +404,17 @@ class Context:
         """
         return self._importer.bodies(self, graphs)
 
+    def index(self, indices: Value, *sizes: Dim) -> None:
+        """Has calls fail whose indices are not in -size..size-1, as the standard asks.
+
+        Inside of bodies (of If, Loop and Scan) nothing fails: such indices are clamped there.
+
+        Args:
+            sizes: of the axis that they index; of several axes, the last axis of the indices has
+                one place for each.
+        """
+        self.builder.index(indices, sizes, origin=self.origin)
+
     def fresh(self, name: str) -> Context:
         """An empty context for a body that a converter writes by itself.
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from tilewright.errors import Gap, ModelError, UnsupportedError
 from tilewright.graph.build import GraphBuilder
+from tilewright.graph.guards import guard_indices
 from tilewright.graph.ir import Graph, Node, TensorType, Value
 from tilewright.ops import OpError
 from tilewright.tensor.ir import Dim, Expr, Var
@@ -125,6 +126,7 @@ class _Import:
         for name, result in results:
             assert isinstance(result, Value), name
             builder.output(result, name)
+        guard_indices(builder)
         return _swept(builder.finish())
 
     # -------------------------------------------------------------- what contexts ask for

@@ -23,6 +23,7 @@ def scatter_elements(ctx: Context, node: NodeView) -> tuple[Value, ...]:
     """Writes each update to the place along an axis that the index beside it names."""
     x, indices, updates = (node.input(i) for i in range(3))
     axis = ctx.axis(node.int("axis", 0), len(x.shape))
+    ctx.index(indices, x.shape[axis])
     return (
         ctx.op(
             "scatter_elements", x, indices, updates, axis=axis, reduction=_reduction(node)
@@ -33,7 +34,11 @@ def scatter_elements(ctx: Context, node: NodeView) -> tuple[Value, ...]:
 def scatter_nd(ctx: Context, node: NodeView) -> tuple[Value, ...]:
     """Writes each slice of the updates to the place that a vector of indices names."""
     x, indices, updates = (node.input(i) for i in range(3))
-    return (ctx.op("scatter_nd", x, indices, updates, reduction=_reduction(node)),)
+    written = ctx.op("scatter_nd", x, indices, updates, reduction=_reduction(node))
+    depth = indices.shape[-1]
+    assert isinstance(depth, int), "the op's rule"
+    ctx.index(indices, *x.shape[:depth])
+    return (written,)
 
 
 def tensor_scatter(ctx: Context, node: NodeView) -> tuple[Value, ...]:

@@ -185,6 +185,7 @@ def gather(ctx: Context, node: NodeView) -> tuple[Value, ...]:
             node.broken(f"index {at} is not within the {extent} elements of axis {axis}")
         start = at if at >= 0 else dim(as_expr(extent) + at)
         return (ctx.squeeze(ctx.slice_axis(x, axis, start, 1), (axis,)),)
+    ctx.index(indices, x.shape[axis])
     return (ctx.op("gather", x, indices, axis=axis),)
 
 
@@ -198,14 +199,19 @@ def gather_elements(ctx: Context, node: NodeView) -> tuple[Value, ...]:
     """Elements of one axis, each at its own place."""
     x = node.input(0)
     axis = ctx.axis(node.int("axis", 0), len(x.shape))
-    return (ctx.op("gather_elements", x, node.input(1), axis=axis),)
+    indices = node.input(1)
+    ctx.index(indices, x.shape[axis])
+    return (ctx.op("gather_elements", x, indices, axis=axis),)
 
 
 def gather_nd(ctx: Context, node: NodeView) -> tuple[Value, ...]:
     """Slices at places that the last axis of the indices spells out."""
-    return (
-        ctx.op("gather_nd", node.input(0), node.input(1), batch_dims=node.int("batch_dims", 0)),
-    )
+    x, indices, batch = node.input(0), node.input(1), node.int("batch_dims", 0)
+    found = ctx.op("gather_nd", x, indices, batch_dims=batch)
+    depth = indices.shape[-1]
+    assert isinstance(depth, int), "the op's rule"
+    ctx.index(indices, *x.shape[batch : batch + depth])
+    return (found,)
 
 
 def compress(ctx: Context, node: NodeView) -> tuple[Value, ...]:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from torch.utils import _pytree as pytree
 from tilewright.dtype import i64
 from tilewright.errors import Gap, InternalError, UnsupportedError, user_line
 from tilewright.graph.build import GraphBuilder
+from tilewright.graph.guards import guard_indices
 from tilewright.graph.ir import Graph, TensorType, Value
 from tilewright.ops import OpError
 from tilewright.ops.op import type_text
@@ -180,6 +181,7 @@ class _Import:
         if self._gaps:
             gaps = [Gap(what, tuple(where)) for what, where in self._gaps.items()]
             raise UnsupportedError(gaps, model=self._captured.name)
+        guard_indices(self._context.builder)
         return _swept(self._context.builder.finish())
 
     # -------------------------------------------------------------- what comes in
@@ -253,6 +255,7 @@ class _Import:
             return  # an operand has a gap, which is noted already
         context = self._context
         context.origin = f"{label}:{node.name}"
+        context.line = partial(_source_line, node)
         context.wanted = _wanted(node, meta)
         context.metas = tuple(a.meta.get("val") for a in node.args if isinstance(a, torch.fx.Node))
         metas = meta if isinstance(meta, tuple | list) else (meta,)

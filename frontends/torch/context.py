@@ -39,6 +39,7 @@ class Context:
         results: the types of the current node's results, as torch found them.
         wanted: which of the results are used.
         metas: what torch knows of the operands that are nodes (fake tensors with strides).
+        line: finds the user's line of the current node; empty where there is none.
     """
 
     def __init__(self, builder: GraphBuilder) -> None:
@@ -47,6 +48,7 @@ class Context:
         self.results: tuple[TensorType | None, ...] = ()
         self.wanted: frozenset[int] = frozenset()
         self.metas: tuple[Any, ...] = ()
+        self.line: Callable[[], str] = str
 
     # -------------------------------------------------------------- the current node
 
@@ -118,6 +120,12 @@ class Context:
         if isinstance(given, Value):
             return self.cast(given, dtype)
         return self.scalar(given, dtype)
+
+    def index(self, indices: Value, size: Dim, signed: bool = False) -> None:
+        """Has calls fail whose indices are not in 0..size-1, or, if signed, -size..size-1."""
+        line = self.line()
+        where = f"{self.origin}{line and f' at {line}'}"
+        self.builder.index(indices, (size,), signed, where)
 
     # -------------------------------------------------------------- frequent operations
 

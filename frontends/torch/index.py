@@ -20,6 +20,7 @@ Places = Sequence[Value | None]
 def embedding(ctx: Context, table: Value, indices: Value, *options: object) -> Value:
     """The rows of a table at indices."""
     del options
+    ctx.index(indices, table.shape[0])
     return ctx.op("gather", table, indices, axis=0)
 
 
@@ -27,8 +28,10 @@ def index_select(ctx: Context, x: Value, axis: int, indices: Value) -> Value:
     """The elements of an axis at a vector of indices."""
     if not x.shape:
         return ctx.reshape(x, ctx.shape)
+    axis %= len(x.shape)
+    ctx.index(indices, x.shape[axis])
     places = ctx.reshape(indices, (product(indices.shape),))
-    return ctx.op("gather", x, places, axis=axis % len(x.shape))
+    return ctx.op("gather", x, places, axis=axis)
 
 
 def gather(
@@ -39,12 +42,14 @@ def gather(
     source = x if x.shape else ctx.reshape(x, (1,))
     places = indices if indices.shape else ctx.reshape(indices, (1,))
     axis %= len(source.shape)
+    ctx.index(indices, source.shape[axis])
     return ctx.reshape(ctx.op("gather_elements", source, places, axis=axis), ctx.shape)
 
 
 def index(ctx: Context, x: Value, indices: Places) -> Value:
     """NumPy's indexing by integer tensors; axes with None are kept whole."""
     axes = _indexed(ctx, indices)
+    _guard(ctx, x, indices)
     if len(axes) == 1:
         (axis,) = axes
         place = indices[axis]
@@ -60,6 +65,13 @@ def _indexed(ctx: Context, indices: Places) -> tuple[int, ...]:
     if any(p is not None and p.dtype in (dt.bool_, dt.u8) for p in indices):
         ctx.unsupported("indexing by a mask: the shape depends on data")
     return axes
+
+
+def _guard(ctx: Context, x: Value, indices: Places) -> None:
+    """Guards NumPy's indices."""
+    for size, place in zip(x.shape, indices, strict=False):
+        if place is not None:
+            ctx.index(place, size, signed=True)
 
 
 def _joined(
@@ -105,6 +117,7 @@ def index_put(
     if len(given) == 1 and given[0].dtype in (dt.bool_, dt.u8):
         return _masked_put(ctx, x, indices, values, accumulate)
     axes = _indexed(ctx, indices)
+    _guard(ctx, x, indices)
     front, places, rank = _joined(ctx, x, indices, axes)
     shape = (*places.shape[:-1], *front.shape[len(axes) :])
     back = _order(axes, rank, len(shape), inverse=False)
@@ -132,12 +145,19 @@ def _masked_put(ctx: Context, x: Value, indices: Places, values: Value, accumula
 
 def scatter(ctx: Context, x: Value, axis: int, indices: Value, source: Operand) -> Value:
     """x with elements of the source written along an axis."""
+    _guard_axis(ctx, x, axis, indices)
     return _scattered(ctx, x, axis, indices, source, "none")
 
 
 def scatter_add(ctx: Context, x: Value, axis: int, indices: Value, source: Value) -> Value:
     """x with elements of the source added along an axis."""
+    _guard_axis(ctx, x, axis, indices)
     return _scattered(ctx, x, axis, indices, source, "add")
+
+
+def _guard_axis(ctx: Context, x: Value, axis: int, indices: Value, signed: bool = False) -> None:
+    """Guards indices of an axis; a scalar is a vector of one element."""
+    ctx.index(indices, x.shape[axis] if x.shape else 1, signed)
 
 
 def _scattered(
@@ -174,6 +194,19 @@ def scatter_reduce(
     include_self: bool = True,
 ) -> Value:
     """x combined with elements of the source; without its own where any is written."""
+    _guard_axis(ctx, x, axis, indices)
+    return _reduced(ctx, x, axis, indices, source, reduce, include_self)
+
+
+def _reduced(
+    ctx: Context,
+    x: Value,
+    axis: int,
+    indices: Value,
+    source: Value,
+    reduce: str,
+    include_self: bool,
+) -> Value:
     start = x
     if not include_self:
         neutral: dict[str, int | float] = {
@@ -202,6 +235,7 @@ def index_add(
     ctx: Context, x: Value, axis: int, indices: Value, source: Value, *, alpha: Operand = 1
 ) -> Value:
     """x with slices of the source added at indices of an axis."""
+    _guard_axis(ctx, x, axis, indices)
     source = source if source.shape else ctx.reshape(source, (1,))
     if not (isinstance(alpha, int | float) and alpha == 1):
         source = ctx.op("and" if source.dtype is dt.bool_ else "mul", source, alpha)
@@ -216,6 +250,11 @@ def index_add(
 
 def index_copy(ctx: Context, x: Value, axis: int, indices: Value, source: Value) -> Value:
     """x with slices of the source written at indices of an axis."""
+    _guard_axis(ctx, x, axis, indices)
+    return _copied(ctx, x, axis, indices, source)
+
+
+def _copied(ctx: Context, x: Value, axis: int, indices: Value, source: Value) -> Value:
     source = source if source.shape else ctx.reshape(source, (1,))
     return _scattered(ctx, x, axis, _rows(ctx, x, axis, indices, source), source, "none")
 
@@ -227,8 +266,9 @@ def index_fill(ctx: Context, x: Value, axis: int, indices: Value, value: Operand
     axis %= len(x.shape)
     vector = ctx.reshape(indices, (product(indices.shape),))
     shape = (vector.shape[0] if i == axis else d for i, d in enumerate(x.shape))
+    _guard_axis(ctx, x, axis, vector, signed=True)
     filled = ctx.full(shape, value, x.dtype)
-    return index_copy(ctx, x, axis, vector, filled)
+    return _copied(ctx, x, axis, vector, filled)
 
 
 def index_reduce(
@@ -242,25 +282,29 @@ def index_reduce(
     include_self: bool = True,
 ) -> Value:
     """x combined with slices of the source at indices of an axis."""
+    _guard_axis(ctx, x, axis, indices)
     source = source if source.shape else ctx.reshape(source, (1,))
     places = _rows(ctx, x, axis, indices, source)
-    return scatter_reduce(ctx, x, axis, places, source, reduce, include_self=include_self)
+    return _reduced(ctx, x, axis, places, source, reduce, include_self)
 
 
 def scatter_by(
     ctx: Context, x: Value, axis: int, indices: Value, source: Operand, *, reduce: str
 ) -> Value:
     """x with elements of the source added or multiplied in along an axis."""
+    _guard_axis(ctx, x, axis, indices)
     return _scattered(ctx, x, axis, indices, source, {"add": "add", "multiply": "mul"}[reduce])
 
 
 def take(ctx: Context, x: Value, indices: Value) -> Value:
     """The elements of the flattened x at indices."""
+    ctx.index(indices, product(x.shape), signed=True)
     return ctx.op("gather", ctx.reshape(x, (product(x.shape),)), indices, axis=0)
 
 
 def put(ctx: Context, x: Value, indices: Value, source: Value, accumulate: bool = False) -> Value:
     """x with elements of the source written, or added, at indices into the flattened x."""
+    ctx.index(indices, product(x.shape), signed=True)
     flat, places, values = (ctx.reshape(v, (product(v.shape),)) for v in (x, indices, source))
     result = _scattered(ctx, flat, 0, places, values, "add" if accumulate else "none")
     return ctx.reshape(result, x.shape)

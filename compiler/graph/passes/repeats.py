@@ -286,7 +286,14 @@ def _leave_out(graph: Graph, stretch: Stretch, slots: Sequence[tuple[Value, ...]
             data[value] = stand_in(constants[value], Leaf(layer, slot), guards)
     names = graph.output_names or tuple(v.name for v in graph.outputs)
     short = Graph(
-        graph.name, graph.inputs, kept, outputs, MappingProxyType(data), names, graph.conditions
+        graph.name,
+        graph.inputs,
+        kept,
+        outputs,
+        MappingProxyType(data),
+        names,
+        graph.conditions,
+        graph.guards,
     )
     return Short(graph, stretch, short, tuple(slots), guards)
 
@@ -441,7 +448,7 @@ class _Lengthening:
         )
         return Graph(
             made.name, made.inputs, tuple(self.nodes), outputs, self._ordered(layer),
-            made.output_names, made.conditions,
+            made.output_names, made.conditions, made.guards,
         )  # fmt: skip
 
     def _ordered(self, layer: Sequence[Node]) -> Mapping[Value, np.ndarray]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
@@ -197,7 +198,10 @@ def prune(
             kept.append(node)
     kept.reverse()
     data = MappingProxyType({v: a for v, a in constants.items() if v in needed})
-    return Graph(source.name, inputs, tuple(kept), outputs, data, names, source.conditions)
+    return replace(
+        source, inputs=inputs, nodes=tuple(kept), outputs=outputs, constants=data,
+        output_names=names,
+    )  # fmt: skip
 
 
 def remove_dead(graph: Graph) -> Graph:
