@@ -9,6 +9,7 @@ from tilewright import dtype as dt
 from tilewright.graph.ir import Value
 
 from .context import Context, Converter
+from .types import Operand
 
 # Coefficients of Stirling's series, B(2k) / (2k (2k - 1)) and B(2k) / (2k) for k from 1 on
 # (Abramowitz and Stegun, 6.1.40 and 6.3.18). From 8 on the first one left out is below 1e-16.
@@ -19,6 +20,13 @@ _DIGAMMA = (
     1 / 12, -1 / 120, 1 / 252, -1 / 240, 1 / 132, -691 / 32760, 1 / 12, -3617 / 8160,
 )  # fmt: skip
 _SHIFT = 8
+# B(2k) / (2k)! for k from 1 on, and how many terms stand before the series that they begin.
+_ZETA = (
+    1 / 12, -1 / 720, 1 / 30240, -1 / 1209600, 1 / 47900160, -691 / 1307674368000,
+    1 / 74724249600, -3617 / 10670622842880000, 43867 / 5109094217170944000,
+)  # fmt: skip
+_ZETA_TERMS = 12
+_MOST_DERIVATIVES = 170
 # Chebyshev coefficients of (1 + 2 x) exp(x^2) erfc(x) for x from 0 on, by y = 1 - 7.5 / (x + 3.75)
 # (Shepherd and Laframboise, Mathematics of Computation 36, 1981), from values at 60 nodes in 40
 # digits. What is left out is below 1e-16.
@@ -134,9 +142,92 @@ def _exponential_complement(ctx: Context, x: Value) -> Value:
     return ctx.op("where", ctx.op("lt", x, 0.0), ctx.op("sub", grown, part), part)
 
 
+# ------------------------------------------------------------------ zeta and its kin
+
+
+def _zeta_of_positive(ctx: Context, s: Value, q: Value) -> Value:
+    """``sum((q + k)^-s)`` over k from 0 on, for s above 1 and q above 0.
+
+    Twelve terms, then Euler and Maclaurin's sum of the rest (Abramowitz and Stegun, 23.1.30).
+    """
+    power = ctx.op("neg", s)
+    terms = [ctx.op("pow", ctx.op("add", q, float(k)), power) for k in range(_ZETA_TERMS)]
+    total = terms[-1]
+    for term in reversed(terms[:-1]):
+        total = ctx.op("add", total, term)
+    end = ctx.op("add", q, float(_ZETA_TERMS))
+    last = ctx.op("pow", end, power)
+    total = ctx.op("add", total, ctx.op("div", ctx.op("mul", last, end), ctx.op("sub", s, 1.0)))
+    total = ctx.op("add", total, ctx.op("mul", last, 0.5))
+    factor = ctx.op("div", ctx.op("mul", last, s), end)
+    square = ctx.op("mul", end, end)
+    for k, c in enumerate(_ZETA):
+        total = ctx.op("add", total, ctx.op("mul", factor, c))
+        grown = ctx.op("mul", ctx.op("add", s, 2.0 * k + 1), ctx.op("add", s, 2.0 * k + 2))
+        factor = ctx.op("mul", factor, ctx.op("div", grown, square))
+    return total
+
+
+def _zeta_of(ctx: Context, s: Value, q: Value) -> Value:
+    """Hurwitz's zeta function, infinite at its poles, nan where it is not real."""
+    one, nan = ctx.scalar(1.0, q.dtype), ctx.scalar(math.nan, q.dtype)
+    infinity = ctx.scalar(math.inf, q.dtype)
+    negative = ctx.op("lt", q, 0.0)
+    whole = ctx.op("eq", q, ctx.op("floor", q))
+    rest = ctx.op("sub", q, ctx.op("floor", q))
+    # The terms below 0 mirror those from 1 - rest to -q.
+    start = ctx.op("where", negative, rest, q)
+    start = ctx.op("where", ctx.op("le", start, 0.0), one, start)
+    value = _zeta_of_positive(ctx, s, start)
+    mirrored = ctx.op("where", negative, ctx.op("sub", one, rest), one)
+    passed = ctx.op("where", negative, ctx.op("sub", one, q), one)
+    below = ctx.op("sub", _zeta_of_positive(ctx, s, mirrored), _zeta_of_positive(ctx, s, passed))
+    half = ctx.op("mul", s, 0.5)
+    even = ctx.op("eq", half, ctx.op("floor", half))
+    below = ctx.op("where", even, below, ctx.op("neg", below))
+    value = ctx.op("where", negative, ctx.op("add", value, below), value)
+    real = ctx.op("or", ctx.op("eq", s, ctx.op("floor", s)), ctx.op("not", negative))
+    value = ctx.op("where", real, value, nan)
+    pole = ctx.op("and", whole, ctx.op("le", q, 0.0))
+    value = ctx.op("where", pole, infinity, value)
+    value = ctx.op("where", ctx.op("lt", s, 1.0), nan, value)
+    return ctx.op("where", ctx.op("eq", s, 1.0), infinity, value)
+
+
+def zeta(ctx: Context, s: Operand, q: Operand) -> Value:
+    """Hurwitz's zeta function."""
+    return ctx.cast(_zeta_of(ctx, ctx.operand(s, dt.f64), ctx.operand(q, dt.f64)), ctx.dtype)
+
+
+def polygamma(ctx: Context, order: int, x: Value) -> Value:
+    """A derivative of the digamma function, by Hurwitz's zeta function of x."""
+    wide = ctx.cast(x, dt.f64)
+    if order == 0:
+        return ctx.cast(_digamma(ctx, wide), ctx.dtype)
+    if order > _MOST_DERIVATIVES:
+        ctx.unsupported(f"derivative {order} of digamma, whose factor no f64 holds")
+    factor = math.factorial(order) * (1.0 if order % 2 else -1.0)
+    found = _zeta_of(ctx, ctx.scalar(order + 1.0, dt.f64), wide)
+    found = ctx.cast(ctx.op("mul", found, factor), ctx.dtype)
+    if order > 1:
+        return found
+    endless = ctx.op("eq", wide, math.inf)
+    found = ctx.op("where", endless, ctx.scalar(0.0, ctx.dtype), found)
+    # Torch mirrors the first by the sine of pi x, which rounds to other numbers than 0 at poles.
+    given = ctx.widened(ctx.cast(x, ctx.dtype))
+    sine = ctx.op("sin", ctx.op("mul", given, math.pi))
+    large = ctx.op("div", ctx.scalar(math.pi, given.dtype), sine)
+    large = ctx.cast(ctx.op("mul", large, large), ctx.dtype)
+    return ctx.op("where", ctx.op("isinf", found), large, found)
+
+
 CONVERTERS: dict[str, Converter] = {
     "digamma.default": _in_f64(_digamma),
     "erfc.default": _in_f64(_complement),
     "lgamma.default": _in_f64(_log_gamma),
+    "polygamma.default": polygamma,
     "special_erfcx.default": _in_f64(_exponential_complement),
+    "special_zeta.default": zeta,
+    "special_zeta.other_scalar": zeta,
+    "special_zeta.self_scalar": zeta,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import (
+    chebyshev,
     elementwise,
     factor,
     index,
@@ -12,6 +13,7 @@ from . import (
     order,
     recurrent,
     reduce,
+    segment,
     special,
     spectral,
     window,
@@ -19,6 +21,7 @@ from . import (
 from .context import Converter
 
 CONVERTERS: dict[str, Converter] = {
+    **chebyshev.CONVERTERS,
     **elementwise.CONVERTERS,
     **factor.CONVERTERS,
     **index.CONVERTERS,
@@ -28,6 +31,7 @@ CONVERTERS: dict[str, Converter] = {
     **order.CONVERTERS,
     **recurrent.CONVERTERS,
     **reduce.CONVERTERS,
+    **segment.CONVERTERS,
     **special.CONVERTERS,
     **spectral.CONVERTERS,
     **window.CONVERTERS,

@@ -369,6 +369,29 @@ for _size in (2, 9):
 case("gcd.default", i64(4, 9), i64(9))
 case("gcd.default", torch.tensor([0, 2**62, -12]), torch.tensor([5, 2**40 * 3, 18]))
 case("lcm.default", i64(4, 9), i64(9))
+for _kind in ("t", "u", "v", "w"):
+    for _prefix in ("", "shifted_"):
+        _name = f"special_{_prefix}chebyshev_polynomial_{_kind}"
+        _points = torch.tensor([-3.0, -1, -0.75, -0.0, 0.4, 1, 1.25]).double()
+        case(f"{_name}.default", _points[:, None], torch.tensor([-2, -0.5, 0, 1, 2, 7.9, 12]))
+        case(f"{_name}.n_scalar", _points.float(), 3)
+        case(f"{_name}.x_scalar", 0.3, i64(5))
+_points = torch.tensor([-7.25, -1, -0.5, -0.0, 0, 1e-3, 0.5, 1, 9, 40.5, 1e5, math.inf, math.nan])
+case("special_zeta.default", torch.tensor([[0.5], [1], [1.5], [2], [5], [20]]), _points.double())
+case("special_zeta.self_scalar", 3, i64(9))
+case("special_zeta.other_scalar", unit(9) + 1, 2.5)
+for _order in range(6):
+    case("polygamma.default", _order, _points[:-2])
+    case("polygamma.default", _order, i64(9))
+    case("polygamma.default", _order, unit(9).half() + 1)
+for _op in ("sum", "mean", "max", "min", "prod"):
+    _data = torch.tensor([[1.0, -2, 3], [4, 5, -6], [7, math.nan, 9], [math.inf, 0.5, 2]])
+    _lengths, _offsets = torch.tensor([2, 0, 1, 1]), torch.tensor([0, 2, 2, 3, 4])
+    for _initial in (None, 2.0):
+        case("segment_reduce.default", _data, _op, lengths=_lengths, initial=_initial)
+        case("segment_reduce.default", _data, _op, offsets=_offsets, unsafe=True, initial=_initial)
+    _lengths = torch.tensor([[1, 2], [0, 3], [2, 1], [3, 0]])
+    case("segment_reduce.default", _data, _op, lengths=_lengths, axis=1, unsafe=True)
 for _name in ("lgamma.default", "digamma.default"):
     case(_name, torch.linspace(-6.8, 30, 41, dtype=torch.float64))
     case(_name, torch.tensor([0.0, -0.0, -2.0, 1e-6, 1e30, math.inf, math.nan]))
