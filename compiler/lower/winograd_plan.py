@@ -206,7 +206,7 @@ def _plans(work: _Sizes, target: Target) -> Iterator[Plan]:
                 rows += 1
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def _costs(work: _Sizes, target: Target) -> Mapping[Plan, float]:
     """The cycles of each plan: found once for the layers of a model that are of one size."""
     return {p: winograd_cost(work, p, target) for p in _plans(work, target)}

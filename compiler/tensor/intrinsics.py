@@ -96,7 +96,7 @@ def call(name: str, *args: Expr, dtype: DType | None = None) -> Call:
     return Call(name, args, result)
 
 
-@lru_cache(maxsize=1 << 12)
+@lru_cache(maxsize=1 << 10)
 def expand(e: Expr) -> Expr:
     """Replaces every Call that is not native by its expansion, over and over until none is left.
 
