@@ -42,6 +42,7 @@ from ..tensor.ir import (
     If,
     Let,
     Load,
+    Prefetch,
     Reduce,
     Stmt,
     Store,
@@ -60,6 +61,10 @@ MOST_AGAIN = 0.34
 """The most rows that may be computed twice, as a share of all."""
 LEAST_BANDS, FEW_BANDS = 8, 4
 """How many bands threads share well, and how many at least."""
+ROWS_APART = 0.08
+"""What a product takes more, as a share, whose tiles are of pixels of one row of the image."""
+REACHED = 0.75
+"""The share of the multiply-adds that a core could start which a tile reaches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +224,7 @@ def plan_bands(links: tuple[Link, ...], fixed: frozenset[str], target: Target) -
     whole = 4 * max(prod(link.shape) for link in links[:-1])
     if whole <= target.l2_bytes // 2:
         return None
+    most = _most_again(links, target)
     batch, height = links[-1].shape[:2]
     best: dict[bool, tuple[float, int]] = {}
     for rows in range(1, height + 1):
@@ -229,12 +235,44 @@ def plan_bands(links: tuple[Link, ...], fixed: frozenset[str], target: Target) -
             continue
         first = segments[0]
         again = first.count * bands / first.links[0].shape[1]
-        if again > 1 + MOST_AGAIN:
+        if again > 1 + most:
             continue
         cost = (again + rows * bands / height) * imbalance(batch * bands)
         many = batch * bands >= LEAST_BANDS
         best[many] = min(best.get(many, (cost, rows)), (cost, rows))
     return best.get(True, best.get(False, (0.0, None)))[1]
+
+
+def _most_again(links: tuple[Link, ...], target: Target) -> float:
+    """The share of the first link's rows that may be computed twice; below 0, not even none.
+
+    What lies between the links is neither written to memory nor read back, which is worth that
+    much time. Only products keep the ports so busy that it is less than the rows take.
+    """
+    if not any(map(_is_product, links)):
+        return MOST_AGAIN
+    work = [_cycles(link, target) for link in links]
+    between = 4 * sum(prod(link.shape) for link in links[:-1])
+    # Writing and reading: several streams get twice what one of them does.
+    saved = 2 * between / (2 * target.far_rate)
+    apart = sum(w for w, link in zip(work, links, strict=True) if _is_product(link))
+    return min(MOST_AGAIN, (saved - ROWS_APART * apart) / work[0])
+
+
+def _sum_of(link: Link) -> Reduce:
+    (total,) = {x for x in walk(link.stage.expr) if isinstance(x, Reduce)}
+    return total
+
+
+def _is_product(link: Link) -> bool:
+    """Whether each sum of a link goes over the channels of one pixel."""
+    return sum(a.extent != 1 for a in _sum_of(link).axes) == 1
+
+
+def _cycles(link: Link, target: Target) -> float:
+    """How long the multiply-adds of a link take a core."""
+    terms = prod(a.extent for a in _sum_of(link).axes if isinstance(a.extent, int))
+    return terms * prod(link.shape) / (REACHED * target.ports * target.lanes(32))
 
 
 def _all_tile(links: tuple[Link, ...], fixed: frozenset[str]) -> bool:
@@ -342,7 +380,11 @@ class _Writer:
                 moved[x] = Load(buffer, (*at, *x.indices[2:]))
         here: dict[Expr, Expr] = {h.var: row, n.var: Const(0) if n.extent == 1 else self.batch}
         nests = to_func(_row_group(f"{self.name}{suffix}", link, here, moved), self.fixed)
-        s = tile(nests, self.target, Choices({"parallel": 0}))
+        answers = {"parallel": 0}
+        far = to[0].scope == "global" and 4 * prod(link.shape) > self.target.l2_bytes // 2
+        if far:
+            answers["results_ahead"] = 1  # The recipe sees one row of it, which would stay near.
+        s = tile(nests, self.target, Choices(answers))
         self.packings += s.packings
         self.steps.append(str(s))
         return _put(rename_loops(s.finish().body, suffix), to)
@@ -359,6 +401,8 @@ def _put(block: Block, to: tuple[Buffer, tuple[Expr, ...]]) -> Block:
                 result.append(For(stmt.var, stmt.extent, body, stmt.kind, stmt.start))
             case If():
                 result.append(If(stmt.cond, _put(stmt.then, to), _put(stmt.orelse, to)))
+            case Prefetch() if stmt.buffer.name == "z":
+                result.append(Prefetch(buffer, (*prefix, *stmt.indices)))
             case Store() if stmt.buffer.name == "z":
                 result.append(Store(buffer, (*prefix, *stmt.indices), stmt.value))
             case _:

@@ -292,3 +292,35 @@ def test_chains_of_symbolic_size_are_left_apart() -> None:
 def test_native_bands_are_right() -> None:
     program = assert_runs(inverted((1, 128, 128, 8), wide=96))
     assert len(calls(program)) == 1
+
+
+def separable(channels: tuple[int, ...]) -> Graph:
+    """Depthwise and pointwise convolutions in turns, each with an epilogue."""
+
+    def make(b: GraphBuilder) -> Value:
+        y = b.input("x", f32(1, 32, 32, channels[0]))
+        for outputs in channels[1:]:
+            given = int(y.shape[-1])  # type: ignore[arg-type]
+            y = relu6(b, conv(b, y, given, k=3, lo=1, hi=1, groups=given))
+            y = relu6(b, conv(b, y, outputs))
+        return y
+
+    return graph_of(make)
+
+
+def test_a_chain_holds_one_depthwise_convolution() -> None:
+    assert groups_of(separable((32, 32, 32, 32)), 64 << 10) == [2, 2, 2]
+    assert_runs(separable((32, 32, 32, 32)))
+
+
+def test_a_convolution_that_widens_goes_with_what_reads_it() -> None:
+    assert groups_of(separable((32, 64, 32)), 64 << 10) == [1, 3]
+
+
+def test_products_of_many_channels_are_not_computed_twice() -> None:
+    """What is saved is the same for each element, whatever its sum takes."""
+    few, many = (
+        plan_of(block((1, 56, 56, n), 144, 24, **THREE), l2_bytes=1 << 20, vector_bits=512)
+        for n in (24, 96)
+    )
+    assert few is not None and many is None

@@ -37,10 +37,15 @@ def is_worth_bands(graph: Graph, members: Sequence[int], index: int, near_bytes:
         near_bytes: how much stays near a core between two kernels.
     """
     nodes = graph.nodes
-    kinds = tuple(_kind(graph, nodes[i]) for i in (members[0], index))
-    if kinds not in (("pointwise", "depthwise"), ("depthwise", "pointwise")):
+    before, kind = (_kind(graph, nodes[i]) for i in (members[0], index))
+    if {before, kind} != {"pointwise", "depthwise"}:
         return False
-    if any(nodes[m].op == "conv" for m in members[1:]):
+    if kind == "pointwise" and _widens(nodes[index]):
+        return False  # It goes with what reads it, which is larger than what it reads.
+    convolutions = [nodes[m] for m in members if nodes[m].op == "conv"]
+    if kind == "depthwise" and any(_kind(graph, n) == "depthwise" for n in convolutions):
+        return False  # Two of them need more rows than stay near, or many rows twice.
+    if len(convolutions) > 1:
         return True  # A chain goes on where one between its links was worth it.
     counts = [product(nodes[m].outputs[0].shape) for m in members]
     return all(isinstance(n, int) and 4 * n > near_bytes for n in counts)
@@ -92,6 +97,12 @@ def takes_prologue(graph: Graph, members: Sequence[int], index: int, near_bytes:
         graph.nodes[m].op in CHEAP and same_shape(graph.nodes[m].outputs[0].shape, image.shape)
         for m in members
     )
+
+
+def _widens(node: Node) -> bool:
+    """Whether the result of a convolution has more channels than its image."""
+    given, made = node.inputs[0].shape[-1], node.outputs[0].shape[-1]
+    return isinstance(given, int) and isinstance(made, int) and made > given
 
 
 def _kind(graph: Graph, node: Node) -> str:
