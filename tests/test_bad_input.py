@@ -150,6 +150,8 @@ def test_places_without_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert_refused(tmp_path / "folder.onnx", ModelError, "TW-E0101", 2, capsys)
     with pytest.raises(ModelError, match="TW-E0101"):
         tilewright.compile("nul\0byte.onnx")
+    with pytest.raises(ModelError, match="the name of the model is empty"):
+        tilewright.compile("")
 
 
 @pytest.mark.parametrize("suffix", ["onnx", "tw"])

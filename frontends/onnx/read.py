@@ -172,6 +172,9 @@ def read_model(
         return Source(source, {}, external, "the model", nodes)
     if isinstance(source, bytes | bytearray | memoryview):
         return _parse(np.frombuffer(bytes(source), np.uint8), external, "the model")
+    if not os.fspath(source):
+        # Path takes it for the current folder.
+        raise ModelError("the name of the model is empty", code="TW-E0101")
     path = Path(source)
     name = str(path)
     try:
