@@ -17,7 +17,7 @@ functional = torch.nn.functional
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("dynamo")]
 
 
-class _Module(torch.nn.Module):  # type: ignore[misc]
+class _Module(torch.nn.Module):  # type: ignore[misc,name-defined]
     """A function of a table of 5 rows and of 3 indices."""
 
     def __init__(self, function: Function) -> None:
@@ -55,7 +55,7 @@ def test_indices_outside_of_a_tensor_are_refused_where_eager_refuses_them(name: 
     function = FUNCTIONS[name]
     x = torch.randn(5, 4)
     exported = tw.compile(_Module(function), (x, torch.tensor([0, 1, 2])))
-    runs = (compiled(function), lambda x, i: exported(x, i)[0])
+    runs: list[Function] = [compiled(function), lambda x, i: exported(x, i)[0]]
     for places in ([0, 1, 2], [0, 4, 3], [0, 5, 1], [0, -1, 2], [0, -6, 2]):
         i = torch.tensor(places)
         try:
