@@ -151,10 +151,10 @@ def _zeta_of_positive(ctx: Context, s: Value, q: Value) -> Value:
     Twelve terms, then Euler and Maclaurin's sum of the rest (Abramowitz and Stegun, 23.1.30).
     """
     power = ctx.op("neg", s)
-    terms = [ctx.op("pow", ctx.op("add", q, float(k)), power) for k in range(_ZETA_TERMS)]
-    total = terms[-1]
-    for term in reversed(terms[:-1]):
-        total = ctx.op("add", total, term)
+    # Terms along an axis of their own: a power is long, and one loop holds it once.
+    exponent, shift = (ctx.unsqueeze(v, (len(v.shape),)) for v in (power, q))
+    terms = ctx.op("pow", ctx.op("add", shift, ctx.iota(_ZETA_TERMS, q.dtype)), exponent)
+    total = ctx.reduce(terms, "sum", (len(terms.shape) - 1,))
     end = ctx.op("add", q, float(_ZETA_TERMS))
     last = ctx.op("pow", end, power)
     total = ctx.op("add", total, ctx.op("div", ctx.op("mul", last, end), ctx.op("sub", s, 1.0)))
