@@ -118,6 +118,7 @@ def prefetch_rows(
 
     The loop is cut in pieces of ``line`` iterations, whose elements lie in one line of the cache,
     and each begins with one hint for each iteration of the loops ``along``: the rows of a tile.
+    Where ``outer`` is the loop itself, the hints are at what it reads ``distance`` pieces later.
 
     Before:
         for p in serial(4):
@@ -149,7 +150,10 @@ def prefetch_rows(
     rows = [x for x in inner if x.var.name in along]
     then: dict[Expr, Expr] = {x.var: as_expr(x.start) for x in inner}
     then |= {x.var: Var(f"{x.var.name}_later") for x in rows}
-    then |= {found.var: vo * line, later: later + distance}
+    if later == found.var:
+        then |= {found.var: (vo + distance) * line}
+    else:
+        then |= {found.var: vo * line, later: later + distance}
     hint = _over(
         rows, then, Prefetch(load.buffer, tuple(substitute(i, then) for i in load.indices))
     )

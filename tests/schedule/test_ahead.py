@@ -86,6 +86,14 @@ def test_hints_at_later_rows_change_nothing(depth: int, line: int) -> None:
     assert seen == [((p + 1) % 12, k) for p in range(36) for k in range(0, depth, line)]
 
 
+def test_hints_at_the_next_lines_of_rows_change_nothing() -> None:
+    before = product(32)
+    after = prefetch_rows(before, "k", "A", "k", 1, 16, ())
+    assert_alike(before, after)
+    seen = hints(simplify_func(after).body, {})
+    assert seen == [(p % 12, k) for p in range(36) for k in (16, 32)]
+
+
 def test_prefetch_rows_refuses_a_part_of_a_line() -> None:
     with pytest.raises(ScheduleError, match="no multiple of 16"):
         prefetch_rows(product(24), "k", "A", "p", 1, 16, ())

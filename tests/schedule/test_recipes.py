@@ -266,8 +266,8 @@ def test_other_products_run_in_one_place(shape: tuple[int, int, int]) -> None:
 
 
 def test_what_comes_from_afar_is_asked_for_before_its_tile() -> None:
-    """Rows that are much of L2, and all that is more than L2."""
-    far, much, near = matmul(8192, 256, 64), matmul(768, 256, 64), matmul(256, 256, 64)
+    """Rows that are much of L2, and all that is more than L2; nothing where all stays in L1."""
+    far, much, near = matmul(8192, 256, 64), matmul(768, 256, 64), matmul(32, 256, 64)
     weights = matmul(128, 256, 640)
     names = [
         {
@@ -277,7 +277,19 @@ def test_what_comes_from_afar_is_asked_for_before_its_tile() -> None:
         }
         for nests in (to_func(merge_axes(g), WEIGHTS) for g in (far, much, near, weights))
     ]
-    assert names == [{"x0", "y0"}, {"x0"}, set(), {"x1_packed"}]
+    assert names == [{"x0", "y0"}, {"x0"}, set(), {"x0", "x1_packed"}]
+
+
+@pytest.mark.parametrize(("shape", "outer"), [((256, 256, 64), "k"), ((128, 256, 640), "k_o")])
+def test_rows_that_leave_l1_are_asked_for_a_line_ahead(
+    shape: tuple[int, int, int], outer: str
+) -> None:
+    """Within their own tile, whether or not its reduction is cut for hints at the next panel."""
+    group = matmul(*shape)
+    done = schedule(to_func(group, WEIGHTS), AVX512)
+    (asked,) = (args for name, args in done.recording.steps if name == "prefetch_rows")
+    assert asked[1:5] == ("x0", outer, 1, 16)
+    assert_scheduled_equals_group(group, AVX512, WEIGHTS)
 
 
 @pytest.mark.parametrize(("planar", "order"), [(False, "kh kw ci"), (True, "ci kh kw")])

@@ -9,6 +9,8 @@ back to end at the edge. Padding guards become loop bounds (rows) and edge tiles
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from ... import dtype as dt
 from ...target import Target
 from ...tensor.ir import Axis, Binary, Const, Dim, Load, Var
@@ -97,11 +99,14 @@ def tile(nests: Nests, target: Target, choices: Choices, copied: bool = False) -
         rows = [own[a.var.name].var.name for a in (*t.outer, t.row) if a.var.name in own]
         s.do("stage", names[0], computed, "left", (*rows, t.main.reduce[0].var.name), "local")
         vectorise(s, f"left_{len(rows)}", target.lanes(32) * 2)
+    streams = 0
     if t.groups is None:
         streams = _run_apart(s, nests, t, target, choices)
         _prefetch(s, t, names, target, choices, streams)
     ahead = (place, 1) if copied else (names[0], ceildiv(t.column.extent, t.nr))
-    _prefetch_rows(s, t, *ahead, target, choices)
+    asked = _prefetch_rows(s, t, *ahead, target, choices)
+    if streams == 1 and not asked:
+        _prefetch_lines(s, t, target, choices)
     _prefetch_results(s, t, place, target, choices)
     if t.row is not None and place == _outer_name(t.row):
         _split_edges(s, t, place)
@@ -373,7 +378,7 @@ def _prefetch(
 
 def _prefetch_rows(
     s: Schedule, t: Tile, outer: str, turns: Dim, target: Target, choices: Choices
-) -> None:
+) -> bool:
     """Asks for the next rows of an operand that comes from afar and is walked once.
 
     Processors foresee one walk through a page; the rows of a tile are several, and short. What
@@ -382,32 +387,62 @@ def _prefetch_rows(
 
     Args:
         outer: the loop that goes on to the next rows. turns: in how many iterations.
+
+    Returns: whether it did.
     """
-    loop = nested(t.main)[-1].var.name
-    if len(t.main.reduce) != 1 or t.row is None or t.mr == 1 or loop not in s.loop_names():
-        return
-    found = find_loop(s.func, loop, "tile")
-    own = dict(zip(t.main.axes, t.main.spatial, strict=True))
-    row, column, p = own[t.row.var.name].var, own[t.column.var.name].var, Var(outer)
-    for load in loads(t.main.body):
-        steps = load_strides(t.main, load) or {}
-        line = max(1, LINE_BYTES // load.dtype.bytes)
-        if not same_dim(steps.get(column, 1), 0) or not same_dim(steps.get(found.var, 0), 1):
-            continue
-        if found.start != 0 or not isinstance(found.extent, int) or found.extent % line:
-            continue
-        here = [x for x in block_loads(found.body) if x.buffer == load.buffer]
-        if len(here) != 1 or not isinstance(turns, int):
+    loop, p = nested(t.main)[-1].var.name, Var(outer)
+    for load, here, row, line in _walked_rows(s, t, loop):
+        if not isinstance(turns, int):
             continue
         first, second = (
-            tuple(simplify(substitute(i, {p: Const(k)})) for i in here[0].indices) for k in (0, 1)
+            tuple(simplify(substitute(i, {p: Const(k)})) for i in here.indices) for k in (0, 1)
         )
         far = bytes_of(load) > target.l2_bytes * t.nr // (ROWS_NEAR * target.lanes(32))
         if turns > 1 and first != second:
             continue
-        if choices.pick("rows_ahead", int(far), (0, 1)):
-            s.do("prefetch_rows", loop, load.buffer.name, outer, turns, line, (row.name,))
+        if not choices.pick("rows_ahead", int(far), (0, 1)):
+            return False
+        s.do("prefetch_rows", loop, load.buffer.name, outer, turns, line, (row,))
+        return True
+    return False
+
+
+def _prefetch_lines(s: Schedule, t: Tile, target: Target, choices: Choices) -> None:
+    """Asks for the next line of each row of a tile where all rows do not stay in L1.
+
+    The rows of a tile come to the end of their lines at the same time, so that the next ones
+    would be waited for together; and they lie in as many pages, more than processors foresee.
+    """
+    name = nested(t.main)[-1].var.name
+    outer, loop = (name, name) if name in s.loop_names() else (f"{name}_o", f"{name}_i")
+    for load, _, row, line in _walked_rows(s, t, loop):
+        if choices.pick("line_ahead", int(bytes_of(load) > target.l1_bytes), (0, 1)):
+            s.do("prefetch_rows", loop, load.buffer.name, outer, 1, line, (row,))
         return
+
+
+def _walked_rows(s: Schedule, t: Tile, loop: str) -> Iterator[tuple[Load, Load, str, int]]:
+    """What a loop walks along the rows of a tile, line by line.
+
+    Yields the load as the reduction has it and as the loop has it, the loop over rows, and how
+    many elements a line has.
+    """
+    if len(t.main.reduce) != 1 or t.row is None or t.mr == 1 or loop not in s.loop_names():
+        return
+    (along,) = t.main.reduce
+    found = find_loop(s.func, loop, "tile")
+    own = dict(zip(t.main.axes, t.main.spatial, strict=True))
+    row, column = own[t.row.var.name].var, own[t.column.var.name].var
+    for load in loads(t.main.body):
+        steps = load_strides(t.main, load) or {}
+        line = max(1, LINE_BYTES // load.dtype.bytes)
+        if not same_dim(steps.get(column, 1), 0) or not same_dim(steps.get(along.var, 0), 1):
+            continue
+        if found.start != 0 or not isinstance(found.extent, int) or found.extent % line:
+            continue
+        here = [x for x in block_loads(found.body) if x.buffer == load.buffer]
+        if len(here) == 1:
+            yield load, here[0], row.name, line
 
 
 def _prefetch_results(s: Schedule, t: Tile, place: str, target: Target, choices: Choices) -> None:
