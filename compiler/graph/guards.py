@@ -122,7 +122,6 @@ class _Spans:
             return _span_of_data(data)
         if value.dtype is dt.bool_:
             return 0, 1
-        node = self._makers.get(value)
         if not value.dtype.is_integer:
             return _UNKNOWN
         node = self._makers.get(value)
