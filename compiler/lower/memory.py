@@ -427,8 +427,8 @@ def _rewrite(steps: Sequence[Step], change: Callable[[Tensor], Tensor]) -> tuple
                 result.append(CallKernel(kernel, changed))
             case CopyTensor(dst, src):
                 result.append(CopyTensor(change(dst), change(src)))
-            case LetElement(var, tensor, index, failure):
-                result.append(LetElement(var, change(tensor), index, failure))
+            case LetElement():
+                result.append(replace(step, tensor=change(step.tensor)))
             case IfStep(cond, then, orelse):
                 branches = _rewrite(then, change), _rewrite(orelse, change)
                 result.append(IfStep(change(cond), *branches))

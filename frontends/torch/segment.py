@@ -45,9 +45,7 @@ def segment_reduce(
     op, identity = _REDUCTIONS[reduce]
     behind = len(data.shape) - axis - 1
     # [..., segments, elements of the axis, 1, ...]
-    low, high = (
-        ctx.reshape(v, (*v.shape, *(1 for _ in range(behind + 1)))) for v in (starts, ends)
-    )
+    low, high = (ctx.unsqueeze(v, range(axis + 1, axis + behind + 2)) for v in (starts, ends))
     place = ctx.along(ctx.iota(data.shape[axis]), behind + 1, 0)
     inside = ctx.op("and", ctx.op("ge", place, low), ctx.op("lt", place, high))
     wide = ctx.unsqueeze(ctx.widened(data), (axis,))
@@ -56,8 +54,7 @@ def segment_reduce(
     if initial is not None:
         found = ctx.op(_COMBINED[op], found, ctx.scalar(initial, found.dtype))
     if reduce == "mean":
-        count = ctx.op("sub", ends, starts)
-        count = ctx.reshape(count, (*count.shape, *(1 for _ in range(behind))))
+        count = ctx.unsqueeze(ctx.op("sub", ends, starts), range(axis + 1, axis + behind + 1))
         mean = ctx.op("div", found, ctx.cast(count, found.dtype))
         empty = found if initial is not None else ctx.scalar(math.nan, found.dtype)
         found = ctx.op("where", ctx.op("eq", count, 0), empty, mean)

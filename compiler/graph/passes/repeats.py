@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from types import MappingProxyType
 
@@ -285,15 +285,8 @@ def _leave_out(graph: Graph, stretch: Stretch, slots: Sequence[tuple[Value, ...]
         for slot, value in enumerate(values):
             data[value] = stand_in(constants[value], Leaf(layer, slot), guards)
     names = graph.output_names or tuple(v.name for v in graph.outputs)
-    short = Graph(
-        graph.name,
-        graph.inputs,
-        kept,
-        outputs,
-        MappingProxyType(data),
-        names,
-        graph.conditions,
-        graph.guards,
+    short = replace(
+        graph, nodes=kept, outputs=outputs, constants=MappingProxyType(data), output_names=names
     )
     return Short(graph, stretch, short, tuple(slots), guards)
 
@@ -446,10 +439,8 @@ class _Lengthening:
             self._constant(v, self.short.missing) if v in made.constants else stands.get(v, v)
             for v in made.outputs
         )
-        return Graph(
-            made.name, made.inputs, tuple(self.nodes), outputs, self._ordered(layer),
-            made.output_names, made.conditions, made.guards,
-        )  # fmt: skip
+        constants = self._ordered(layer)
+        return replace(made, nodes=tuple(self.nodes), outputs=outputs, constants=constants)
 
     def _ordered(self, layer: Sequence[Node]) -> Mapping[Value, np.ndarray]:
         """The constants as the whole graph would have them: its own, then those made for layers.
@@ -595,7 +586,4 @@ class _Names:
                 for n in body.nodes
             ]
         )
-        return Graph(
-            body.name, body.inputs, nodes, body.outputs, body.constants, body.output_names,
-            body.conditions,
-        )  # fmt: skip
+        return replace(body, nodes=nodes)
